@@ -1,0 +1,50 @@
+# The commands of every day. `make` alone lists them.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help up test bins nats lint fmt clippy doc deny machete tools bench
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: bins ## build, start NATS, gateway and dispatcher, and deliver a first notification
+	$(TARGET)/debug/peal up
+
+test: nats bins ## run every test, against real nats-server processes
+	$(CARGO) test --workspace
+
+lint: fmt clippy doc deny machete ## run every check that needs no server
+
+bench: nats ## measure this machine with an optimised build
+	$(CARGO) build --release --workspace --bins
+	$(TARGET)/release/peal bench
+
+fmt: ## check the formatting
+	$(CARGO) fmt --all --check
+
+clippy: ## check the code, tests included; warnings are errors
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+doc: ## check the documentation; warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+deny: ## check dependencies: advisories, licences, bans, sources
+	.ci/tools cargo-deny
+	.ci/deny
+
+machete: ## look for dependencies that nothing uses
+	.ci/tools cargo-machete
+	cargo-machete
+
+tools: ## install what `make deny` and `make machete` run
+	.ci/tools
+
+# Several binaries are started by tests of other crates, which Cargo would not build for them. One build serves
+# `up` and `test`: the same profile, the same features.
+bins:
+	$(CARGO) build --workspace --bins
+
+nats:
+	@deploy/install-nats >/dev/null
