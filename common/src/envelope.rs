@@ -1,0 +1,344 @@
+//! What travels in the streams: versioned JSON, readable with the stock `nats` command.
+//!
+//! Every message carries its version `v`. A reader ignores fields that it does not know and refuses versions that it
+//! does not know. Golden files of every version ever shipped are in `common/golden`. Messages name recipients and
+//! contacts, never addresses.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::channel::{Channel, ChannelChoice, Priority};
+use crate::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region, TemplateId};
+use crate::template::Content;
+
+/// The version that this code writes.
+pub const ENVELOPE_VERSION: u8 = 1;
+
+/// Why a message is none of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Not JSON, or not of the expected shape.
+    #[error("not a message of this stream")]
+    Shape(#[source] serde_json::Error),
+    /// Written by a newer version of Peal.
+    #[error("envelope version {0} is not known to this version of Peal")]
+    Version(u8),
+}
+
+/// A message that stands in a stream.
+pub trait Envelope: Serialize + serde::de::DeserializeOwned {
+    /// The message's version.
+    fn version(&self) -> u8;
+
+    /// The message as bytes.
+    ///
+    /// # Errors
+    /// When a value can't be written as JSON, which no value of these types does.
+    fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when the bytes are no such message, or of a version that is not known.
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message: Self = serde_json::from_slice(bytes).map_err(|error| {
+            #[derive(Deserialize)]
+            struct Versioned {
+                v: u8,
+            }
+            match serde_json::from_slice::<Versioned>(bytes) {
+                Ok(found) if found.v != ENVELOPE_VERSION => DecodeError::Version(found.v),
+                _ => DecodeError::Shape(error),
+            }
+        })?;
+        match message.version() {
+            ENVELOPE_VERSION => Ok(message),
+            other => Err(DecodeError::Version(other)),
+        }
+    }
+}
+
+/// What a notification says: a version of a template with its data, or the text itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Text {
+    /// The version of the template that was current when the notification was accepted.
+    Template {
+        /// The template.
+        id: TemplateId,
+        /// Its version.
+        version: u32,
+        /// Its variables.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        data: Map<String, Value>,
+    },
+    /// The text itself.
+    Content(Content),
+}
+
+/// The part of a notification that every delivery of it needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The app that it belongs to.
+    pub app: AppId,
+    /// Its id.
+    pub id: NotificationId,
+    /// Its category.
+    pub category: CategoryId,
+    /// Its priority, defaults applied.
+    pub priority: Priority,
+    /// When the gateway took it.
+    pub accepted_at: Timestamp,
+    /// When it is of no use any more.
+    pub expires_at: Timestamp,
+    /// What it says.
+    pub text: Text,
+    /// The channels that the notification asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<ChannelChoice>>,
+    /// Replaces an earlier message of the same key on the device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collapse_key: Option<String>,
+    /// The service's own words.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+}
+
+/// One target after the gateway looked it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedTarget {
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// Only this contact, for an inline address: its channel and blind index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<ContactRef>,
+}
+
+/// Names a contact without saying its address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContactRef {
+    /// The channel.
+    pub channel: Channel,
+    /// The blind index of its address.
+    pub index: String,
+}
+
+/// INTAKE: a notification that was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intake {
+    /// The envelope's version.
+    pub v: u8,
+    /// Where it was accepted.
+    pub region: Region,
+    /// The position in the region's state stream that the decision must have seen.
+    pub state_seq: u64,
+    /// SHA-256 of the request's body, hexadecimal: tells a repetition from another request with the same id.
+    pub fingerprint: String,
+    /// When to send it, if later than at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_at: Option<Timestamp>,
+    /// Who is to get it.
+    pub targets: Vec<ResolvedTarget>,
+    /// What it is.
+    pub notification: Accepted,
+}
+
+impl Envelope for Intake {
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
+/// WORK: one delivery.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// The envelope's version.
+    pub v: u8,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// The channel.
+    pub channel: Channel,
+    /// The contact's blind index; empty for the inbox.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub contact: String,
+    /// The position in the region's state stream that the decision must have seen.
+    pub state_seq: u64,
+    /// Attempts made before this message was written; a retry through the schedule starts above 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
+    /// Whether it may be a repetition: its planning was redelivered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeat: bool,
+    /// How often it was replayed from the dead letters.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replays: u32,
+    /// What it belongs to.
+    pub notification: Accepted,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Envelope for Work {
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
+/// DEAD_LETTERS: a message that could not be handled, with the reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The envelope's version.
+    pub v: u8,
+    /// When it was given up.
+    pub at: Timestamp,
+    /// Why: a stable word.
+    pub reason: String,
+    /// The stream that it came from.
+    pub stream: String,
+    /// The subject that it stood under: a replay publishes there again.
+    pub subject: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The delivery, when the message could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<Box<Work>>,
+    /// The message as it stood, in base64, when it could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw: Option<String>,
+}
+
+impl Envelope for DeadLetter {
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
+/// INBOX: an item of a recipient's inbox, or a mark on one. The text is sealed with the recipient's data key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InboxEntry {
+    /// The envelope's version.
+    pub v: u8,
+    /// When it happened.
+    pub at: Timestamp,
+    /// The app.
+    pub app: AppId,
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// The item: the id of its delivery.
+    pub item: DeliveryId,
+    /// The notification.
+    pub notification: NotificationId,
+    /// What happened.
+    pub what: InboxChange,
+}
+
+/// What an [`InboxEntry`] says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxChange {
+    /// A new item.
+    Item {
+        /// The category.
+        category: CategoryId,
+        /// When the item is of no use any more.
+        expires_at: Timestamp,
+        /// The rendered text, sealed.
+        sealed: String,
+    },
+    /// The recipient marked it.
+    Mark(InboxMark),
+}
+
+/// A mark on an inbox item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InboxMark {
+    /// It was on the screen.
+    Seen,
+    /// It was opened.
+    Read,
+    /// It was put away.
+    Archived,
+}
+
+impl Envelope for InboxEntry {
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
+/// The place that an inbox item's text is sealed for.
+#[must_use]
+pub fn inbox_place(app: &AppId, recipient: &RecipientId, item: &DeliveryId) -> String {
+    format!("inbox.{app}.{recipient}.{item}")
+}
+
+/// SANDBOX: a message that the sandbox provider recorded instead of sending. Kept in memory only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxMessage {
+    /// The envelope's version.
+    pub v: u8,
+    /// When it was "sent".
+    pub at: Timestamp,
+    /// The app.
+    pub app: AppId,
+    /// The notification.
+    pub notification: NotificationId,
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The recipient.
+    pub recipient: RecipientId,
+    /// The channel.
+    pub channel: Channel,
+    /// The address it would have gone to.
+    pub address: String,
+    /// The rendered message.
+    pub rendered: crate::template::Rendered,
+}
+
+impl Envelope for SandboxMessage {
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden<T: Envelope + PartialEq + std::fmt::Debug>(file: &str) -> T {
+        let decoded = T::decode(file.as_bytes()).unwrap();
+        let again: Value = serde_json::from_slice(&decoded.encode().unwrap()).unwrap();
+        assert_eq!(again, serde_json::from_str::<Value>(file).unwrap(), "what is read must be written the same");
+        decoded
+    }
+
+    #[test]
+    fn golden_files_of_every_version_are_read() {
+        let intake: Intake = golden(include_str!("../golden/intake-v1.json"));
+        assert_eq!(intake.notification.id.as_str(), "order-1042-shipped");
+        let work: Work = golden(include_str!("../golden/work-v1.json"));
+        assert_eq!(work.channel, Channel::Email);
+        golden::<DeadLetter>(include_str!("../golden/dead-letter-v1.json"));
+        golden::<InboxEntry>(include_str!("../golden/inbox-v1.json"));
+        golden::<crate::event::Event>(include_str!("../golden/event-v1.json"));
+    }
+
+    #[test]
+    fn other_versions_and_foreign_messages_are_told_apart() {
+        let newer = include_str!("../golden/work-v1.json").replacen("\"v\": 1", "\"v\": 9", 1);
+        assert!(matches!(Work::decode(newer.as_bytes()), Err(DecodeError::Version(9))));
+        assert!(matches!(Work::decode(br#"{"v": 7, "shape": "unknown"}"#), Err(DecodeError::Version(7))));
+        for foreign in [&b""[..], b"{}", b"hello", b"[]", b"\xff\xfe", br#"{"v":1}"#] {
+            assert!(matches!(Work::decode(foreign), Err(DecodeError::Shape(_))));
+        }
+    }
+}

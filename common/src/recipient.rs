@@ -1,0 +1,665 @@
+//! Recipients: who they are, where they are reached, and what they want.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Time;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::address;
+use crate::channel::{Channel, ChannelChoice, Priority};
+use crate::id::{AppId, CategoryId, GroupId};
+use crate::problem::FieldError;
+use crate::seal::{DataKey, SealError, Sealer};
+use crate::state::{Record, RecordKey};
+
+/// The most contacts that one recipient may have.
+pub const MAX_CONTACTS: usize = 50;
+/// The most bytes of attributes, as JSON.
+pub const MAX_ATTRIBUTES_BYTES: usize = 16 * 1024;
+const MAX_GROUPS: usize = 100;
+const MAX_PREFERENCE_CATEGORIES: usize = 200;
+
+/// The facet that holds the wrapped data key.
+pub const DATA_KEY_FACET: &str = "data_key";
+/// The facet that holds the sealed profile.
+pub const PROFILE_FACET: &str = "profile";
+/// The facet that holds the sealed contacts and their blind indexes.
+pub const CONTACTS_FACET: &str = "contacts";
+/// The facet that holds what preferences say beside permissions.
+pub const PREFERENCES_FACET: &str = "preferences";
+
+/// A place where a recipient is reached on one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Contact {
+    /// The channel.
+    pub channel: Channel,
+    /// E-mail address, phone number, Telegram chat id or webhook URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Device token of `apns` and `fcm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// The app's bundle id, for `apns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// The browser's subscription, for `webpush`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscription: Option<Subscription>,
+}
+
+/// A browser's push subscription, as `PushSubscription.toJSON()` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Subscription {
+    /// The push service's URL.
+    pub endpoint: String,
+    /// The subscription's keys.
+    pub keys: SubscriptionKeys,
+}
+
+/// The keys of a push subscription (RFC 8291 §2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SubscriptionKeys {
+    /// The browser's public key, base64url.
+    pub p256dh: String,
+    /// The authentication secret, base64url.
+    pub auth: String,
+}
+
+impl Contact {
+    /// A contact that has just an address.
+    #[must_use]
+    pub fn at(channel: Channel, address: String) -> Self {
+        Contact { channel, address: Some(address), token: None, topic: None, subscription: None }
+    }
+
+    /// What identifies the contact on its channel: the address, token or endpoint.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        self.address
+            .as_deref()
+            .or(self.token.as_deref())
+            .or(self.subscription.as_ref().map(|subscription| subscription.endpoint.as_str()))
+            .unwrap_or_default()
+    }
+
+    /// Checks the contact and brings its address into normal form.
+    fn normalize(&mut self, field: &str, errors: &mut Vec<FieldError>) {
+        let expected = match self.channel {
+            Channel::Apns | Channel::Fcm => "token",
+            Channel::Webpush => "subscription",
+            Channel::Inbox => {
+                errors.push(FieldError::new(
+                    format!("{field}.channel"),
+                    "no_contact_needed",
+                    "every recipient has an inbox: leave the contact out",
+                ));
+                return;
+            }
+            _ => "address",
+        };
+        let given = [
+            ("address", self.address.is_some()),
+            ("token", self.token.is_some()),
+            ("subscription", self.subscription.is_some()),
+        ];
+        for (name, present) in given {
+            if present != (name == expected) {
+                let (code, detail) = if present {
+                    ("unexpected_field", format!("a contact on {} has no {name}; give its {expected}", self.channel))
+                } else {
+                    ("required", format!("a contact on {} needs its {expected}", self.channel))
+                };
+                errors.push(FieldError::new(format!("{field}.{name}"), code, detail));
+            }
+        }
+        if self.topic.is_some() && self.channel != Channel::Apns {
+            errors.push(FieldError::new(format!("{field}.topic"), "unexpected_field", "only apns has a topic"));
+        }
+        for value in [&mut self.address, &mut self.token].into_iter().flatten() {
+            match address::normalize(self.channel, value) {
+                Ok(normal) => *value = normal,
+                Err(error) => {
+                    errors.push(FieldError::new(format!("{field}.{expected}"), error.code(), error.to_string()));
+                }
+            }
+        }
+        if let Some(subscription) = &self.subscription
+            && address::webhook(&subscription.endpoint).is_err()
+        {
+            let error = address::AddressError::Url;
+            errors.push(FieldError::new(format!("{field}.subscription.endpoint"), error.code(), error.to_string()));
+        }
+    }
+}
+
+/// What the API takes for a recipient.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecipientBody {
+    /// Language and region, BCP 47, such as `ko-KR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locale: Option<String>,
+    /// IANA time zone, such as `Asia/Seoul`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// Anything that templates and segments may use; at most 16 KiB.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub attributes: Map<String, Value>,
+    /// Where the recipient is reached, in the order of preference; at most 50.
+    #[serde(default)]
+    pub contacts: Vec<Contact>,
+    /// The groups that the recipient is a member of.
+    #[serde(default)]
+    pub groups: Vec<GroupId>,
+}
+
+impl RecipientBody {
+    /// Checks every field and brings addresses into normal form.
+    ///
+    /// # Errors
+    /// One entry for each thing that is wrong.
+    pub fn normalize(mut self) -> Result<Self, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        if let Some(locale) = &self.locale
+            && !is_locale(locale)
+        {
+            errors.push(FieldError::new("locale", "invalid_locale", "write a BCP 47 tag such as ko-KR"));
+        }
+        if let Some(zone) = &self.time_zone
+            && jiff::tz::TimeZone::get(zone).is_err()
+        {
+            errors.push(FieldError::new("time_zone", "unknown_time_zone", "write an IANA name such as Asia/Seoul"));
+        }
+        if serde_json::to_string(&self.attributes).is_ok_and(|text| text.len() > MAX_ATTRIBUTES_BYTES) {
+            errors.push(FieldError::new("attributes", "too_large", "attributes hold at most 16 KiB of JSON"));
+        }
+        if self.contacts.len() > MAX_CONTACTS {
+            errors.push(FieldError::new("contacts", "too_many", "a recipient has at most 50 contacts"));
+        } else {
+            for (index, contact) in self.contacts.iter_mut().enumerate() {
+                contact.normalize(&format!("contacts[{index}]"), &mut errors);
+            }
+        }
+        if self.groups.len() > MAX_GROUPS {
+            errors.push(FieldError::new("groups", "too_many", "a recipient is in at most 100 groups"));
+        }
+        if errors.is_empty() { Ok(self) } else { Err(errors) }
+    }
+}
+
+fn is_locale(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let language = parts.next().is_some_and(|p| (2..=3).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphabetic()));
+    language && text.len() <= 35 && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
+/// What stands in the contacts facet: the sealed contacts, and what may be seen without opening them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SealedContacts {
+    sealed: String,
+    /// `<channel>:<blind index>` of each contact, in order. The mirror keeps a look-up table of these.
+    index: Vec<String>,
+}
+
+/// The sealed part of a profile.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Profile {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    locale: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time_zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    attributes: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<GroupId>,
+}
+
+/// A recipient whose personal data has been opened.
+#[derive(Debug)]
+pub struct Recipient {
+    /// Profile and contacts.
+    pub body: RecipientBody,
+    /// The blind index of each contact, in the order of `body.contacts`: the contact's name in streams.
+    pub indexes: Vec<String>,
+    /// What the recipient wants.
+    pub preferences: Preferences,
+    /// The key that seals what is kept for this recipient, such as inbox items.
+    pub data_key: DataKey,
+}
+
+impl Recipient {
+    /// Opens a recipient's record. `None` when there is no such recipient, or it has been erased.
+    ///
+    /// # Errors
+    /// [`SealError`] when the record can't be opened with the region's key, or is damaged.
+    pub fn open(record: &Record, key: &RecordKey, sealer: &Sealer) -> Result<Option<Self>, SealError> {
+        let Some(wrapped) = record.get(DATA_KEY_FACET).and_then(Value::as_str) else { return Ok(None) };
+        let data_key = sealer.unwrap(wrapped, key.as_str())?;
+        let profile: Profile = match record.get(PROFILE_FACET).and_then(Value::as_str) {
+            Some(sealed) => open_json(&data_key, sealed, key, PROFILE_FACET)?,
+            None => Profile::default(),
+        };
+        let (contacts, indexes) = match record.get(CONTACTS_FACET) {
+            Some(value) => {
+                let facet = SealedContacts::deserialize(value).map_err(|_| SealError::CannotOpen)?;
+                let contacts: Vec<Contact> = open_json(&data_key, &facet.sealed, key, CONTACTS_FACET)?;
+                let indexes = facet.index.iter().map(|entry| bare_index(entry).to_owned()).collect();
+                (contacts, indexes)
+            }
+            None => (Vec::new(), Vec::new()),
+        };
+        let body = RecipientBody {
+            locale: profile.locale,
+            time_zone: profile.time_zone,
+            attributes: profile.attributes,
+            contacts,
+            groups: profile.groups,
+        };
+        Ok(Some(Recipient { body, indexes, preferences: Preferences::read(record), data_key }))
+    }
+
+    /// The contact that a stream names by its blind index, unless it has been removed since.
+    #[must_use]
+    pub fn contact(&self, index: &str) -> Option<&Contact> {
+        let position = self.indexes.iter().position(|own| own == index)?;
+        self.body.contacts.get(position)
+    }
+}
+
+fn bare_index(entry: &str) -> &str {
+    entry.split_once(':').map_or(entry, |(_, index)| index)
+}
+
+fn open_json<T: serde::de::DeserializeOwned>(
+    data_key: &DataKey,
+    sealed: &str,
+    key: &RecordKey,
+    facet: &str,
+) -> Result<T, SealError> {
+    let plain = data_key.open(sealed, &place(key, facet))?;
+    serde_json::from_slice(&plain).map_err(|_| SealError::CannotOpen)
+}
+
+fn place(key: &RecordKey, facet: &str) -> String {
+    format!("{key}#{facet}")
+}
+
+/// Writes a recipient's profile and contacts into its record, sealed with the data key that the record has, or with a
+/// new one.
+///
+/// # Errors
+/// [`SealError`] when the record's own data key can't be unwrapped, or the data is too large to seal.
+pub fn write_body(
+    record: &mut Record,
+    key: &RecordKey,
+    app: &AppId,
+    body: &RecipientBody,
+    stamp: &crate::clock::Stamp,
+    sealer: &Sealer,
+    rng: &mut (impl rand::Rng + rand::CryptoRng),
+) -> Result<(), SealError> {
+    let data_key = match record.get(DATA_KEY_FACET).and_then(Value::as_str) {
+        Some(wrapped) => sealer.unwrap(wrapped, key.as_str())?,
+        None => {
+            let data_key = DataKey::generate(rng);
+            let wrapped = sealer.wrap(&data_key, key.as_str(), rng)?;
+            record.set(DATA_KEY_FACET, Value::String(wrapped), stamp);
+            data_key
+        }
+    };
+    let profile = Profile {
+        locale: body.locale.clone(),
+        time_zone: body.time_zone.clone(),
+        attributes: body.attributes.clone(),
+        groups: body.groups.clone(),
+    };
+    let mut seal = |value: Vec<u8>, facet: &str| data_key.seal(&value, &place(key, facet), rng);
+    let profile = seal(to_json(&profile)?, PROFILE_FACET)?;
+    let sealed = seal(to_json(&body.contacts)?, CONTACTS_FACET)?;
+    let index = body
+        .contacts
+        .iter()
+        .map(|contact| format!("{}:{}", contact.channel, sealer.blind_index(app, contact.channel, contact.identity())))
+        .collect();
+    let contacts = serde_json::to_value(SealedContacts { sealed, index }).map_err(|_| SealError::TooLarge)?;
+    record.set(PROFILE_FACET, Value::String(profile), stamp);
+    record.set(CONTACTS_FACET, contacts, stamp);
+    Ok(())
+}
+
+fn to_json(value: &impl Serialize) -> Result<Vec<u8>, SealError> {
+    serde_json::to_vec(value).map_err(|_| SealError::TooLarge)
+}
+
+/// The blind-index entries (`<channel>:<index>`) of a record, for a look-up table. Empty for other kinds of record.
+pub fn index_entries(record: &Record) -> impl Iterator<Item = &str> {
+    record
+        .get(CONTACTS_FACET)
+        .and_then(|facet| facet.get("index"))
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+}
+
+/// What a recipient decides. Everything that matches must allow; a more specific rule beats a more general one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Preferences {
+    /// By category.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, CategoryPreference>)]
+    pub categories: BTreeMap<CategoryId, CategoryPreference>,
+    /// By channel, over all categories.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, bool>)]
+    pub channels: BTreeMap<ChannelChoice, bool>,
+    /// When to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiet_hours: Option<QuietHours>,
+    /// Which channel first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channel_order: Vec<ChannelChoice>,
+    /// Whether anything of the marketing class may come at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marketing: Option<bool>,
+}
+
+/// What a recipient decides about one category.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CategoryPreference {
+    /// By channel, within this category.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = BTreeMap<String, bool>)]
+    pub channels: BTreeMap<ChannelChoice, bool>,
+    /// Whether the category may come at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// How often to gather messages of this category into one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// Hours in the recipient's time zone in which only urgent messages come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QuietHours {
+    /// First minute, `HH:MM`.
+    #[serde(with = "minute")]
+    #[schema(value_type = String, example = "22:00")]
+    pub from: Time,
+    /// First minute after, `HH:MM`; before `from` when the hours go over midnight.
+    #[serde(with = "minute")]
+    #[schema(value_type = String, example = "08:00")]
+    pub to: Time,
+    /// This priority and more urgent ones come all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub except_priority: Option<Priority>,
+}
+
+mod minute {
+    use jiff::civil::Time;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:02}:{:02}", time.hour(), time.minute()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let parse = || {
+            let (hour, minute) = text.split_once(':')?;
+            if hour.len() != 2 || minute.len() != 2 {
+                return None;
+            }
+            Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
+        };
+        parse().ok_or_else(|| de::Error::custom("write a time of day as HH:MM"))
+    }
+}
+
+/// The part of preferences that is no permission: one last-writer-wins register.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Wishes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quiet_hours: Option<QuietHours>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    channel_order: Vec<ChannelChoice>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    digests: BTreeMap<CategoryId, String>,
+}
+
+const ALLOW: &str = "allow/";
+const MARKETING: &str = "allow/marketing";
+
+impl Preferences {
+    /// Checks what types can't say.
+    ///
+    /// # Errors
+    /// One entry for each thing that is wrong.
+    pub fn validate(&self) -> Result<(), Vec<FieldError>> {
+        let mut errors = Vec::new();
+        if self.categories.len() > MAX_PREFERENCE_CATEGORIES {
+            errors.push(FieldError::new("categories", "too_many", "preferences name at most 200 categories"));
+        }
+        if self.channel_order.len() > ALL_CHOICES.len() {
+            errors.push(FieldError::new("channel_order", "too_many", "name each channel once"));
+        }
+        for (category, preference) in &self.categories {
+            if let Some(digest) = &preference.digest
+                && !matches!(digest.as_str(), "off" | "hourly" | "daily" | "weekly")
+            {
+                errors.push(FieldError::new(
+                    format!("categories.{category}.digest"),
+                    "invalid_value",
+                    "write off, hourly, daily or weekly",
+                ));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Reads the preferences of a record.
+    #[must_use]
+    pub fn read(record: &Record) -> Self {
+        let mut out = Preferences::default();
+        for name in record.facets.keys() {
+            let Some(path) = name.strip_prefix(ALLOW) else { continue };
+            let Some(allowed) = record.allowed(name) else { continue };
+            let mut parts = path.split('/');
+            match (parts.next(), parts.next(), parts.next()) {
+                (Some("marketing"), None, None) => out.marketing = Some(allowed),
+                (Some("channel"), Some(channel), None) => {
+                    if let Some(choice) = choice(channel) {
+                        out.channels.insert(choice, allowed);
+                    }
+                }
+                (Some("category"), Some(category), channel) => {
+                    let Ok(category) = category.parse() else { continue };
+                    let entry = out.categories.entry(category).or_default();
+                    match channel {
+                        None => entry.enabled = Some(allowed),
+                        Some(channel) => {
+                            if let Some(choice) = choice(channel) {
+                                entry.channels.insert(choice, allowed);
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(wishes) = record.get(PREFERENCES_FACET).and_then(|value| Wishes::deserialize(value).ok()) {
+            out.quiet_hours = wishes.quiet_hours;
+            out.channel_order = wishes.channel_order;
+            for (category, digest) in wishes.digests {
+                out.categories.entry(category).or_default().digest = Some(digest);
+            }
+        }
+        out
+    }
+
+    /// Replaces the preferences of a record. Each permission is a register of its own, so that an opt-out wins over
+    /// whatever another region writes at the same time.
+    pub fn write(&self, record: &mut Record, stamp: &crate::clock::Stamp) {
+        let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
+        if let Some(marketing) = self.marketing {
+            wanted.insert(MARKETING.to_owned(), marketing);
+        }
+        for (choice, allowed) in &self.channels {
+            wanted.insert(format!("{ALLOW}channel/{}", choice_name(*choice)), *allowed);
+        }
+        for (category, preference) in &self.categories {
+            if let Some(enabled) = preference.enabled {
+                wanted.insert(format!("{ALLOW}category/{category}"), enabled);
+            }
+            for (choice, allowed) in &preference.channels {
+                wanted.insert(format!("{ALLOW}category/{category}/{}", choice_name(*choice)), *allowed);
+            }
+        }
+        let existing: Vec<String> =
+            record.facets.keys().filter(|name| name.starts_with(ALLOW)).cloned().collect();
+        for name in existing {
+            if !wanted.contains_key(&name) && record.facets.get(&name).is_some_and(|facet| !facet.value.is_null()) {
+                record.set_guarded(&name, None, stamp);
+            }
+        }
+        for (name, allowed) in wanted {
+            if record.allowed(&name) != Some(allowed) {
+                record.set_guarded(&name, Some(allowed), stamp);
+            }
+        }
+        let wishes = Wishes {
+            quiet_hours: self.quiet_hours.clone(),
+            channel_order: self.channel_order.clone(),
+            digests: self
+                .categories
+                .iter()
+                .filter_map(|(id, preference)| Some((id.clone(), preference.digest.clone()?)))
+                .collect(),
+        };
+        if let Ok(value) = serde_json::to_value(wishes) {
+            record.set(PREFERENCES_FACET, value, stamp);
+        }
+    }
+}
+
+const ALL_CHOICES: [ChannelChoice; 10] = [
+    ChannelChoice::Push,
+    ChannelChoice::Apns,
+    ChannelChoice::Fcm,
+    ChannelChoice::Webpush,
+    ChannelChoice::Sms,
+    ChannelChoice::Email,
+    ChannelChoice::Telegram,
+    ChannelChoice::Alimtalk,
+    ChannelChoice::Webhook,
+    ChannelChoice::Inbox,
+];
+
+fn choice_name(choice: ChannelChoice) -> &'static str {
+    match choice {
+        ChannelChoice::Push => "push",
+        other => other.channels()[0].as_str(),
+    }
+}
+
+fn choice(name: &str) -> Option<ChannelChoice> {
+    ALL_CHOICES.into_iter().find(|choice| choice_name(*choice) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+    use serde_json::json;
+
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::state::Kind;
+
+    fn stamp(ms: u64) -> Stamp {
+        Stamp { ms, counter: 0, region: "eu".parse().unwrap() }
+    }
+
+    fn contract_preferences() -> Preferences {
+        serde_json::from_value(json!({
+            "categories": {"orders": {"channels": {"sms": false}, "enabled": true, "digest": "daily"}},
+            "channels": {"email": true},
+            "quiet_hours": {"from": "22:00", "to": "08:00", "except_priority": "critical"},
+            "channel_order": ["push", "email"],
+            "marketing": false
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_recipient_is_sealed_and_opens_as_it_was() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let sealer = Sealer::from_base64(&Sealer::generate_key(&mut rng)).unwrap();
+        let app: AppId = "shop".parse().unwrap();
+        let key = RecordKey::new(Kind::Recipient, &app, "u-42");
+        let body = RecipientBody {
+            locale: Some("ko-KR".into()),
+            time_zone: Some("Asia/Seoul".into()),
+            contacts: vec![Contact::at(Channel::Email, "kim@example.com".into())],
+            ..RecipientBody::default()
+        }
+        .normalize()
+        .unwrap();
+        let mut record = Record::default();
+        write_body(&mut record, &key, &app, &body, &stamp(1), &sealer, &mut rng).unwrap();
+
+        let text = serde_json::to_string(&record).unwrap();
+        assert!(!text.contains("kim") && !text.contains("Seoul"));
+        let opened = Recipient::open(&record, &key, &sealer).unwrap().unwrap();
+        assert_eq!(opened.body, body);
+        let index = sealer.blind_index(&app, Channel::Email, "kim@example.com");
+        assert_eq!(index_entries(&record).collect::<Vec<_>>(), [format!("email:{index}")]);
+        assert_eq!(opened.contact(&index), body.contacts.first());
+
+        record.erase(&stamp(2));
+        assert!(Recipient::open(&record, &key, &sealer).unwrap().is_none());
+    }
+
+    #[test]
+    fn preferences_are_read_back_as_written_and_replaced_as_a_whole() {
+        let mut record = Record::default();
+        let preferences = contract_preferences();
+        preferences.write(&mut record, &stamp(1));
+        assert_eq!(Preferences::read(&record), preferences);
+        Preferences::default().write(&mut record, &stamp(2));
+        assert_eq!(Preferences::read(&record), Preferences::default());
+        preferences.write(&mut record, &stamp(3));
+        assert_eq!(Preferences::read(&record), preferences);
+    }
+
+    #[test]
+    fn contacts_without_what_their_channel_needs_are_refused_by_field() {
+        let body: RecipientBody = serde_json::from_value(json!({"contacts": [
+            {"channel": "email"}, {"channel": "apns", "address": "x"}, {"channel": "inbox"},
+            {"channel": "email", "address": "a\r\nb@x.de"}
+        ]}))
+        .unwrap();
+        let errors = body.normalize().unwrap_err();
+        let fields: Vec<_> = errors.iter().map(|e| (e.field.as_str(), e.code.as_str())).collect();
+        assert!(fields.contains(&("contacts[0].address", "required")));
+        assert!(fields.contains(&("contacts[1].address", "unexpected_field")));
+        assert!(fields.contains(&("contacts[1].token", "required")));
+        assert!(fields.contains(&("contacts[2].channel", "no_contact_needed")));
+        assert!(fields.contains(&("contacts[3].address", "invalid_email")));
+    }
+
+    #[test]
+    fn times_of_day_are_written_with_two_digits() {
+        for bad in ["24:00", "8:00", "08:60", "0800", ""] {
+            let json = json!({"quiet_hours": {"from": bad, "to": "08:00"}});
+            assert!(serde_json::from_value::<Preferences>(json).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The settings of all processes: one TOML file, overridden by environment variables.
+//!
+//! `default.toml` beside this file is compiled in: it is both the documentation and the defaults.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use config::{Config, Environment, File, FileFormat};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::id::Region;
+use crate::seal::{SealError, Sealer};
+
+/// The commented defaults.
+pub const DEFAULTS: &str = include_str!("default.toml");
+
+/// Settings that can't be used. The message says what to write, and never repeats a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file or a variable does not fit.
+    #[error("settings: {0}")]
+    Invalid(String),
+    /// A file that the settings name can't be read.
+    #[error("settings: {key} names {path}, which cannot be read: {source}")]
+    Unreadable {
+        /// The key that names the file.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The region's key is missing or no key.
+    #[error("settings: region.key or region.key_file: {0}")]
+    RegionKey(#[from] SealError),
+    /// Nothing gives the region's key.
+    #[error("settings: set region.key_file (or PEAL__REGION__KEY_FILE) to a file with 32 random bytes in base64")]
+    NoRegionKey,
+}
+
+/// A secret: never shown, wiped when dropped.
+#[derive(Clone, Deserialize)]
+#[serde(from = "String")]
+pub struct Secret(Zeroizing<String>);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(Zeroizing::new(text))
+    }
+}
+
+impl Secret {
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// Everything that can be set. See `default.toml` for what each key means.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "each key is documented where people look for it, in default.toml")]
+pub struct Settings {
+    pub region: RegionSettings,
+    pub nats: NatsSettings,
+    pub topology: TopologySettings,
+    pub gateway: GatewaySettings,
+    pub dispatcher: DispatcherSettings,
+    pub channels: ChannelSettings,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct RegionSettings {
+    pub name: Region,
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct NatsSettings {
+    pub urls: Vec<String>,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    pub credentials: Option<Secret>,
+    pub credentials_file: Option<PathBuf>,
+    pub tls_ca_file: Option<PathBuf>,
+    pub request_timeout_ms: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct TopologySettings {
+    pub replicas: usize,
+    pub duplicate_window_seconds: u64,
+    pub events_max_age_days: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct GatewaySettings {
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    pub public_url: Option<String>,
+    pub rate_limit_per_second: u32,
+    pub idempotency_hours: u64,
+    pub console_requires_key: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct DispatcherSettings {
+    pub listen: SocketAddr,
+    pub data_dir: PathBuf,
+    pub max_attempts: u32,
+    pub retry_base_ms: u64,
+    pub retry_cap_seconds: u64,
+    pub concurrency: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct ChannelSettings {
+    pub webhook: WebhookSettings,
+    pub inbox: InboxSettings,
+    #[serde(default)]
+    pub email: EmailSettings,
+    pub telegram: Option<TelegramSettings>,
+    pub sandbox: SandboxSettings,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct WebhookSettings {
+    pub enabled: bool,
+    pub secret: Option<Secret>,
+    pub secret_file: Option<PathBuf>,
+    pub timeout_seconds: u64,
+    pub allowed_networks: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct InboxSettings {
+    pub enabled: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct EmailSettings {
+    pub smtp: Option<SmtpSettings>,
+}
+
+/// How the connection to a mail server is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SmtpTls {
+    /// Not at all: only for a relay on the same machine.
+    None,
+    /// STARTTLS (RFC 3207), required.
+    #[default]
+    Starttls,
+    /// TLS from the first byte (RFC 8314).
+    Implicit,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmtpSettings {
+    pub host: String,
+    #[serde(default = "default_smtp_port")]
+    pub port: u16,
+    #[serde(default)]
+    pub tls: SmtpTls,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    pub from: String,
+    #[serde(default = "default_smtp_timeout")]
+    pub timeout_seconds: u64,
+}
+
+/// The submission port (RFC 6409).
+const fn default_smtp_port() -> u16 {
+    587
+}
+
+const fn default_smtp_timeout() -> u64 {
+    30
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct TelegramSettings {
+    pub token: Option<Secret>,
+    pub token_file: Option<PathBuf>,
+    #[serde(default = "default_telegram_url")]
+    pub base_url: String,
+}
+
+fn default_telegram_url() -> String {
+    "https://api.telegram.org".to_owned()
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SandboxSettings {
+    pub enabled: bool,
+}
+
+/// Keys that hold lists: their environment variables are split at commas.
+const LISTS: [&str; 2] = ["nats.urls", "channels.webhook.allowed_networks"];
+
+impl Settings {
+    /// Merges the defaults, the text of a settings file and environment variables, and checks the result.
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] with what to write when something does not fit.
+    pub fn parse(file: Option<&str>, environment: HashMap<String, String>) -> Result<Self, SettingsError> {
+        let invalid = |error: config::ConfigError| SettingsError::Invalid(error.to_string());
+        // PEAL_CONFIG itself and other tools' variables are not keys: keys have two underscores.
+        let variables = environment.into_iter().filter(|(name, _)| name.starts_with("PEAL__")).collect();
+        let mut environment = Environment::with_prefix("PEAL")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true)
+            .list_separator(",")
+            .source(Some(variables));
+        for list in LISTS {
+            environment = environment.with_list_parse_key(list);
+        }
+        let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        if let Some(file) = file {
+            builder = builder.add_source(File::from_str(file, FileFormat::Toml));
+        }
+        let settings: Settings =
+            builder.add_source(environment).build().map_err(invalid)?.try_deserialize().map_err(invalid)?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Reads the settings of a process: the named file, if any, and the process's environment.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with what to write.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        let text = match file {
+            Some(path) => Some(read("--config", path)?),
+            None => None,
+        };
+        Settings::parse(text.as_deref(), std::env::vars().collect())
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        let wrong = |text: &str| Err(SettingsError::Invalid(text.to_owned()));
+        if self.nats.urls.is_empty() {
+            return wrong("nats.urls: name at least one server");
+        }
+        if ![1, 3, 5].contains(&self.topology.replicas) {
+            return wrong("topology.replicas: write 1, 3 or 5");
+        }
+        if !(30..=3600).contains(&self.topology.duplicate_window_seconds) {
+            return wrong("topology.duplicate_window_seconds: write 30 to 3600");
+        }
+        if !(1..=100).contains(&self.dispatcher.max_attempts) {
+            return wrong("dispatcher.max_attempts: write 1 to 100");
+        }
+        if !(8..=4096).contains(&self.dispatcher.concurrency) {
+            return wrong("dispatcher.concurrency: write 8 to 4096");
+        }
+        // The acknowledgement wait of a delivery is 30 s: a call must end before it.
+        if !(1..=20).contains(&self.channels.webhook.timeout_seconds) {
+            return wrong("channels.webhook.timeout_seconds: write 1 to 20");
+        }
+        Ok(())
+    }
+
+    /// The sealer made from the region's key.
+    ///
+    /// # Errors
+    /// When the key is missing, unreadable or no key.
+    pub fn sealer(&self) -> Result<Sealer, SettingsError> {
+        let key = secret("region.key_file", self.region.key.as_ref(), self.region.key_file.as_deref())?
+            .ok_or(SettingsError::NoRegionKey)?;
+        Ok(Sealer::from_base64(key.expose())?)
+    }
+}
+
+/// A secret that was given as it is or as a file, whose surrounding white space is ignored.
+///
+/// # Errors
+/// [`SettingsError::Unreadable`] when the file can't be read.
+pub fn secret(
+    key: &'static str,
+    given: Option<&Secret>,
+    file: Option<&Path>,
+) -> Result<Option<Secret>, SettingsError> {
+    match (given, file) {
+        (Some(secret), _) => Ok(Some(secret.clone())),
+        (None, Some(path)) => Ok(Some(Secret::from(read(key, path)?.trim().to_owned()))),
+        (None, None) => Ok(None),
+    }
+}
+
+fn read(key: &'static str, path: &Path) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable { key, path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_complete() {
+        let settings = Settings::parse(None, HashMap::new()).unwrap();
+        assert_eq!(settings.gateway.listen.to_string(), "127.0.0.1:8080");
+        assert!(!settings.channels.sandbox.enabled);
+    }
+
+    #[test]
+    fn variables_beat_the_file_which_beats_the_defaults() {
+        let file = "[region]\nname = \"eu\"\n[gateway]\nlisten = \"0.0.0.0:80\"\n";
+        let variables = environment(&[
+            ("PEAL__REGION__NAME", "us"),
+            ("PEAL__NATS__URLS", "nats://a:1,nats://b:2"),
+            ("PEAL__CHANNELS__TELEGRAM__BASE_URL", "http://127.0.0.1:9"),
+            ("PEAL__CHANNELS__EMAIL__SMTP__HOST", "mail"),
+            ("PEAL__CHANNELS__EMAIL__SMTP__FROM", "a@example.com"),
+            ("PEAL__CHANNELS__EMAIL__SMTP__PASSWORD", "12345"),
+            ("PEAL__CHANNELS__WEBHOOK__ALLOWED_NETWORKS", "127.0.0.0/8"),
+            ("PEAL_CONFIG", "ignored"),
+        ]);
+        let settings = Settings::parse(Some(file), variables).unwrap();
+        assert_eq!(settings.region.name.as_str(), "us");
+        assert_eq!(settings.gateway.listen.port(), 80);
+        assert_eq!(settings.nats.urls, ["nats://a:1", "nats://b:2"]);
+        assert_eq!(settings.channels.telegram.unwrap().base_url, "http://127.0.0.1:9");
+        let smtp = settings.channels.email.smtp.unwrap();
+        assert_eq!((smtp.port, smtp.password.unwrap().expose()), (587, "12345"));
+        assert_eq!(settings.channels.webhook.allowed_networks, ["127.0.0.0/8"]);
+    }
+
+    #[test]
+    fn unknown_keys_and_impossible_values_are_refused_by_name() {
+        let refused = |file: &str| Settings::parse(Some(file), HashMap::new()).unwrap_err().to_string();
+        assert!(refused("[gateway]\nlistn = \"x\"").contains("listn"));
+        assert!(refused("[region]\nname = \"E U\"").contains("1 to 32 characters"));
+        assert!(refused("[topology]\nreplicas = 2").contains("1, 3 or 5"));
+        let unknown = environment(&[("PEAL__GATEWAY__LISTN", "x")]);
+        assert!(Settings::parse(None, unknown).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let file = "[region]\nkey = \"topsecret\"";
+        let settings = Settings::parse(Some(file), HashMap::new()).unwrap();
+        assert!(!format!("{settings:?}").contains("topsecret"));
+        assert!(matches!(settings.sealer(), Err(SettingsError::RegionKey(_))));
+    }
+}

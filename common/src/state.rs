@@ -1,0 +1,387 @@
+//! State as every region must be able to merge it: records of facets, each facet a last-writer-wins register.
+//!
+//! A record is what one key of the state stream holds. Merging two versions of a record is commutative, associative and
+//! idempotent, so the order and the repetition of writes don't matter. Two rules go beyond "the later stamp wins":
+//!
+//! - **Erasure wins.** Deleting a record raises its *era*. Facets written by somebody who had not seen the erasure
+//!   belong to an older era and are dropped, however late their stamps are.
+//! - **A denial wins.** A guarded facet that was set to `false` stays denied until somebody who has *seen* that denial
+//!   sets it to something else. An opt-out is such a facet.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::clock::Stamp;
+use crate::id::AppId;
+
+/// The version of the record format that this code writes.
+pub const RECORD_VERSION: u8 = 1;
+
+/// What a record is about. The name is the first token of its key in the state stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// A recipient: profile, contacts, preferences, data key.
+    Recipient,
+    /// A category.
+    Category,
+    /// The current version of a template.
+    Template,
+    /// One version of a template, kept for notifications that were accepted with it.
+    TemplateVersion,
+    /// An API key.
+    Key,
+    /// A notification that was cancelled.
+    Cancellation,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 6] = [
+        Kind::Recipient,
+        Kind::Category,
+        Kind::Template,
+        Kind::TemplateVersion,
+        Kind::Key,
+        Kind::Cancellation,
+    ];
+
+    /// The first token of the key.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Recipient => "recipient",
+            Kind::Category => "category",
+            Kind::Template => "template",
+            Kind::TemplateVersion => "template_version",
+            Kind::Key => "key",
+            Kind::Cancellation => "cancellation",
+        }
+    }
+}
+
+/// Names a record. The text form is `<kind>.<app>.<id>`, with bytes of the id that have a meaning in a subject written
+/// as `=XX`; it is both the key in the bucket and the key in the mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordKey(Box<str>);
+
+impl RecordKey {
+    /// The key of an object of an app.
+    #[must_use]
+    pub fn new(kind: Kind, app: &AppId, id: &str) -> Self {
+        RecordKey(format!("{}.{}.{}", kind.as_str(), token(app.as_str()), token(id)).into())
+    }
+
+    /// The key of an API key, which is looked up before its app is known.
+    #[must_use]
+    pub fn api_key(id: &str) -> Self {
+        RecordKey(format!("{}.-.{}", Kind::Key.as_str(), token(id)).into())
+    }
+
+    /// The prefix that all records of a kind in one app share.
+    #[must_use]
+    pub fn prefix(kind: Kind, app: &AppId) -> String {
+        format!("{}.{}.", kind.as_str(), token(app.as_str()))
+    }
+
+    /// The prefix of all API keys.
+    #[must_use]
+    pub fn api_key_prefix() -> String {
+        format!("{}.-.", Kind::Key.as_str())
+    }
+
+    /// Takes a key as it stands in a stream or a file.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        RecordKey(text.into())
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The object's id, as its owner wrote it. `None` when the text is not a key of ours.
+    #[must_use]
+    pub fn id(&self) -> Option<String> {
+        untoken(self.0.splitn(3, '.').nth(2)?)
+    }
+}
+
+impl fmt::Display for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Encodes any text as one token of a subject or key: `[A-Za-z0-9_:-]` stays, every other byte becomes `=XX`.
+#[must_use]
+pub fn token(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("={byte:02X}"));
+        }
+    }
+    out
+}
+
+/// The inverse of [`token`]. `None` when the text was not made by it.
+#[must_use]
+pub fn untoken(token: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(token.len());
+    let mut rest = token.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'=' {
+            let hex = std::str::from_utf8(tail.get(..2)?).ok()?;
+            out.push(u8::from_str_radix(hex, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            out.push(first);
+            rest = tail;
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// One register of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facet {
+    /// When the value was written.
+    #[serde(rename = "s")]
+    pub stamp: Stamp,
+    /// The value; null is "not set".
+    #[serde(rename = "v", default, skip_serializing_if = "Value::is_null")]
+    pub value: Value,
+    /// The latest denial ever written, for guarded facets.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub denied: Option<Stamp>,
+    /// The latest denial that a later writer had seen when it set something else.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub cleared: Option<Stamp>,
+}
+
+impl Facet {
+    /// Whether a denial stands that nobody who saw it has lifted.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.denied > self.cleared
+    }
+
+    fn merge(&mut self, other: Facet) {
+        let later = (&other.stamp, other.value.to_string()) > (&self.stamp, self.value.to_string());
+        if later {
+            self.stamp = other.stamp;
+            self.value = other.value;
+        }
+        self.denied = self.denied.take().max(other.denied);
+        self.cleared = self.cleared.take().max(other.cleared);
+    }
+}
+
+/// The content of one key: facets by name, and the era that erasures raise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format's version; see [`RECORD_VERSION`].
+    pub v: u8,
+    /// The stamp of the last erasure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub era: Option<Stamp>,
+    /// The registers. None at all means that the object does not exist.
+    #[serde(default)]
+    pub facets: BTreeMap<String, Facet>,
+    /// After this time, in milliseconds since the Unix epoch, the record has no meaning any more and may be dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Record { v: RECORD_VERSION, era: None, facets: BTreeMap::new(), expires_ms: None }
+    }
+}
+
+impl Record {
+    /// Whether the object exists: it has at least one facet that is set.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.facets.values().any(|facet| !facet.value.is_null())
+    }
+
+    /// The value of a facet; `None` when it is not set.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.facets.get(name).map(|facet| &facet.value).filter(|value| !value.is_null())
+    }
+
+    /// The latest stamp in the record: its revision.
+    #[must_use]
+    pub fn latest(&self) -> Option<&Stamp> {
+        self.facets.values().map(|facet| &facet.stamp).chain(&self.era).max()
+    }
+
+    /// Sets a facet.
+    pub fn set(&mut self, name: &str, value: Value, stamp: &Stamp) {
+        self.facets.insert(
+            name.to_owned(),
+            Facet { stamp: stamp.clone(), value, denied: None, cleared: None },
+        );
+    }
+
+    /// The value of a guarded facet: `Some(false)` while a denial stands.
+    #[must_use]
+    pub fn allowed(&self, name: &str) -> Option<bool> {
+        let facet = self.facets.get(name)?;
+        if facet.is_denied() { Some(false) } else { facet.value.as_bool() }
+    }
+
+    /// Sets a guarded facet. `Some(false)` denies; anything else lifts the denials that this record shows.
+    pub fn set_guarded(&mut self, name: &str, value: Option<bool>, stamp: &Stamp) {
+        let old = self.facets.remove(name);
+        let (denied, cleared) = match old {
+            Some(old) => (old.denied, old.cleared),
+            None => (None, None),
+        };
+        let (denied, cleared) = match value {
+            Some(false) => (denied.max(Some(stamp.clone())), cleared),
+            _ => (denied.clone(), cleared.max(denied)),
+        };
+        let value = value.map_or(Value::Null, Value::Bool);
+        self.facets.insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied, cleared });
+    }
+
+    /// Erases the record: every facet goes, and whatever was written without knowing of it goes when it arrives.
+    pub fn erase(&mut self, stamp: &Stamp) {
+        self.era = self.era.take().max(Some(stamp.clone()));
+        self.facets.clear();
+        self.expires_ms = None;
+    }
+
+    /// Takes in another version of the same record.
+    pub fn merge(&mut self, other: Record) {
+        if other.era < self.era {
+            return;
+        }
+        if other.era > self.era {
+            *self = other;
+            return;
+        }
+        self.v = self.v.max(other.v);
+        self.expires_ms = self.expires_ms.max(other.expires_ms);
+        for (name, facet) in other.facets {
+            match self.facets.get_mut(&name) {
+                Some(own) => own.merge(facet),
+                None => {
+                    self.facets.insert(name, facet);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stamp(ms: u64, region: &str) -> Stamp {
+        Stamp { ms, counter: 0, region: region.parse().unwrap() }
+    }
+
+    fn merged(a: &Record, b: &Record) -> Record {
+        let mut out = a.clone();
+        out.merge(b.clone());
+        out
+    }
+
+    /// A history of writes in three regions that sometimes hear of one another.
+    fn versions() -> impl Strategy<Value = Vec<Record>> {
+        let step = (0usize..3, 0usize..3, 0u8..6, 0u64..40);
+        proptest::collection::vec(step, 1..25).prop_map(|steps| {
+            let names = ["eu", "us", "ap"];
+            let mut replicas = vec![Record::default(); 3];
+            let mut all = Vec::new();
+            for (at, from, action, ms) in steps {
+                let stamp = stamp(ms, names[at]);
+                match action {
+                    0 => replicas[at].set("profile", Value::from(ms), &stamp),
+                    1 => replicas[at].set_guarded("marketing", Some(false), &stamp),
+                    2 => replicas[at].set_guarded("marketing", Some(true), &stamp),
+                    3 => replicas[at].erase(&stamp),
+                    _ => {
+                        let other = replicas[from].clone();
+                        replicas[at].merge(other);
+                    }
+                }
+                all.push(replicas[at].clone());
+            }
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(all in versions()) {
+            for a in &all {
+                prop_assert_eq!(&merged(a, a), a);
+                for b in &all {
+                    prop_assert_eq!(merged(a, b), merged(b, a));
+                    for c in &all {
+                        prop_assert_eq!(merged(&merged(a, b), c), merged(a, &merged(b, c)));
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn tokens_are_injective_and_safe_in_subjects(text in any::<String>()) {
+            let token = token(&text);
+            prop_assert!(!token.contains(['.', '*', '>', ' ', '\r', '\n', '\0', '@', '/']));
+            prop_assert_eq!(untoken(&token), Some(text));
+        }
+    }
+
+    #[test]
+    fn an_opt_out_beats_a_later_opt_in_that_did_not_know_of_it() {
+        let mut here = Record::default();
+        here.set_guarded("marketing", Some(true), &stamp(1, "eu"));
+        let mut there = here.clone();
+        there.set_guarded("marketing", Some(false), &stamp(2, "us"));
+        here.set_guarded("marketing", Some(true), &stamp(3, "eu"));
+        assert_eq!(merged(&here, &there).allowed("marketing"), Some(false));
+
+        let mut knowing = merged(&here, &there);
+        knowing.set_guarded("marketing", Some(true), &stamp(4, "eu"));
+        assert_eq!(merged(&knowing, &there).allowed("marketing"), Some(true));
+    }
+
+    #[test]
+    fn an_erasure_beats_a_later_write_that_did_not_know_of_it() {
+        let mut here = Record::default();
+        here.set("profile", Value::from("a"), &stamp(1, "eu"));
+        let mut there = here.clone();
+        here.erase(&stamp(2, "eu"));
+        there.set("profile", Value::from("b"), &stamp(9, "us"));
+        let after = merged(&there, &here);
+        assert!(!after.exists());
+
+        let mut again = after.clone();
+        again.set("profile", Value::from("c"), &stamp(10, "eu"));
+        assert_eq!(merged(&again, &there).get("profile"), Some(&Value::from("c")));
+    }
+
+    #[test]
+    fn keys_name_the_kind_the_app_and_the_id() {
+        let app: AppId = "shop".parse().unwrap();
+        let key = RecordKey::new(Kind::Recipient, &app, "u.42@x");
+        assert_eq!(key.as_str(), "recipient.shop.u=2E42=40x");
+        assert_eq!(key.id().as_deref(), Some("u.42@x"));
+        assert!(key.as_str().starts_with(&RecordKey::prefix(Kind::Recipient, &app)));
+    }
+}
