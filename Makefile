@@ -4,15 +4,19 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help up test bins nats lint fmt clippy doc deny machete tools bench
+.PHONY: help up test nats lint fmt clippy doc deny machete tools bench
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: bins ## build, start NATS, gateway and dispatcher, and deliver a first notification
+up: ## build, start NATS, gateway and dispatcher, and deliver a first notification
+	$(CARGO) build --workspace --bins
 	$(TARGET)/debug/peal up
 
-test: nats bins ## run every test, against real nats-server processes
+# Tests start programs of other crates, which Cargo would not build for them. Asking for programs and tests in one
+# go gives both the same features, so that nothing is compiled twice.
+test: nats ## run every test, against real nats-server processes
+	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
 
 lint: fmt clippy doc deny machete ## run every check that needs no server
@@ -40,11 +44,6 @@ machete: ## look for dependencies that nothing uses
 
 tools: ## install what `make deny` and `make machete` run
 	.ci/tools
-
-# Several binaries are started by tests of other crates, which Cargo would not build for them. One build serves
-# `up` and `test`: the same profile, the same features.
-bins:
-	$(CARGO) build --workspace --bins
 
 nats:
 	@deploy/install-nats >/dev/null
