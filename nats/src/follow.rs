@@ -1,0 +1,306 @@
+//! Reading a stream from a position onwards, in batches, for ever: what the mirror, the read model and `peal tail` do.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use crate::connect::Connection;
+
+/// The most messages of one batch.
+pub const MAX_BATCH: usize = 2_000;
+/// How often a quiet stream is asked whether it is still the same one.
+const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A message as it stands in a stream.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// When the stream took it, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Its content.
+    pub payload: Bytes,
+    headers: Option<HeaderMap>,
+}
+
+impl Stored {
+    /// A header's first value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// Whether the message stands for the removal of its key: a delete or purge of a key-value client, or the server's
+    /// own marker for what has expired.
+    #[must_use]
+    pub fn is_removal(&self) -> bool {
+        matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")) || self.header("Nats-Marker-Reason").is_some()
+    }
+
+    fn read(message: async_nats::jetstream::Message) -> Option<Self> {
+        let (sequence, at_ms) = {
+            let info = message.info().ok()?;
+            (info.stream_sequence, i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?)
+        };
+        let message = message.message;
+        Some(Stored {
+            sequence,
+            subject: message.subject.into_string(),
+            at_ms,
+            payload: message.payload,
+            headers: message.headers,
+        })
+    }
+
+    /// A message that was fetched by itself.
+    #[must_use]
+    pub fn fetched(message: async_nats::jetstream::message::StreamMessage) -> Self {
+        Stored {
+            sequence: message.sequence,
+            subject: message.subject.into_string(),
+            at_ms: i64::try_from(message.time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default(),
+            payload: message.payload,
+            headers: Some(message.headers),
+        }
+    }
+}
+
+/// Which stream it is, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamState {
+    /// When it was created: a stream that was deleted and made again is another one.
+    pub created: String,
+    /// The sequence of its first message.
+    pub first: u64,
+    /// The sequence of its last message, 0 when it never had one.
+    pub last: u64,
+    /// How many messages it holds.
+    pub messages: u64,
+    /// How many bytes it holds.
+    pub bytes: u64,
+}
+
+/// JetStream did not say.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the state of stream {stream}")]
+pub struct StateError {
+    /// The stream.
+    pub stream: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Connection {
+    /// Asks for the state of a stream.
+    ///
+    /// # Errors
+    /// [`StateError`] when there is no such stream or nobody answers.
+    pub async fn stream_state(&self, stream: &str) -> Result<StreamState, StateError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError { stream: stream.to_owned(), source };
+        let found = self.jetstream.get_stream(stream).await.map_err(|error| failed(Box::new(error)))?;
+        let info = found.cached_info();
+        Ok(StreamState {
+            created: info.created.unix_timestamp_nanos().to_string(),
+            first: info.state.first_sequence,
+            last: info.state.last_sequence,
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+        })
+    }
+
+    /// Fetches one message by its sequence. `None` when it is gone.
+    ///
+    /// # Errors
+    /// [`StateError`] when nobody answers.
+    pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, StateError> {
+        use async_nats::jetstream::stream::DirectGetErrorKind;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError { stream: stream.to_owned(), source };
+        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(Box::new(error)))?;
+        match handle.direct_get(sequence).await {
+            Ok(message) => Ok(Some(Stored::fetched(message))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(Box::new(error))),
+        }
+    }
+
+    /// Fetches the last message of a subject. `None` when there is none.
+    ///
+    /// # Errors
+    /// [`StateError`] when nobody answers.
+    pub async fn last_of(&self, stream: &str, subject: &str) -> Result<Option<Stored>, StateError> {
+        use async_nats::jetstream::stream::DirectGetErrorKind;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError { stream: stream.to_owned(), source };
+        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(Box::new(error)))?;
+        match handle.direct_get_last_for_subject(subject).await {
+            Ok(message) => Ok(Some(Stored::fetched(message))),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(Box::new(error))),
+        }
+    }
+}
+
+/// What comes next in a stream.
+#[derive(Debug)]
+pub enum Followed {
+    /// The next messages, in order.
+    Messages(Vec<Stored>),
+    /// Nothing new for a while.
+    Quiet(StreamState),
+    /// The stream is not the one that was followed so far: it was made again, or it lost messages that had been read.
+    /// What was derived from it must be built anew.
+    Replaced(StreamState),
+}
+
+/// Follows one stream. It reconnects, waits and starts again by itself; no message is left out or given twice.
+pub struct Follower {
+    connection: Connection,
+    stream: String,
+    filter: String,
+    created: Option<String>,
+    position: u64,
+    messages: Option<futures_util::stream::ReadyChunks<Ordered>>,
+    pause: Duration,
+}
+
+impl Follower {
+    /// Follows what comes after `position` (0 is the beginning) on the subjects of `filter`. `created` names the stream
+    /// that the position belongs to, if there is one.
+    #[must_use]
+    pub fn new(connection: Connection, stream: &str, filter: &str, created: Option<String>, position: u64) -> Self {
+        Follower {
+            connection,
+            stream: stream.to_owned(),
+            filter: filter.to_owned(),
+            created,
+            position,
+            messages: None,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Goes back to the beginning of a stream that was made again.
+    pub fn restart(&mut self, state: &StreamState) {
+        self.created = Some(state.created.clone());
+        self.position = 0;
+        self.messages = None;
+    }
+
+    /// The next messages, or a sign that there are none. Errors are logged and tried again; dropping the future loses
+    /// nothing.
+    pub async fn next(&mut self) -> Followed {
+        loop {
+            let Some(messages) = &mut self.messages else {
+                if let Some(replaced) = self.open().await {
+                    return replaced;
+                }
+                continue;
+            };
+            match tokio::time::timeout(IDENTITY_INTERVAL, messages.next()).await {
+                Ok(Some(chunk)) => {
+                    if let Some(messages) = self.take(chunk) {
+                        return Followed::Messages(messages);
+                    }
+                }
+                Ok(None) => self.messages = None,
+                Err(_) => {
+                    if let Some(quiet) = self.look().await {
+                        return quiet;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        chunk: Vec<Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::OrderedError>>,
+    ) -> Option<Vec<Stored>> {
+        let mut out = Vec::with_capacity(chunk.len());
+        for item in chunk {
+            match item {
+                Ok(message) => {
+                    let Some(stored) = Stored::read(message) else { continue };
+                    if stored.sequence > self.position {
+                        self.position = stored.sequence;
+                        out.push(stored);
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(stream = %self.stream, %error, "following starts again");
+                    self.messages = None;
+                    break;
+                }
+            }
+        }
+        self.pause = FIRST_PAUSE;
+        (!out.is_empty()).then_some(out)
+    }
+
+    async fn open(&mut self) -> Option<Followed> {
+        match self.connection.stream_state(&self.stream).await {
+            Ok(state) => {
+                if self.is_replaced(&state) {
+                    return Some(Followed::Replaced(state));
+                }
+                self.created.get_or_insert(state.created);
+            }
+            Err(error) => {
+                tracing::warn!(stream = %self.stream, error = %error, "cannot follow the stream yet");
+                self.rest().await;
+                return None;
+            }
+        }
+        match self.consume().await {
+            Ok(messages) => self.messages = Some(messages.ready_chunks(MAX_BATCH)),
+            Err(error) => {
+                tracing::warn!(stream = %self.stream, error = %error, "cannot follow the stream yet");
+                self.rest().await;
+            }
+        }
+        None
+    }
+
+    async fn consume(&self) -> Result<Ordered, Box<dyn std::error::Error + Send + Sync>> {
+        let deliver_policy = match self.position {
+            0 => DeliverPolicy::All,
+            position => DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
+        };
+        let config = OrderedConfig {
+            filter_subject: self.filter.clone(),
+            deliver_policy,
+            replay_policy: ReplayPolicy::Instant,
+            ..OrderedConfig::default()
+        };
+        let stream = self.connection.jetstream.get_stream_no_info(&self.stream).await?;
+        Ok(stream.create_consumer(config).await?.messages().await?)
+    }
+
+    async fn look(&mut self) -> Option<Followed> {
+        match self.connection.stream_state(&self.stream).await {
+            Ok(state) if self.is_replaced(&state) => Some(Followed::Replaced(state)),
+            Ok(state) => Some(Followed::Quiet(state)),
+            Err(error) => {
+                tracing::debug!(stream = %self.stream, error = %error, "the stream does not answer");
+                None
+            }
+        }
+    }
+
+    fn is_replaced(&self, state: &StreamState) -> bool {
+        let other = self.created.as_ref().is_some_and(|created| *created != state.created);
+        other || state.last < self.position
+    }
+
+    async fn rest(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}

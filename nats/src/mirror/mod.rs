@@ -1,0 +1,346 @@
+//! The mirror: a local copy of a region's state, so that decisions cost no round trip and go on without JetStream.
+//!
+//! It lives in one redb file, which is a cache: commits reach the disk every few seconds, the position in the stream is
+//! part of each, and whatever happens to the file it is built anew from the stream. While it is not complete it answers
+//! [`NotReady`]; it never guesses.
+
+mod store;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use base64::Engine as _;
+use peal_common::channel::Channel;
+use peal_common::clock::{Clock, HybridClock};
+use peal_common::envelope::{DeadLetter, ENVELOPE_VERSION, Envelope as _};
+use peal_common::id::{AppId, RecipientId};
+use peal_common::state::{Kind, Record, RecordKey, token};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::Connection;
+use crate::follow::{Followed, Follower, Stored};
+use crate::publish::Outgoing;
+use crate::subjects::Subjects;
+use store::{Change, Damaged, Position, Store};
+
+pub use store::Versioned;
+
+/// How much of the file is kept in memory.
+const CACHE_BYTES: usize = 24 * 1024 * 1024;
+/// A crash of the machine makes the mirror read again what came in this time.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The mirror can't answer: it is being built, its file is damaged, or the position asked for hasn't come in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the mirror of state is not ready: {0}")]
+pub struct NotReady(pub &'static str);
+
+/// Reads the local copy. Cheap to clone.
+#[derive(Clone)]
+pub struct Mirror {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: RwLock<Option<Store>>,
+    ready: AtomicBool,
+    position: watch::Sender<u64>,
+    /// Counts changes of each kind of record, so that caches made from them know when they are stale.
+    generations: [AtomicU64; Kind::ALL.len()],
+    hybrid: Arc<HybridClock>,
+}
+
+/// Keeps the mirror up to date until it is told to stop.
+pub struct MirrorTask {
+    inner: Arc<Inner>,
+    connection: Connection,
+    subjects: Subjects,
+    clock: Clock,
+    path: PathBuf,
+}
+
+impl Mirror {
+    /// A mirror in the file `path`, which is made when it is missing. The returned task must run for the mirror to fill.
+    #[must_use]
+    pub fn new(connection: Connection, path: PathBuf, clock: Clock, hybrid: Arc<HybridClock>) -> (Self, MirrorTask) {
+        let inner = Arc::new(Inner {
+            store: RwLock::new(None),
+            ready: AtomicBool::new(false),
+            position: watch::Sender::new(0),
+            generations: Default::default(),
+            hybrid,
+        });
+        let subjects = Subjects::new(&connection.region);
+        (Mirror { inner: Arc::clone(&inner) }, MirrorTask { inner, connection, subjects, clock, path })
+    }
+
+    /// Whether everything that stood in the stream when the mirror began to follow it is here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::Acquire)
+    }
+
+    /// The sequence of the last message that is in the mirror.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        *self.inner.position.borrow()
+    }
+
+    /// Counts the changes to records of a kind: a cache made at one value is stale at another.
+    #[must_use]
+    pub fn generation(&self, kind: Kind) -> u64 {
+        self.inner.generations[kind as usize].load(Ordering::Acquire)
+    }
+
+    /// Waits until the mirror is ready and has seen `sequence`.
+    ///
+    /// # Errors
+    /// [`NotReady`] when that takes longer than `limit`.
+    pub async fn wait_for(&self, sequence: u64, limit: Duration) -> Result<(), NotReady> {
+        if self.is_ready() && self.position() >= sequence {
+            return Ok(());
+        }
+        let mut position = self.inner.position.subscribe();
+        let reached = position.wait_for(|seen| *seen >= sequence && self.is_ready());
+        match tokio::time::timeout(limit, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(NotReady("it is behind a change that this decision depends on")),
+        }
+    }
+
+    /// The record of a key, as far as this region knows. `None` when it never existed.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub fn get(&self, key: &RecordKey) -> Result<Option<Record>, NotReady> {
+        Ok(self.get_versioned(key)?.map(|found| found.record))
+    }
+
+    /// The record of a key with the sequence of its message, which a conditional write names.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub fn get_versioned(&self, key: &RecordKey) -> Result<Option<Versioned>, NotReady> {
+        self.read(|store| store.get(key))
+    }
+
+    /// Records whose keys start with `prefix`, in the order of keys, after `after`.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub fn scan(&self, prefix: &str, after: Option<&RecordKey>, limit: usize) -> Result<Vec<(RecordKey, Record)>, NotReady> {
+        let found = self.read(|store| store.scan(prefix, after, limit))?;
+        Ok(found.into_iter().map(|(key, found)| (key, found.record)).collect())
+    }
+
+    /// The recipient of an app who has the contact with this blind index, if there is one.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub fn recipient_with(&self, app: &AppId, channel: Channel, index: &str) -> Result<Option<RecipientId>, NotReady> {
+        let key = self.read(|store| store.with_contact(&token(app.as_str()), &format!("{channel}:{index}")))?;
+        Ok(key.and_then(|key| key.id()).and_then(|id| id.parse().ok()))
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Store) -> Result<T, Damaged>) -> Result<T, NotReady> {
+        if !self.is_ready() {
+            return Err(NotReady("it is being filled from JetStream"));
+        }
+        let store = self.inner.store.read().unwrap_or_else(PoisonError::into_inner);
+        let store = store.as_ref().ok_or(NotReady("it is being built anew"))?;
+        read(store).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the mirror cannot be read");
+            self.inner.ready.store(false, Ordering::Release);
+            NotReady("its file is damaged")
+        })
+    }
+}
+
+impl MirrorTask {
+    /// Follows the state stream until `stop`. Returns when the last changes are on the disk.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut first = true;
+        while !stop.is_cancelled() {
+            if !first {
+                tracing::warn!("the mirror is built anew");
+            }
+            if let Err(error) = self.follow(&stop, !first).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "the mirror's file failed");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            first = false;
+        }
+    }
+
+    async fn follow(&self, stop: &CancellationToken, anew: bool) -> Result<(), Damaged> {
+        self.inner.ready.store(false, Ordering::Release);
+        let mut position = self.open(anew).await?;
+        tracing::info!(position = position.sequence, "the mirror follows the state stream");
+        let stream = self.subjects.state_stream();
+        let mut follower = Follower::new(
+            self.connection.clone(),
+            &stream,
+            &self.subjects.state_all(),
+            position.created.clone(),
+            position.sequence,
+        );
+        // Ready once everything is here that stood in the stream at the start.
+        let mut target = None;
+        let mut flushed = Instant::now();
+        let mut unflushed = false;
+        loop {
+            if target.is_none() {
+                target = self.connection.stream_state(&stream).await.ok().map(|state| {
+                    position.created.get_or_insert(state.created);
+                    state.last
+                });
+            }
+            if target.is_some_and(|target| position.sequence >= target) && !self.inner.ready.load(Ordering::Acquire) {
+                if self.store_lost() {
+                    return Ok(());
+                }
+                self.inner.ready.store(true, Ordering::Release);
+                self.inner.position.send_replace(position.sequence);
+                tracing::info!(position = position.sequence, "the mirror is ready");
+            }
+            let followed = tokio::select! {
+                () = stop.cancelled() => break,
+                followed = follower.next() => followed,
+            };
+            match followed {
+                Followed::Messages(messages) => {
+                    position.sequence = messages.last().map_or(position.sequence, |last| last.sequence);
+                    let durable = flushed.elapsed() >= FLUSH_INTERVAL;
+                    self.apply(messages, &position, durable).await?;
+                    unflushed = !durable;
+                    if durable {
+                        flushed = Instant::now();
+                    }
+                }
+                Followed::Quiet(state) => {
+                    // What is left of the stream may end before its last sequence: the rest was removed.
+                    if state.messages == 0 || state.last > position.sequence {
+                        position.sequence = position.sequence.max(if state.messages == 0 { state.last } else { 0 });
+                    }
+                    target = target.map(|target| target.min(state.last));
+                    if unflushed {
+                        self.apply(Vec::new(), &position, true).await?;
+                        flushed = Instant::now();
+                        unflushed = false;
+                    }
+                    if self.damaged_since() {
+                        return Ok(());
+                    }
+                }
+                Followed::Replaced(state) => {
+                    tracing::warn!(last = state.last, "the state stream was made again");
+                    return Ok(());
+                }
+            }
+        }
+        if unflushed {
+            self.apply(Vec::new(), &position, true).await?;
+        }
+        *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// A read that failed has taken the mirror's readiness away.
+    fn damaged_since(&self) -> bool {
+        !self.inner.ready.load(Ordering::Acquire) && *self.inner.position.borrow() > 0 && self.was_ready()
+    }
+
+    fn was_ready(&self) -> bool {
+        !self.store_lost()
+    }
+
+    fn store_lost(&self) -> bool {
+        self.inner.store.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    async fn open(&self, anew: bool) -> Result<Position, Damaged> {
+        *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
+        let path = self.path.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            if anew && path.exists() {
+                std::fs::remove_file(&path).map_err(redb::StorageError::from)?;
+            }
+            let store = Store::open(&path, CACHE_BYTES)?;
+            let position = store.position()?;
+            Ok::<_, Damaged>((store, position))
+        });
+        let (store, position) = opened.await.map_err(|_| redb::StorageError::Io(std::io::Error::other("the reader failed")))??;
+        *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        Ok(position)
+    }
+
+    async fn apply(&self, messages: Vec<Stored>, position: &Position, durable: bool) -> Result<(), Damaged> {
+        let mut changes = Vec::with_capacity(messages.len());
+        let mut touched = [false; Kind::ALL.len()];
+        let prefix = self.subjects.state_all();
+        let prefix = prefix.trim_end_matches('>');
+        for message in messages {
+            let Some(key) = message.subject.strip_prefix(prefix).map(RecordKey::from_text) else { continue };
+            if let Some(kind) = key.kind() {
+                touched[kind as usize] = true;
+            }
+            if message.is_removal() {
+                changes.push(Change::Remove(key));
+                continue;
+            }
+            match serde_json::from_slice::<Record>(&message.payload) {
+                Ok(record) if key.kind().is_some() => {
+                    if let Some(stamp) = record.latest() {
+                        self.inner.hybrid.observe(stamp);
+                    }
+                    changes.push(Change::Merge(key, message.sequence, record));
+                }
+                _ => self.put_aside(&message).await,
+            }
+        }
+        let inner = Arc::clone(&self.inner);
+        let position = position.clone();
+        let sequence = position.sequence;
+        let applied = tokio::task::spawn_blocking(move || {
+            let store = inner.store.read().unwrap_or_else(PoisonError::into_inner);
+            match store.as_ref() {
+                Some(store) => store.apply(changes, &position, durable),
+                None => Ok(()),
+            }
+        });
+        applied.await.map_err(|_| redb::StorageError::Io(std::io::Error::other("the writer failed")))??;
+        for (index, touched) in touched.into_iter().enumerate() {
+            if touched {
+                self.inner.generations[index].fetch_add(1, Ordering::AcqRel);
+            }
+        }
+        self.inner.position.send_replace(sequence);
+        Ok(())
+    }
+
+    /// What is no record of ours goes to the dead letters, once however many mirrors meet it.
+    async fn put_aside(&self, message: &Stored) {
+        let stream = self.subjects.state_stream();
+        tracing::warn!(stream, sequence = message.sequence, "a message in the state stream is none of ours");
+        let letter = DeadLetter {
+            v: ENVELOPE_VERSION,
+            at: self.clock.now(),
+            reason: "not_a_record".to_owned(),
+            stream: stream.clone(),
+            subject: message.subject.clone(),
+            attempts: 0,
+            work: None,
+            raw: Some(base64::engine::general_purpose::STANDARD.encode(&message.payload)),
+        };
+        let Ok(payload) = letter.encode() else { return };
+        let id = format!("{stream}:{}", message.sequence);
+        let outgoing = Outgoing::new(self.subjects.dead(None, "none"), payload).id(&id);
+        if let Err(error) = self.connection.publish(outgoing).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a foreign message could not be put aside");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Publishing into JetStream: typed errors, and nothing is sent into a connection that is down.
+
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{PublishAckFuture, PublishError as NatsError, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::connect::Connection;
+
+/// Why a message is not in its stream, as far as anybody knows.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No server, no leader, no storage, or no answer in time. After a time-out the message may be there all the same:
+    /// repeat it with the same id.
+    #[error("JetStream cannot acknowledge: {reason}")]
+    Unavailable {
+        /// A plain word for readiness and logs.
+        reason: &'static str,
+        /// What async-nats says.
+        #[source]
+        source: Option<NatsError>,
+    },
+    /// The subject's last sequence is not the expected one: somebody else wrote in between.
+    #[error("the subject was written by somebody else in between")]
+    Conflict,
+    /// The message is larger than the server takes.
+    #[error("the message is larger than the NATS server accepts; raise its max_payload")]
+    TooLarge,
+}
+
+/// Where a message stands after it was acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its sequence in the stream; that of the first one when it is a duplicate.
+    pub sequence: u64,
+    /// Whether the stream already had a message with this id.
+    pub duplicate: bool,
+}
+
+/// A message on its way into a stream.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    subject: String,
+    message: PublishMessage,
+}
+
+impl Outgoing {
+    /// A message for a subject.
+    #[must_use]
+    pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Outgoing { subject: subject.into(), message: PublishMessage::build().payload(payload.into()) }
+    }
+
+    /// The id by which the stream recognises a repetition within its duplicate window.
+    #[must_use]
+    pub fn id(mut self, id: &str) -> Self {
+        self.message = self.message.message_id(id);
+        self
+    }
+
+    /// Only if the last message of the subject has this sequence; 0 means that there is none.
+    #[must_use]
+    pub fn expect_last(mut self, sequence: u64) -> Self {
+        self.message = self.message.expected_last_subject_sequence(sequence);
+        self
+    }
+
+    /// The server removes the message after this time, which is at least a second.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.message = self.message.header("Nats-TTL", format!("{}s", ttl.as_secs().max(1)).as_str());
+        self
+    }
+
+    /// The server publishes the payload to `target` at `at`; a message in the past is published at once. Another
+    /// message on the same subject replaces this one.
+    #[must_use]
+    pub fn at(mut self, at: Timestamp, target: &str) -> Self {
+        self.message = self
+            .message
+            .header("Nats-Schedule", format!("@at {}", rfc3339_seconds(at)).as_str())
+            .header("Nats-Schedule-Target", target);
+        self
+    }
+}
+
+/// The server reads schedule times in whole seconds; rounding up keeps a message from coming too early.
+fn rfc3339_seconds(at: Timestamp) -> String {
+    let up = if at.subsec_nanosecond() > 0 { 1 } else { 0 };
+    Timestamp::from_second(at.as_second() + up).unwrap_or(at).to_string()
+}
+
+/// A message that has been written to the connection and not yet been acknowledged.
+#[derive(Debug)]
+pub struct Pending(PublishAckFuture);
+
+impl Pending {
+    /// Waits for the acknowledgement, at most as long as the connection's request limit.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn acknowledged(self) -> Result<Published, PublishError> {
+        let ack = self.0.await.map_err(classify)?;
+        Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate })
+    }
+}
+
+impl Connection {
+    /// Whether the connection stands.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Writes a message to the connection; its acknowledgement is waited for apart, so that many can be on their way.
+    ///
+    /// # Errors
+    /// [`PublishError::Unavailable`] at once when the connection is down: a message that waited in the client would be
+    /// stored after its sender had been told that it failed.
+    pub async fn send(&self, outgoing: Outgoing) -> Result<Pending, PublishError> {
+        if !self.is_connected() {
+            return Err(PublishError::Unavailable { reason: "not connected to a NATS server", source: None });
+        }
+        self.jetstream.send_publish(outgoing.subject, outgoing.message).await.map(Pending).map_err(classify)
+    }
+
+    /// Publishes a message and waits until the stream has it.
+    ///
+    /// # Errors
+    /// [`PublishError`]
+    pub async fn publish(&self, outgoing: Outgoing) -> Result<Published, PublishError> {
+        self.send(outgoing).await?.acknowledged().await
+    }
+}
+
+fn classify(error: NatsError) -> PublishError {
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => PublishError::Conflict,
+        PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
+        PublishErrorKind::TimedOut => unavailable("no acknowledgement in time", error),
+        PublishErrorKind::StreamNotFound => unavailable("no stream takes this subject; run `peal topology apply`", error),
+        PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => unavailable("the connection is overloaded", error),
+        PublishErrorKind::WrongLastMessageId | PublishErrorKind::Other => {
+            let code = std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
+                .map(async_nats::jetstream::Error::error_code);
+            match code {
+                Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => PublishError::TooLarge,
+                Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE) => PublishError::Conflict,
+                Some(ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::STORAGE_RESOURCES_EXCEEDED) => {
+                    unavailable("the server is out of storage", error)
+                }
+                _ => unavailable("the stream refused the message", error),
+            }
+        }
+    }
+}
+
+fn unavailable(reason: &'static str, source: NatsError) -> PublishError {
+    PublishError::Unavailable { reason, source: Some(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_times_are_rounded_up_to_whole_seconds() {
+        let round = |text: &str| rfc3339_seconds(text.parse().unwrap());
+        assert_eq!(round("2026-12-01T00:00:00.001Z"), "2026-12-01T00:00:01Z");
+        assert_eq!(round("2026-12-01T00:00:00Z"), "2026-12-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,206 @@
+//! The configuration file of a server that Peal itself starts.
+
+use std::fmt::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::subjects::Region;
+
+/// When the server forces what it wrote to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sync {
+    /// As the server does by default (2.15: every 2 minutes). What the machine loses in a power cut may have been
+    /// acknowledged before.
+    #[default]
+    ServerDefault,
+    /// Every so often.
+    Every(Duration),
+    /// Before each acknowledgement: slow, and safe against power loss on one server.
+    Always,
+}
+
+/// User and password of the only user.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The user's name.
+    pub user: String,
+    /// The password; never shown.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// The part of a server in a cluster on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// The cluster's name, the same on every server.
+    pub name: String,
+    /// The name of this server, different on every server.
+    pub server_name: String,
+    /// The port for the other servers; see [`free_port`](super::free_port).
+    pub port: u16,
+    /// The ports of all servers of the cluster.
+    pub routes: Vec<u16>,
+}
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// The region, which becomes the JetStream domain.
+    pub region: Region,
+    /// The folder for configuration, log and streams. It is created, and what it holds from before is used.
+    pub data: PathBuf,
+    /// The port for clients on 127.0.0.1; 0 picks a free one.
+    pub port: u16,
+    /// When data is forced to disk.
+    pub sync: Sync,
+    /// The largest message in bytes.
+    pub max_payload: u32,
+    /// The most that all streams may take on disk, in bytes; `None` leaves it to the server (3/4 of the free space).
+    pub max_file_store: Option<u64>,
+    /// The most that all streams may take in memory, in bytes; `None` leaves it to the server (3/4 of the memory).
+    pub max_memory_store: Option<u64>,
+    /// Who may connect; `None` lets every process of this machine in.
+    pub login: Option<Login>,
+    /// The cluster, if there is one.
+    pub cluster: Option<ClusterConfig>,
+    /// Further lines of configuration, such as leaf nodes, written at the end.
+    pub extra: String,
+    /// The nats-server to run; `None` looks for one, see [`find`](super::find).
+    pub binary: Option<PathBuf>,
+    /// How long the server may take until JetStream answers.
+    pub start_limit: Duration,
+}
+
+impl ServerConfig {
+    /// The largest message by default, as in the server: 1 MiB, twice the largest request that the gateway takes.
+    pub const MAX_PAYLOAD: u32 = 1024 * 1024;
+
+    /// One server without password on a free port of 127.0.0.1.
+    #[must_use]
+    pub fn new(region: Region, data: impl Into<PathBuf>) -> Self {
+        ServerConfig {
+            region,
+            data: data.into(),
+            port: 0,
+            sync: Sync::default(),
+            max_payload: Self::MAX_PAYLOAD,
+            max_file_store: None,
+            max_memory_store: None,
+            login: None,
+            cluster: None,
+            extra: String::new(),
+            binary: None,
+            start_limit: Duration::from_secs(20),
+        }
+    }
+
+    /// The text of the configuration file.
+    pub(super) fn render(&self, port: u16) -> String {
+        let mut text = String::from(
+            "# Written by Peal at each start: changes here are lost. See nats/config for examples to keep.\n\n",
+        );
+        let mut line = |content: fmt::Arguments<'_>| {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{content}");
+        };
+        line(format_args!("# Only this machine can connect."));
+        line(format_args!("listen: \"127.0.0.1:{port}\""));
+        if let Some(cluster) = &self.cluster {
+            line(format_args!("server_name: {}", quoted(&cluster.server_name)));
+        }
+        line(format_args!("\n# Monitoring over HTTP; a free port, see the .ports file in this folder."));
+        line(format_args!("http: \"127.0.0.1:-1\""));
+        line(format_args!("\n# The largest message, in bytes."));
+        line(format_args!("max_payload: {}", self.max_payload));
+        line(format_args!("\njetstream {{"));
+        line(format_args!(
+            "  # Every region is a domain of its own, so that regions can be linked by leaf nodes."
+        ));
+        line(format_args!("  domain: {}", quoted(self.region.as_str())));
+        line(format_args!("  store_dir: {}", quoted(&self.data.join("jetstream").to_string_lossy())));
+        if let Some(limit) = self.max_file_store {
+            line(format_args!("  max_file_store: {limit}"));
+        }
+        if let Some(limit) = self.max_memory_store {
+            line(format_args!("  max_memory_store: {limit}"));
+        }
+        match self.sync {
+            Sync::ServerDefault => {}
+            Sync::Every(interval) => {
+                line(format_args!("  # How often data is forced to disk."));
+                line(format_args!("  sync_interval: \"{}ms\"", interval.as_millis().max(1)));
+            }
+            Sync::Always => {
+                line(format_args!("  # Data is forced to disk before each acknowledgement."));
+                line(format_args!("  sync_interval: always"));
+            }
+        }
+        line(format_args!("}}"));
+        if let Some(login) = &self.login {
+            line(format_args!("\nauthorization {{"));
+            line(format_args!("  user: {}", quoted(&login.user)));
+            line(format_args!("  password: {}", quoted(&login.password)));
+            line(format_args!("}}"));
+        }
+        if let Some(cluster) = &self.cluster {
+            line(format_args!("\ncluster {{"));
+            line(format_args!("  name: {}", quoted(&cluster.name)));
+            line(format_args!("  listen: \"127.0.0.1:{}\"", cluster.port));
+            let routes: Vec<_> =
+                cluster.routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect();
+            line(format_args!("  routes: [{}]", routes.join(", ")));
+            line(format_args!("}}"));
+        }
+        if !self.extra.is_empty() {
+            line(format_args!("\n{}", self.extra.trim_end()));
+        }
+        text
+    }
+}
+
+/// A text in double quotes as the server's configuration language reads it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_says_what_was_asked_for() {
+        let mut config = ServerConfig::new("seoul".parse().unwrap(), "/data");
+        config.sync = Sync::Always;
+        config.login = Some(Login { user: "peal".to_owned(), password: "a\"b\\c".to_owned() });
+        config.extra = "leafnodes { }".to_owned();
+        let text = config.render(4222);
+        for expected in [
+            "listen: \"127.0.0.1:4222\"",
+            "  domain: \"seoul\"",
+            "  store_dir: \"/data/jetstream\"",
+            "  sync_interval: always",
+            "  password: \"a\\\"b\\\\c\"",
+            "leafnodes { }",
+        ] {
+            assert!(text.lines().any(|line| line == expected), "{expected} is not in\n{text}");
+        }
+        assert!(!format!("{config:?}").contains("a\\\"b"), "the password shows in Debug");
+    }
+}

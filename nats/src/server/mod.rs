@@ -1,0 +1,14 @@
+//! A real nats-server as a child process: what `peal up` runs and what tests run against.
+//!
+//! Nothing here knows streams; it finds the binary ([`find`]), writes a configuration file ([`config`]), starts the
+//! process and waits until JetStream answers.
+
+pub mod config;
+pub mod find;
+mod ports;
+mod process;
+pub mod version;
+
+pub use config::{ClusterConfig, Login, ServerConfig, Sync};
+pub use ports::{PortError, free_port};
+pub use process::{Server, ServerError};

@@ -1,0 +1,110 @@
+//! Writing state: read, change, and write only if nobody else wrote in between.
+
+use std::sync::Arc;
+
+use peal_common::clock::{HybridClock, Stamp};
+use peal_common::state::{Record, RecordKey};
+
+use crate::connect::Connection;
+use crate::follow::StateError;
+use crate::mirror::Mirror;
+use crate::publish::{Outgoing, PublishError};
+use crate::subjects::Subjects;
+
+/// How often a write that met another one is tried again.
+const MAX_CONFLICTS: u32 = 16;
+
+/// Why a piece of state was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// JetStream could not take it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// JetStream could not be asked for the current version.
+    #[error(transparent)]
+    Read(#[from] StateError),
+    /// Others wrote the same record again and again.
+    #[error("the record is being written by too many at once; try again")]
+    Contended,
+    /// The record can't be written as JSON.
+    #[error("the record cannot be encoded")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// Writes records of a region's state. Cheap to clone.
+#[derive(Clone)]
+pub struct StateWriter {
+    connection: Connection,
+    subjects: Subjects,
+    mirror: Mirror,
+    hybrid: Arc<HybridClock>,
+}
+
+/// What a write did.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The position in the state stream that includes the write.
+    pub sequence: u64,
+    /// The record after it.
+    pub record: Record,
+}
+
+impl StateWriter {
+    /// A writer that starts from what `mirror` knows and stamps with `hybrid`.
+    #[must_use]
+    pub fn new(connection: Connection, mirror: Mirror, hybrid: Arc<HybridClock>) -> Self {
+        let subjects = Subjects::new(&connection.region);
+        StateWriter { connection, subjects, mirror, hybrid }
+    }
+
+    /// Changes a record: `change` gets the current version and a new stamp, and is called again when somebody else
+    /// wrote in between. An error of `change` ends it with nothing written; so does a change that changes nothing.
+    ///
+    /// # Errors
+    /// The error of `change`, or [`WriteError`].
+    pub async fn update<E: From<WriteError>>(
+        &self,
+        key: &RecordKey,
+        mut change: impl FnMut(&mut Record, &Stamp) -> Result<(), E>,
+    ) -> Result<Written, E> {
+        let subject = format!("{}{key}", self.subjects.state_all().trim_end_matches('>'));
+        let stream = self.subjects.state_stream();
+        // The mirror saves a round trip; when it is behind, the conditional write notices.
+        let mut current = self.mirror.get_versioned(key).ok().map(|found| match found {
+            Some(found) => (found.sequence, found.record),
+            None => (0, Record::default()),
+        });
+        for _ in 0..MAX_CONFLICTS {
+            let (sequence, before) = match current.take() {
+                Some(known) => known,
+                None => self.fetch(&stream, &subject).await?,
+            };
+            let mut record = before.clone();
+            let stamp = self.hybrid.stamp();
+            change(&mut record, &stamp)?;
+            if record == before {
+                return Ok(Written { sequence, record });
+            }
+            let payload = serde_json::to_vec(&record).map_err(WriteError::Encode)?;
+            match self.connection.publish(Outgoing::new(subject.clone(), payload).expect_last(sequence)).await {
+                Ok(published) => return Ok(Written { sequence: published.sequence, record }),
+                Err(PublishError::Conflict) => {}
+                Err(error) => return Err(WriteError::from(error).into()),
+            }
+        }
+        Err(WriteError::Contended.into())
+    }
+
+    async fn fetch(&self, stream: &str, subject: &str) -> Result<(u64, Record), WriteError> {
+        let Some(found) = self.connection.last_of(stream, subject).await? else { return Ok((0, Record::default())) };
+        if found.is_removal() {
+            return Ok((found.sequence, Record::default()));
+        }
+        // What is no record is replaced: it is none of ours, and the mirror has put it aside.
+        let record: Record = serde_json::from_slice(&found.payload).unwrap_or_default();
+        if let Some(stamp) = record.latest() {
+            self.hybrid.observe(stamp);
+        }
+        Ok((found.sequence, record))
+    }
+}

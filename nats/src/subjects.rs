@@ -1,0 +1,436 @@
+//! Names of everything in JetStream: regions, subjects, streams, buckets and the encoding of ids into them.
+//!
+//! Nothing else in Peal writes a subject by hand. All subjects of a region start with `peal.<region>.`, so that the
+//! regions of one account never overlap and a permission or an export can name a region by its prefix.
+
+use std::fmt;
+use std::str::FromStr;
+
+use peal_common::channel::{Channel, Priority};
+use serde::{Deserialize, Serialize};
+
+/// The name of a region: 1 to 32 of `a-z`, `0-9` and `-`. It is the JetStream domain, stands in every subject and is
+/// part of the state bucket's name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Region(String);
+
+/// A text that is no region name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no region name: write 1 to 32 of a-z, 0-9 and '-', such as \"seoul-1\"")]
+pub struct InvalidRegion(String);
+
+impl Region {
+    /// The longest name, in bytes.
+    pub const MAX_LEN: usize = 32;
+
+    /// The name as it stands in subjects.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Region {
+    type Err = InvalidRegion;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > Self::MAX_LEN || !name.bytes().all(allowed) {
+            return Err(InvalidRegion(name.to_owned()));
+        }
+        Ok(Region(name.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Region {
+    type Error = InvalidRegion;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
+}
+
+impl From<Region> for String {
+    fn from(region: Region) -> Self {
+        region.0
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a message in a recipient's inbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum InboxEntry {
+    /// An item that the recipient sees.
+    Item,
+    /// A mark on an item: read, seen or archived.
+    Mark,
+}
+
+impl InboxEntry {
+    /// The last token of the subject.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            InboxEntry::Item => "item",
+            InboxEntry::Mark => "mark",
+        }
+    }
+}
+
+/// The token of an event that belongs to no channel, such as the acceptance of a notification.
+pub const NO_CHANNEL: &str = "none";
+
+/// The subjects and names of one region.
+///
+/// Parameters such as `app`, `node` and `recipient` are ids as people wrote them: every method encodes them with
+/// [`token`]. Methods whose names end in `_all` give the wildcard that a stream or consumer binds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects {
+    region: Region,
+    prefix: String,
+}
+
+impl Subjects {
+    /// The subjects of `region`.
+    #[must_use]
+    pub fn new(region: &Region) -> Self {
+        Subjects { region: region.clone(), prefix: format!("peal.{region}") }
+    }
+
+    /// The region that these subjects belong to.
+    #[must_use]
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Accepted notifications of one application: `peal.<r>.intake.<priority>.<app>`.
+    #[must_use]
+    pub fn intake(&self, priority: Priority, app: &str) -> String {
+        format!("{}.intake.{priority}.{}", self.prefix, token(app))
+    }
+
+    /// One lane of the intake: `peal.<r>.intake.<priority>.>`.
+    #[must_use]
+    pub fn intake_lane(&self, priority: Priority) -> String {
+        format!("{}.intake.{priority}.>", self.prefix)
+    }
+
+    /// `peal.<r>.intake.>`.
+    #[must_use]
+    pub fn intake_all(&self) -> String {
+        format!("{}.intake.>", self.prefix)
+    }
+
+    /// Where a message waits for its time: `peal.<r>.schedule.<part>.…`. One schedule per subject: publishing again
+    /// replaces it, purging the subject cancels it.
+    #[must_use]
+    pub fn schedule(&self, parts: &[&str]) -> String {
+        format!("{}.schedule.{}", self.prefix, joined(parts))
+    }
+
+    /// `peal.<r>.schedule.>`.
+    #[must_use]
+    pub fn schedule_all(&self) -> String {
+        format!("{}.schedule.>", self.prefix)
+    }
+
+    /// Where a message arrives when its time has come: `peal.<r>.due.<part>.…`; the target of a schedule.
+    #[must_use]
+    pub fn due(&self, parts: &[&str]) -> String {
+        format!("{}.due.{}", self.prefix, joined(parts))
+    }
+
+    /// `peal.<r>.due.>`.
+    #[must_use]
+    pub fn due_all(&self) -> String {
+        format!("{}.due.>", self.prefix)
+    }
+
+    /// Deliveries to send: `peal.<r>.work.<channel>.<priority>.<app>`.
+    #[must_use]
+    pub fn work(&self, channel: Channel, priority: Priority, app: &str) -> String {
+        format!("{}.work.{channel}.{priority}.{}", self.prefix, token(app))
+    }
+
+    /// One lane of a channel: `peal.<r>.work.<channel>.<priority>.>`.
+    #[must_use]
+    pub fn work_lane(&self, channel: Channel, priority: Priority) -> String {
+        format!("{}.work.{channel}.{priority}.>", self.prefix)
+    }
+
+    /// One channel: `peal.<r>.work.<channel>.>`.
+    #[must_use]
+    pub fn work_channel(&self, channel: Channel) -> String {
+        format!("{}.work.{channel}.>", self.prefix)
+    }
+
+    /// What happened: `peal.<r>.event.<type>.<channel>.<app>`, with [`NO_CHANNEL`] where there is no channel.
+    #[must_use]
+    pub fn event(&self, event_type: &str, channel: Option<Channel>, app: &str) -> String {
+        let channel = channel.map_or(NO_CHANNEL, Channel::as_str);
+        format!("{}.event.{}.{channel}.{}", self.prefix, token(event_type), token(app))
+    }
+
+    /// `peal.<r>.event.>`.
+    #[must_use]
+    pub fn event_all(&self) -> String {
+        format!("{}.event.>", self.prefix)
+    }
+
+    /// Deliveries that were given up: `peal.<r>.dead.<channel>.<app>`, with [`NO_CHANNEL`] for a notification that
+    /// failed before it had a channel.
+    #[must_use]
+    pub fn dead(&self, channel: Option<Channel>, app: &str) -> String {
+        format!("{}.dead.{}.{}", self.prefix, channel.map_or(NO_CHANNEL, Channel::as_str), token(app))
+    }
+
+    /// `peal.<r>.dead.>`.
+    #[must_use]
+    pub fn dead_all(&self) -> String {
+        format!("{}.dead.>", self.prefix)
+    }
+
+    /// The intent to call a provider: `peal.<r>.attempt.<channel>.<node>`.
+    #[must_use]
+    pub fn attempt(&self, channel: Channel, node: &str) -> String {
+        format!("{}.attempt.{channel}.{}", self.prefix, token(node))
+    }
+
+    /// `peal.<r>.attempt.>`.
+    #[must_use]
+    pub fn attempt_all(&self) -> String {
+        format!("{}.attempt.>", self.prefix)
+    }
+
+    /// A recipient's in-app inbox: `peal.<r>.inbox.<app>.<recipient>.item` or `….mark`.
+    #[must_use]
+    pub fn inbox(&self, app: &str, recipient: &str, entry: InboxEntry) -> String {
+        format!("{}.inbox.{}.{}.{}", self.prefix, token(app), token(recipient), entry.as_str())
+    }
+
+    /// Everything in one recipient's inbox: `peal.<r>.inbox.<app>.<recipient>.*`.
+    #[must_use]
+    pub fn inbox_of(&self, app: &str, recipient: &str) -> String {
+        format!("{}.inbox.{}.{}.*", self.prefix, token(app), token(recipient))
+    }
+
+    /// `peal.<r>.inbox.>`.
+    #[must_use]
+    pub fn inbox_all(&self) -> String {
+        format!("{}.inbox.>", self.prefix)
+    }
+
+    /// What the sandbox provider recorded: `peal.<r>.sandbox.<channel>`.
+    #[must_use]
+    pub fn sandbox(&self, channel: Channel) -> String {
+        format!("{}.sandbox.{channel}", self.prefix)
+    }
+
+    /// `peal.<r>.sandbox.*`.
+    #[must_use]
+    pub fn sandbox_all(&self) -> String {
+        format!("{}.sandbox.*", self.prefix)
+    }
+
+    /// The key-value bucket with what this region wrote: `state_<r>`.
+    #[must_use]
+    pub fn state_bucket(&self) -> String {
+        format!("state_{}", self.region)
+    }
+
+    /// The stream behind the bucket: `KV_state_<r>`.
+    #[must_use]
+    pub fn state_stream(&self) -> String {
+        format!("KV_state_{}", self.region)
+    }
+
+    /// The subject of one key: `$KV.state_<r>.<part>.…`. Parts are encoded with [`key_token`], so that the stock
+    /// `nats kv` accepts every key.
+    #[must_use]
+    pub fn state(&self, parts: &[&str]) -> String {
+        format!("$KV.state_{}.{}", self.region, state_key(parts))
+    }
+
+    /// `$KV.state_<r>.>`.
+    #[must_use]
+    pub fn state_all(&self) -> String {
+        format!("$KV.state_{}.>", self.region)
+    }
+}
+
+/// The key of a state entry as `nats kv get` takes it: the parts, encoded with [`key_token`], joined by dots.
+#[must_use]
+pub fn state_key(parts: &[&str]) -> String {
+    parts.iter().map(|part| key_token(part)).collect::<Vec<_>>().join(".")
+}
+
+fn joined(parts: &[&str]) -> String {
+    parts.iter().map(|part| token(part)).collect::<Vec<_>>().join(".")
+}
+
+/// What [`token`] makes of the empty text, since a subject token can't be empty. No other text encodes to it: `=` is
+/// otherwise always followed by two digits.
+const EMPTY: &str = "=";
+
+/// Encodes any text as one subject token, readably and injectively: `A-Z a-z 0-9 _ : -` stay, every other byte of the
+/// UTF-8 form becomes `=XX` in upper-case hexadecimal, and the empty text becomes `=`. [`untoken`] is the inverse.
+#[must_use]
+pub fn token(text: &str) -> String {
+    encode(text, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
+}
+
+/// Like [`token`], but encodes `:` too: clients of key-value buckets, the `nats` command among them, accept only
+/// `A-Z a-z 0-9 - / _ = .` in keys. [`untoken`] is the inverse.
+#[must_use]
+pub fn key_token(text: &str) -> String {
+    encode(text, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+fn encode(text: &str, kept: impl Fn(u8) -> bool) -> String {
+    if text.is_empty() {
+        return EMPTY.to_owned();
+    }
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if kept(byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push('=');
+            encoded.push(char::from(HEX[usize::from(byte >> 4)]));
+            encoded.push(char::from(HEX[usize::from(byte & 0x0f)]));
+        }
+    }
+    encoded
+}
+
+/// A subject token that neither [`token`] nor [`key_token`] can have made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the subject token is not an encoded text: expected A-Z a-z 0-9 _ : - and =XX")]
+pub struct InvalidToken;
+
+/// The text that [`token`] or [`key_token`] encoded.
+///
+/// # Errors
+/// [`InvalidToken`] for anything that they don't produce, so that one text never has two encodings in use.
+pub fn untoken(encoded: &str) -> Result<String, InvalidToken> {
+    if encoded == EMPTY {
+        return Ok(String::new());
+    }
+    let mut bytes = Vec::with_capacity(encoded.len());
+    let mut rest = encoded.bytes();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'=' => {
+                let high = hex_digit(rest.next())?;
+                let low = hex_digit(rest.next())?;
+                bytes.push(high << 4 | low);
+            }
+            _ => bytes.push(byte),
+        }
+    }
+    let text = String::from_utf8(bytes).map_err(|_| InvalidToken)?;
+    if token(&text) == encoded || key_token(&text) == encoded { Ok(text) } else { Err(InvalidToken) }
+}
+
+fn hex_digit(byte: Option<u8>) -> Result<u8, InvalidToken> {
+    match byte {
+        Some(digit @ b'0'..=b'9') => Ok(digit - b'0'),
+        Some(digit @ b'A'..=b'F') => Ok(digit - b'A' + 10),
+        _ => Err(InvalidToken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn seoul() -> Subjects {
+        Subjects::new(&"seoul-1".parse().unwrap())
+    }
+
+    #[test]
+    fn every_subject_is_spelled_as_documented() {
+        let s = seoul();
+        let (channel, priority) = (Channel::Sms, Priority::High);
+        let expected = [
+            (s.intake(priority, "shop"), "peal.seoul-1.intake.high.shop"),
+            (s.intake_lane(priority), "peal.seoul-1.intake.high.>"),
+            (s.intake_all(), "peal.seoul-1.intake.>"),
+            (s.schedule(&["retry", "a.b"]), "peal.seoul-1.schedule.retry.a=2Eb"),
+            (s.schedule_all(), "peal.seoul-1.schedule.>"),
+            (s.due(&["retry", "x"]), "peal.seoul-1.due.retry.x"),
+            (s.due_all(), "peal.seoul-1.due.>"),
+            (s.work(channel, priority, "shop"), "peal.seoul-1.work.sms.high.shop"),
+            (s.work_lane(channel, priority), "peal.seoul-1.work.sms.high.>"),
+            (s.work_channel(channel), "peal.seoul-1.work.sms.>"),
+            (s.event("sent", Some(channel), "shop"), "peal.seoul-1.event.sent.sms.shop"),
+            (s.event("accepted", None, "shop"), "peal.seoul-1.event.accepted.none.shop"),
+            (s.event_all(), "peal.seoul-1.event.>"),
+            (s.dead(Some(channel), "shop"), "peal.seoul-1.dead.sms.shop"),
+            (s.dead_all(), "peal.seoul-1.dead.>"),
+            (s.attempt(channel, "node.1"), "peal.seoul-1.attempt.sms.node=2E1"),
+            (s.attempt_all(), "peal.seoul-1.attempt.>"),
+            (s.inbox("shop", "u@x", InboxEntry::Item), "peal.seoul-1.inbox.shop.u=40x.item"),
+            (s.inbox("shop", "u@x", InboxEntry::Mark), "peal.seoul-1.inbox.shop.u=40x.mark"),
+            (s.inbox_of("shop", "u@x"), "peal.seoul-1.inbox.shop.u=40x.*"),
+            (s.inbox_all(), "peal.seoul-1.inbox.>"),
+            (s.sandbox(channel), "peal.seoul-1.sandbox.sms"),
+            (s.sandbox_all(), "peal.seoul-1.sandbox.*"),
+            (s.state_bucket(), "state_seoul-1"),
+            (s.state_stream(), "KV_state_seoul-1"),
+            (s.state(&["recipient", "shop", "a:b"]), "$KV.state_seoul-1.recipient.shop.a=3Ab"),
+            (s.state_all(), "$KV.state_seoul-1.>"),
+        ];
+        for (found, expected) in expected {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn a_region_name_is_checked_and_the_error_says_what_to_write() {
+        for good in ["a", "seoul-1", "0", &"x".repeat(32)] {
+            assert_eq!(good.parse::<Region>().unwrap().as_str(), good);
+        }
+        for bad in ["", "Seoul", "a.b", "a b", "*", "é", &"x".repeat(33)] {
+            assert!(bad.parse::<Region>().unwrap_err().to_string().contains("a-z, 0-9"));
+        }
+        assert!(serde_json::from_str::<Region>("\"A\"").is_err());
+    }
+
+    #[test]
+    fn a_token_has_one_spelling() {
+        assert_eq!(token(""), "=");
+        for wrong in ["", "=4", "=4g", "=2e", "=41", "a.b", "==", "=FF"] {
+            assert_eq!(untoken(wrong), Err(InvalidToken), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_come_back_and_are_single_tokens(text in any::<String>()) {
+            for encoded in [token(&text), key_token(&text)] {
+                prop_assert!(!encoded.is_empty());
+                prop_assert!(!encoded.contains(['.', '*', '>', ' ', '\t', '\r', '\n', '\0']));
+                prop_assert!(encoded.is_ascii());
+                prop_assert_eq!(untoken(&encoded), Ok(text.clone()));
+            }
+            prop_assert!(!key_token(&text).contains(':'));
+        }
+
+        #[test]
+        fn what_decodes_was_encoded(encoded in "[A-Za-z0-9_:=.-]{0,12}") {
+            if let Ok(text) = untoken(&encoded) {
+                prop_assert!(token(&text) == encoded || key_token(&text) == encoded);
+            }
+        }
+    }
+}

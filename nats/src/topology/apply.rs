@@ -1,0 +1,108 @@
+//! Carrying a plan out.
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::context::DeleteStreamErrorKind;
+use async_nats::jetstream::{Context, ErrorCode, stream};
+
+use super::change::{Change, Desired, Kind, Plan, Target};
+
+/// Why a plan was not carried out. Steps before the one that failed stay done: plan again and apply again.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The plan would destroy something and that was not allowed. Nothing was changed.
+    #[error("refused, nothing was changed: these steps lose data and need explicit permission\n{0}")]
+    Destructive(Plan),
+    /// The server refused a step.
+    #[error("the server refused to {action} {target}")]
+    Refused {
+        /// What was tried: create, update, delete.
+        action: &'static str,
+        /// On what.
+        target: Target,
+        /// What the server says.
+        #[source]
+        source: async_nats::Error,
+    },
+}
+
+/// Carries out the steps of `plan` in order. Applying a plan twice does no harm: what exists as desired or is already
+/// gone counts as done.
+///
+/// # Errors
+/// [`ApplyError::Destructive`] before anything is changed when a step is dangerous and `allow_destructive` is false;
+/// [`ApplyError::Refused`] when the server refuses a step or does not answer in time.
+pub async fn apply(jetstream: &Context, plan: &Plan, allow_destructive: bool) -> Result<(), ApplyError> {
+    if !allow_destructive && plan.dangerous().next().is_some() {
+        return Err(ApplyError::Destructive(Plan { changes: plan.dangerous().cloned().collect() }));
+    }
+    for change in &plan.changes {
+        step(jetstream, change).await?;
+        tracing::info!(target = %change.target, kind = ?change.kind, "topology changed");
+    }
+    Ok(())
+}
+
+async fn step(jetstream: &Context, change: &Change) -> Result<(), ApplyError> {
+    let failed = |action| {
+        let target = change.target.clone();
+        move |source| ApplyError::Refused { action, target, source }
+    };
+    if matches!(change.kind, Kind::Recreate | Kind::Remove) {
+        delete(jetstream, &change.target).await.map_err(failed("delete"))?;
+    }
+    match (&change.target, &change.desired) {
+        (Target::Stream { .. }, Desired::Stream(config)) if change.kind == Kind::Update => {
+            update_stream(jetstream, config).await.map_err(failed("update"))
+        }
+        (Target::Stream { .. }, Desired::Stream(config)) => {
+            create_stream(jetstream, config).await.map_err(failed("create"))
+        }
+        (Target::Consumer { stream, .. }, Desired::Consumer(config)) => {
+            upsert_consumer(jetstream, stream, config).await.map_err(failed("create or update"))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn create_stream(jetstream: &Context, config: &stream::Config) -> Result<(), async_nats::Error> {
+    jetstream.create_stream(config).await?;
+    Ok(())
+}
+
+async fn update_stream(jetstream: &Context, config: &stream::Config) -> Result<(), async_nats::Error> {
+    jetstream.update_stream(config).await?;
+    Ok(())
+}
+
+async fn upsert_consumer(
+    jetstream: &Context,
+    stream: &str,
+    config: &pull::Config,
+) -> Result<(), async_nats::Error> {
+    jetstream.create_consumer_on_stream(config.clone(), stream).await?;
+    Ok(())
+}
+
+async fn delete(jetstream: &Context, target: &Target) -> Result<(), async_nats::Error> {
+    match target {
+        Target::Stream { stream } => match jetstream.delete_stream(stream).await {
+            Err(error) if !is_stream_gone(&error.kind()) => Err(error.into()),
+            _ => Ok(()),
+        },
+        Target::Consumer { stream, consumer } => {
+            match jetstream.delete_consumer_from_stream(consumer, stream).await {
+                Err(error) if !is_consumer_gone(&error.kind()) => Err(error.into()),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn is_stream_gone(kind: &DeleteStreamErrorKind) -> bool {
+    matches!(kind, DeleteStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+fn is_consumer_gone(kind: &stream::ConsumerErrorKind) -> bool {
+    let stream::ConsumerErrorKind::JetStream(error) = kind else { return false };
+    [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&error.error_code())
+}
