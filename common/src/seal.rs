@@ -159,7 +159,7 @@ impl Sealer {
 
 #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
 fn keyed(key: &[u8; KEY_BYTES]) -> Hmac<Sha256> {
-    <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("HMAC takes keys of every length")
+    <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of every length")
 }
 
 fn derive(key: &[u8; KEY_BYTES], purpose: &[u8]) -> Zeroizing<[u8; KEY_BYTES]> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::clock::Stamp;
-use crate::id::AppId;
+use crate::id::{AppId, AppKey};
 
 /// The version of the record format that this code writes.
 pub const RECORD_VERSION: u8 = 1;
@@ -76,8 +76,15 @@ impl RecordKey {
 
     /// The key of an API key, which is looked up before its app is known.
     #[must_use]
-    pub fn api_key(id: &str) -> Self {
-        RecordKey(format!("{}.-.{}", Kind::Key.as_str(), token(id)).into())
+    pub fn api_key(key: &AppKey) -> Self {
+        RecordKey(format!("{}.-.{}", Kind::Key.as_str(), token(key.as_str())).into())
+    }
+
+    /// The kind that the key names, `None` when the text is not a key of ours.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        let name = self.0.split('.').next()?;
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
     /// The prefix that all records of a kind in one app share.
@@ -117,12 +124,13 @@ impl fmt::Display for RecordKey {
     }
 }
 
-/// Encodes any text as one token of a subject or key: `[A-Za-z0-9_:-]` stays, every other byte becomes `=XX`.
+/// Encodes any text as one token of a key: `[A-Za-z0-9_-]` stays, every other byte becomes `=XX`. Key-value clients, the
+/// `nats` command among them, take no other characters (a colon, for example, they refuse).
 #[must_use]
 pub fn token(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-') {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("={byte:02X}"));
@@ -342,7 +350,7 @@ mod tests {
         #[test]
         fn tokens_are_injective_and_safe_in_subjects(text in any::<String>()) {
             let token = token(&text);
-            prop_assert!(!token.contains(['.', '*', '>', ' ', '\r', '\n', '\0', '@', '/']));
+            prop_assert!(!token.contains(['.', '*', '>', ' ', '\r', '\n', '\0', '@', '/', ':']));
             prop_assert_eq!(untoken(&token), Some(text));
         }
     }

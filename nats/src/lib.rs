@@ -10,5 +10,11 @@ pub mod topology;
 pub mod connect;
 pub mod server;
 
+pub mod follow;
+pub mod mirror;
+pub mod publish;
+pub mod pull;
+pub mod state;
+
 pub use connect::{Connection, connect};
 pub use subjects::{Region, Subjects};

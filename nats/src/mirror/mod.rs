@@ -17,7 +17,7 @@ use peal_common::clock::{Clock, HybridClock};
 use peal_common::envelope::{DeadLetter, ENVELOPE_VERSION, Envelope as _};
 use peal_common::id::{AppId, RecipientId};
 use peal_common::state::{Kind, Record, RecordKey, token};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,8 @@ pub struct Mirror {
 struct Inner {
     store: RwLock<Option<Store>>,
     ready: AtomicBool,
+    /// Told when a read failed: the file has to be built anew.
+    damaged: Notify,
     position: watch::Sender<u64>,
     /// Counts changes of each kind of record, so that caches made from them know when they are stale.
     generations: [AtomicU64; Kind::ALL.len()],
@@ -70,6 +72,7 @@ impl Mirror {
         let inner = Arc::new(Inner {
             store: RwLock::new(None),
             ready: AtomicBool::new(false),
+            damaged: Notify::new(),
             position: watch::Sender::new(0),
             generations: Default::default(),
             hybrid,
@@ -155,6 +158,7 @@ impl Mirror {
         read(store).map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the mirror cannot be read");
             self.inner.ready.store(false, Ordering::Release);
+            self.inner.damaged.notify_one();
             NotReady("its file is damaged")
         })
     }
@@ -177,7 +181,6 @@ impl MirrorTask {
     }
 
     async fn follow(&self, stop: &CancellationToken, anew: bool) -> Result<(), Damaged> {
-        self.inner.ready.store(false, Ordering::Release);
         let mut position = self.open(anew).await?;
         tracing::info!(position = position.sequence, "the mirror follows the state stream");
         let stream = self.subjects.state_stream();
@@ -192,23 +195,20 @@ impl MirrorTask {
         let mut target = None;
         let mut flushed = Instant::now();
         let mut unflushed = false;
+        let mut last_quiet = None;
         loop {
-            if target.is_none() {
-                target = self.connection.stream_state(&stream).await.ok().map(|state| {
-                    position.created.get_or_insert(state.created);
-                    state.last
-                });
+            if target.is_none()
+                && let Ok(state) = self.connection.stream_state(&stream).await
+            {
+                target = Some(state.last);
+                position.created.get_or_insert(state.created);
             }
             if target.is_some_and(|target| position.sequence >= target) && !self.inner.ready.load(Ordering::Acquire) {
-                if self.store_lost() {
-                    return Ok(());
-                }
-                self.inner.ready.store(true, Ordering::Release);
-                self.inner.position.send_replace(position.sequence);
-                tracing::info!(position = position.sequence, "the mirror is ready");
+                self.become_ready(position.sequence);
             }
             let followed = tokio::select! {
                 () = stop.cancelled() => break,
+                () = self.inner.damaged.notified() => return Ok(()),
                 followed = follower.next() => followed,
             };
             match followed {
@@ -222,18 +222,15 @@ impl MirrorTask {
                     }
                 }
                 Followed::Quiet(state) => {
-                    // What is left of the stream may end before its last sequence: the rest was removed.
-                    if state.messages == 0 || state.last > position.sequence {
-                        position.sequence = position.sequence.max(if state.messages == 0 { state.last } else { 0 });
-                    }
-                    target = target.map(|target| target.min(state.last));
                     if unflushed {
                         self.apply(Vec::new(), &position, true).await?;
                         flushed = Instant::now();
                         unflushed = false;
                     }
-                    if self.damaged_since() {
-                        return Ok(());
+                    // The last messages of the stream may have expired: two looks with nothing in between mean that
+                    // there is nothing left to read. The position on the disk stays at what was really read.
+                    if last_quiet.replace(state.last) == Some(state.last) && state.last > position.sequence {
+                        self.become_ready(state.last);
                     }
                 }
                 Followed::Replaced(state) => {
@@ -249,20 +246,16 @@ impl MirrorTask {
         Ok(())
     }
 
-    /// A read that failed has taken the mirror's readiness away.
-    fn damaged_since(&self) -> bool {
-        !self.inner.ready.load(Ordering::Acquire) && *self.inner.position.borrow() > 0 && self.was_ready()
-    }
-
-    fn was_ready(&self) -> bool {
-        !self.store_lost()
-    }
-
-    fn store_lost(&self) -> bool {
-        self.inner.store.read().unwrap_or_else(PoisonError::into_inner).is_none()
+    fn become_ready(&self, sequence: u64) {
+        if !self.inner.ready.swap(true, Ordering::AcqRel) {
+            tracing::info!(position = sequence, "the mirror is ready");
+        }
+        self.inner.position.send_replace(sequence);
     }
 
     async fn open(&self, anew: bool) -> Result<Position, Damaged> {
+        self.inner.ready.store(false, Ordering::Release);
+        self.inner.position.send_replace(0);
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
         let path = self.path.clone();
         let opened = tokio::task::spawn_blocking(move || {
