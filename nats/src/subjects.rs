@@ -250,11 +250,11 @@ impl Subjects {
         format!("KV_state_{}", self.region)
     }
 
-    /// The subject of one key: `$KV.state_<r>.<part>.…`. Parts are encoded with [`key_token`], so that the stock
-    /// `nats kv` accepts every key.
+    /// The subject of one key: `$KV.state_<r>.<key>`. The key is that of a `peal_common::state::RecordKey`, whose parts
+    /// are encoded more strictly than subject tokens: key-value clients refuse a colon.
     #[must_use]
-    pub fn state(&self, parts: &[&str]) -> String {
-        format!("$KV.state_{}.{}", self.region, state_key(parts))
+    pub fn state(&self, key: &str) -> String {
+        format!("$KV.state_{}.{key}", self.region)
     }
 
     /// `$KV.state_<r>.>`.
@@ -262,12 +262,6 @@ impl Subjects {
     pub fn state_all(&self) -> String {
         format!("$KV.state_{}.>", self.region)
     }
-}
-
-/// The key of a state entry as `nats kv get` takes it: the parts, encoded with [`key_token`], joined by dots.
-#[must_use]
-pub fn state_key(parts: &[&str]) -> String {
-    parts.iter().map(|part| key_token(part)).collect::<Vec<_>>().join(".")
 }
 
 fn joined(parts: &[&str]) -> String {
@@ -282,24 +276,13 @@ const EMPTY: &str = "=";
 /// UTF-8 form becomes `=XX` in upper-case hexadecimal, and the empty text becomes `=`. [`untoken`] is the inverse.
 #[must_use]
 pub fn token(text: &str) -> String {
-    encode(text, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
-}
-
-/// Like [`token`], but encodes `:` too: clients of key-value buckets, the `nats` command among them, accept only
-/// `A-Z a-z 0-9 - / _ = .` in keys. [`untoken`] is the inverse.
-#[must_use]
-pub fn key_token(text: &str) -> String {
-    encode(text, |byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-}
-
-fn encode(text: &str, kept: impl Fn(u8) -> bool) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     if text.is_empty() {
         return EMPTY.to_owned();
     }
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if kept(byte) {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-') {
             encoded.push(char::from(byte));
         } else {
             encoded.push('=');
@@ -310,15 +293,15 @@ fn encode(text: &str, kept: impl Fn(u8) -> bool) -> String {
     encoded
 }
 
-/// A subject token that neither [`token`] nor [`key_token`] can have made.
+/// A subject token that [`token`] can't have made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the subject token is not an encoded text: expected A-Z a-z 0-9 _ : - and =XX")]
 pub struct InvalidToken;
 
-/// The text that [`token`] or [`key_token`] encoded.
+/// The text that [`token`] encoded.
 ///
 /// # Errors
-/// [`InvalidToken`] for anything that they don't produce, so that one text never has two encodings in use.
+/// [`InvalidToken`] for anything that it doesn't produce, so that one text never has two encodings in use.
 pub fn untoken(encoded: &str) -> Result<String, InvalidToken> {
     if encoded == EMPTY {
         return Ok(String::new());
@@ -336,7 +319,7 @@ pub fn untoken(encoded: &str) -> Result<String, InvalidToken> {
         }
     }
     let text = String::from_utf8(bytes).map_err(|_| InvalidToken)?;
-    if token(&text) == encoded || key_token(&text) == encoded { Ok(text) } else { Err(InvalidToken) }
+    if token(&text) == encoded { Ok(text) } else { Err(InvalidToken) }
 }
 
 fn hex_digit(byte: Option<u8>) -> Result<u8, InvalidToken> {
@@ -387,7 +370,7 @@ mod tests {
             (s.sandbox_all(), "peal.seoul-1.sandbox.*"),
             (s.state_bucket(), "state_seoul-1"),
             (s.state_stream(), "KV_state_seoul-1"),
-            (s.state(&["recipient", "shop", "a:b"]), "$KV.state_seoul-1.recipient.shop.a=3Ab"),
+            (s.state("recipient.shop.a=3Ab"), "$KV.state_seoul-1.recipient.shop.a=3Ab"),
             (s.state_all(), "$KV.state_seoul-1.>"),
         ];
         for (found, expected) in expected {
@@ -417,19 +400,17 @@ mod tests {
     proptest! {
         #[test]
         fn tokens_come_back_and_are_single_tokens(text in any::<String>()) {
-            for encoded in [token(&text), key_token(&text)] {
-                prop_assert!(!encoded.is_empty());
-                prop_assert!(!encoded.contains(['.', '*', '>', ' ', '\t', '\r', '\n', '\0']));
-                prop_assert!(encoded.is_ascii());
-                prop_assert_eq!(untoken(&encoded), Ok(text.clone()));
-            }
-            prop_assert!(!key_token(&text).contains(':'));
+            let encoded = token(&text);
+            prop_assert!(!encoded.is_empty());
+            prop_assert!(!encoded.contains(['.', '*', '>', ' ', '\t', '\r', '\n', '\0']));
+            prop_assert!(encoded.is_ascii());
+            prop_assert_eq!(untoken(&encoded), Ok(text));
         }
 
         #[test]
         fn what_decodes_was_encoded(encoded in "[A-Za-z0-9_:=.-]{0,12}") {
             if let Ok(text) = untoken(&encoded) {
-                prop_assert!(token(&text) == encoded || key_token(&text) == encoded);
+                prop_assert_eq!(token(&text), encoded);
             }
         }
     }

@@ -74,6 +74,9 @@ pub struct ServerConfig {
     pub binary: Option<PathBuf>,
     /// How long the server may take until JetStream answers.
     pub start_limit: Duration,
+    /// Whether the server gets a process group of its own, so that Ctrl-C in a terminal does not end it together with
+    /// its parent: a parent that wants to finish its work first then calls [`stop`](super::Server::stop).
+    pub own_process_group: bool,
 }
 
 impl ServerConfig {
@@ -96,6 +99,7 @@ impl ServerConfig {
             extra: String::new(),
             binary: None,
             start_limit: Duration::from_secs(20),
+            own_process_group: false,
         }
     }
 

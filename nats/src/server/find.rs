@@ -16,6 +16,9 @@ pub const TOOLS_VARIABLE: &str = "PEAL_TOOLS";
 /// The script, which also decides the pinned version.
 const INSTALL_SCRIPT: &str = include_str!("../../../deploy/install-nats");
 
+/// The script's exit code when it can't build the `nats` command because Go is missing.
+const NEEDS_GO: i32 = 3;
+
 /// Why there is no usable nats-server.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
@@ -28,6 +31,9 @@ pub enum FindError {
     /// The script could not install one; its last line says what to do.
     #[error("{0}")]
     Install(String),
+    /// The `nats` command has to be built and Go is missing; the script's last line says so.
+    #[error("{0}")]
+    NeedsGo(String),
 }
 
 /// The nats-server to use: `PEAL_NATS_SERVER`, else the first on the `PATH` that is new enough, else the pinned one in
@@ -55,7 +61,7 @@ pub fn nats_command() -> Result<Option<PathBuf>, FindError> {
     match on_path("nats").next() {
         Some(path) => Ok(Some(path)),
         None => match install(&["--cli"]) {
-            Err(FindError::Install(reason)) if reason.contains("needs Go") => Ok(None),
+            Err(FindError::NeedsGo(_)) => Ok(None),
             other => other.map(Some),
         },
     }
@@ -86,7 +92,9 @@ fn install(arguments: &[&str]) -> Result<PathBuf, FindError> {
     let progress = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         let reason = progress.lines().last().unwrap_or("installing nats-server failed without a reason");
-        return Err(FindError::Install(reason.to_owned()));
+        let reason = reason.to_owned();
+        let needs_go = output.status.code() == Some(NEEDS_GO);
+        return Err(if needs_go { FindError::NeedsGo(reason) } else { FindError::Install(reason) });
     }
     // Whoever waits for the download wants to know where it went; a failed write to stderr changes nothing.
     let _ = io::stderr().write_all(progress.as_bytes());

@@ -241,7 +241,12 @@ impl Server {
             .map_err(|source| ServerError::Folder { path: self.config.data.clone(), source })?;
         self.config.data = data;
         let file = self.write_config().await?;
-        let mut child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        #[cfg(unix)]
+        if self.config.own_process_group {
+            command.process_group(0);
+        }
+        let mut child = command
             .arg("--config")
             .arg(&file)
             .arg("--log")

@@ -1,5 +1,10 @@
 //! Tests against real nats-server processes, each with its own folder and port.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that fails; the lint exempts only test functions"
+)]
+
 mod config;
 mod connect;
 mod server;

@@ -92,13 +92,14 @@ async fn a_login_is_demanded_and_disk_settings_are_accepted() {
 #[tokio::test]
 async fn three_servers_keep_three_copies() {
     let ports: Vec<u16> = (0..3).map(|_| free_port().unwrap()).collect();
-    let nodes = futures_util::future::join_all(ports.iter().map(|port| {
-        start(|config| {
+    let nodes = futures_util::future::join_all(ports.iter().map(|&port| {
+        let ports = ports.clone();
+        start(move |config| {
             config.cluster = Some(ClusterConfig {
                 name: "test-1".to_owned(),
                 server_name: format!("node-{port}"),
-                port: *port,
-                routes: ports.clone(),
+                port,
+                routes: ports,
             });
         })
     }))

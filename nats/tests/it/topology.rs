@@ -1,10 +1,15 @@
 //! The topology against a real server: applied, altered, repaired, checked.
 
-use async_nats::jetstream::consumer::pull;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::jetstream::stream::{DiscardPolicy, PersistenceMode, StorageType};
 use async_nats::jetstream::{Context, stream};
+use futures_util::StreamExt as _;
+use peal_nats::subjects::Subjects;
 use peal_nats::topology::{
-    ApplyError, Current, EVENTS, Finding, INTAKE, Kind, Options, Plan, Topology, apply, check, metadata, plan,
+    ApplyError, Current, DUE_CONSUMER, EVENTS, Finding, INTAKE, Kind, MaxBytes, Options, Plan, SCHEDULE,
+    Topology, apply, check, metadata, plan,
 };
 
 use crate::support::{connected, region};
@@ -48,6 +53,29 @@ async fn the_bucket_is_one_for_every_client() {
     bucket.put("recipient.shop.u-1", "value".into()).await.unwrap();
     let value = bucket.get("recipient.shop.u-1").await.unwrap().unwrap();
     assert_eq!(value, "value");
+}
+
+#[tokio::test]
+async fn what_waits_in_the_schedule_becomes_due() {
+    let (_running, connection) = connected().await;
+    let jetstream = &connection.jetstream;
+    applied(jetstream, &laptop()).await;
+    let subjects = Subjects::new(&region());
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Schedule", "@at 2020-01-01T00:00:00Z");
+    headers.insert("Nats-Schedule-Target", subjects.due(&["retry", "d-1"]));
+    let waiting = subjects.schedule(&["retry", "d-1"]);
+    jetstream.publish_with_headers(waiting, headers, "body".into()).await.unwrap().await.unwrap();
+
+    let consumer: PullConsumer = jetstream.get_consumer_from_stream(DUE_CONSUMER, SCHEDULE).await.unwrap();
+    let mut messages =
+        consumer.fetch().max_messages(1).expires(Duration::from_secs(5)).messages().await.unwrap();
+    let message = messages.next().await.unwrap().unwrap();
+    assert_eq!(message.subject.as_str(), "peal.test-1.due.retry.d-1");
+    assert_eq!(message.payload, "body");
+    message.double_ack().await.unwrap();
+    let mut stream = jetstream.get_stream(SCHEDULE).await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 0);
 }
 
 #[tokio::test]
@@ -108,23 +136,25 @@ async fn every_setting_that_counts_as_changeable_is_changed_by_the_server() {
     let jetstream = &connection.jetstream;
     applied(jetstream, &laptop()).await;
     // All options at once, in the direction that loses nothing.
-    let mut options = Options::default();
-    options.sandbox = true;
-    options.max_bytes = peal_nats::topology::MaxBytes {
-        intake: 600 << 20,
-        work: 129 << 20,
-        events: 300 << 20,
-        dead_letters: 129 << 20,
-        attempts: 65 << 20,
-        inbox: 257 << 20,
-        state: 257 << 20,
+    let before = Options::laptop();
+    let options = Options {
+        max_bytes: MaxBytes {
+            intake: before.max_bytes.intake + 1,
+            work: before.max_bytes.work + 1,
+            events: before.max_bytes.events + 1,
+            dead_letters: before.max_bytes.dead_letters + 1,
+            attempts: before.max_bytes.attempts + 1,
+            inbox: before.max_bytes.inbox + 1,
+            state: before.max_bytes.state + 1,
+        },
+        duplicate_window: before.duplicate_window * 2,
+        intake_max_age: before.intake_max_age * 2,
+        events_max_age: before.events_max_age * 2,
+        dead_letters_max_age: before.dead_letters_max_age * 2,
+        inbox_max_age: before.inbox_max_age * 2,
+        delete_marker_ttl: before.delete_marker_ttl * 2,
+        ..before
     };
-    options.duplicate_window *= 2;
-    options.intake_max_age *= 2;
-    options.events_max_age *= 2;
-    options.dead_letters_max_age *= 2;
-    options.inbox_max_age *= 2;
-    options.delete_marker_ttl *= 2;
     let topology = Topology::for_region(&region(), &options);
     let plan = planned(jetstream, &topology).await;
     assert!(plan.changes.iter().all(|change| change.kind == Kind::Update), "{plan}");
