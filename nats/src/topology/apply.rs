@@ -1,10 +1,16 @@
 //! Carrying a plan out.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::context::DeleteStreamErrorKind;
 use async_nats::jetstream::{Context, ErrorCode, stream};
 
 use super::change::{Change, Desired, Kind, Plan, Target};
+
+/// How long one step may take. A stream or consumer with replicas is created only once its servers have elected a
+/// leader, which takes longer than a request may take in everyday work.
+const STEP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a plan was not carried out. Steps before the one that failed stay done: plan again and apply again.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +41,10 @@ pub async fn apply(jetstream: &Context, plan: &Plan, allow_destructive: bool) ->
     if !allow_destructive && plan.dangerous().next().is_some() {
         return Err(ApplyError::Destructive(Plan { changes: plan.dangerous().cloned().collect() }));
     }
+    let mut patient = jetstream.clone();
+    patient.set_timeout(STEP_LIMIT);
     for change in &plan.changes {
-        step(jetstream, change).await?;
+        step(&patient, change).await?;
         tracing::info!(target = %change.target, kind = ?change.kind, "topology changed");
     }
     Ok(())
