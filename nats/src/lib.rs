@@ -10,10 +10,12 @@ pub mod topology;
 pub mod connect;
 pub mod server;
 
+pub mod catalog;
 pub mod follow;
 pub mod mirror;
 pub mod publish;
 pub mod pull;
+pub mod remove;
 pub mod state;
 
 pub use connect::{Connection, connect};

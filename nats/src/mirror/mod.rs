@@ -256,6 +256,10 @@ impl MirrorTask {
     async fn open(&self, anew: bool) -> Result<Position, Damaged> {
         self.inner.ready.store(false, Ordering::Release);
         self.inner.position.send_replace(0);
+        // The stream may be another one now: nothing that was made from the old content holds.
+        for generation in &self.inner.generations {
+            generation.fetch_add(1, Ordering::AcqRel);
+        }
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
         let path = self.path.clone();
         let opened = tokio::task::spawn_blocking(move || {

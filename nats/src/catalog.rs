@@ -1,0 +1,322 @@
+//! What the gateway and the dispatcher look up in the mirror: categories, templates and recipients, typed and opened.
+//!
+//! Categories and templates are kept once they were read; a change of any record of the kind makes the copy stale (see
+//! [`Mirror::generation`]). Recipients are not kept: they are many, and they are personal data. While the mirror is not
+//! ready every look-up says so, also for what is kept: an answer is never a guess.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use peal_common::category::{CATEGORY_FACET, Category};
+use peal_common::channel::Channel;
+use peal_common::id::{AppId, CategoryId, RecipientId, TemplateId};
+use peal_common::recipient::Recipient;
+use peal_common::seal::{SealError, Sealer};
+use peal_common::state::{Kind, Record, RecordKey};
+use peal_common::template::{CompiledTemplate, Template, TemplateCache};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::mirror::{Mirror, NotReady};
+
+/// The facet of a template's record, and of each of its versions', that holds the template as JSON.
+pub const TEMPLATE_FACET: &str = "template";
+/// The facet of a template's record that holds the number of its latest version. It outlives the template, so that a
+/// number never names two texts.
+pub const VERSION_FACET: &str = "version";
+/// How the ids of recipients begin that stand for an address which a notification named: `addr:<channel>:<index>`. The
+/// API refuses to make others of that form.
+pub const INLINE_PREFIX: &str = "addr:";
+
+/// How many categories, and how many templates, are kept.
+const KEPT: usize = 4_096;
+/// How many compiled templates are kept.
+const COMPILED: usize = 512;
+
+/// Why something can't be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The mirror can't answer; ask again later.
+    #[error(transparent)]
+    NotReady(#[from] NotReady),
+    /// The recipient's record can't be opened: it is damaged, or was sealed with another region key.
+    #[error("the recipient's data cannot be opened")]
+    Sealed(#[from] SealError),
+    /// The record is there and holds no such object.
+    #[error("the record of this {} cannot be read", .0.as_str())]
+    Damaged(Kind),
+}
+
+/// The current version of a template.
+#[derive(Debug, Clone)]
+pub struct CurrentTemplate {
+    /// The number of the version, from 1.
+    pub version: u32,
+    /// The template.
+    pub template: Arc<Template>,
+}
+
+/// Typed look-ups in the mirror. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    mirror: Mirror,
+    sealer: Arc<Sealer>,
+    categories: Arc<Kept<Option<Arc<Category>>>>,
+    templates: Arc<Kept<Option<CurrentTemplate>>>,
+    compiled: Arc<TemplateCache>,
+}
+
+impl Catalog {
+    /// A catalog over a mirror.
+    #[must_use]
+    pub fn new(mirror: Mirror, sealer: Arc<Sealer>) -> Self {
+        Catalog {
+            mirror,
+            sealer,
+            categories: Arc::new(Kept::new(Kind::Category)),
+            templates: Arc::new(Kept::new(Kind::Template)),
+            compiled: Arc::new(TemplateCache::new(COMPILED)),
+        }
+    }
+
+    /// The mirror that the catalog reads.
+    #[must_use]
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    /// What opens the recipients.
+    #[must_use]
+    pub fn sealer(&self) -> &Arc<Sealer> {
+        &self.sealer
+    }
+
+    /// A category; `None` when the app has none of that name.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]; [`CatalogError::Damaged`] when its record can't be read.
+    pub fn category(&self, app: &AppId, id: &CategoryId) -> Result<Option<Arc<Category>>, CatalogError> {
+        self.categories.get(&self.mirror, RecordKey::new(Kind::Category, app, id.as_str()), |record| {
+            Ok(read_category(record)?.map(Arc::new))
+        })
+    }
+
+    /// The current version of a template; `None` when the app has none of that name.
+    ///
+    /// # Errors
+    /// As [`Catalog::category`].
+    pub fn template(&self, app: &AppId, id: &TemplateId) -> Result<Option<CurrentTemplate>, CatalogError> {
+        self.templates.get(&self.mirror, RecordKey::new(Kind::Template, app, id.as_str()), read_template)
+    }
+
+    /// One version of a template, compiled; also of a template that has been deleted since. `None` when there never was
+    /// such a version.
+    ///
+    /// # Errors
+    /// As [`Catalog::category`].
+    pub fn template_version(
+        &self,
+        app: &AppId,
+        id: &TemplateId,
+        version: u32,
+    ) -> Result<Option<Arc<CompiledTemplate>>, CatalogError> {
+        // A version never changes, so what was compiled stays right; the mirror is not asked.
+        let compiled = self.compiled.get_or_compile(app.as_str(), id.as_str(), u64::from(version), || {
+            let source = self.template_source(app, id, version).map_err(Some)?.ok_or(None)?;
+            CompiledTemplate::new(&source).map_err(|_| Some(CatalogError::Damaged(Kind::TemplateVersion)))
+        });
+        match compiled {
+            Ok(compiled) => Ok(Some(compiled)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
+    }
+
+    /// One version of a template as it was written.
+    ///
+    /// # Errors
+    /// As [`Catalog::category`].
+    pub fn template_source(
+        &self,
+        app: &AppId,
+        id: &TemplateId,
+        version: u32,
+    ) -> Result<Option<Template>, CatalogError> {
+        let Some(record) = self.mirror.get(&template_version_key(app, id, version))? else { return Ok(None) };
+        match record.get(TEMPLATE_FACET) {
+            Some(value) => Template::deserialize(value)
+                .map(Some)
+                .map_err(|_| CatalogError::Damaged(Kind::TemplateVersion)),
+            None => Ok(None),
+        }
+    }
+
+    /// A recipient, opened; `None` when there is none, or none any more.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]; [`CatalogError::Sealed`] when its record can't be opened.
+    pub fn recipient(&self, app: &AppId, id: &RecipientId) -> Result<Option<Recipient>, CatalogError> {
+        let key = RecordKey::new(Kind::Recipient, app, id.as_str());
+        let Some(record) = self.mirror.get(&key)? else { return Ok(None) };
+        Ok(Recipient::open(&record, &key, &self.sealer)?)
+    }
+
+    /// Whether there is such a recipient; cheaper than to open it.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn has_recipient(&self, app: &AppId, id: &RecipientId) -> Result<bool, CatalogError> {
+        let record = self.mirror.get(&RecordKey::new(Kind::Recipient, app, id.as_str()))?;
+        Ok(record.is_some_and(|record| record.get(peal_common::recipient::DATA_KEY_FACET).is_some()))
+    }
+
+    /// The recipient who has this address, which must be in normal form, if the app has one.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn recipient_with_address(
+        &self,
+        app: &AppId,
+        channel: Channel,
+        address: &str,
+    ) -> Result<Option<RecipientId>, CatalogError> {
+        let index = self.blind_index(app, channel, address);
+        Ok(self.mirror.recipient_with(app, channel, &index)?)
+    }
+
+    /// The name of an address in streams and records; the address must be in normal form.
+    #[must_use]
+    pub fn blind_index(&self, app: &AppId, channel: Channel, address: &str) -> String {
+        self.sealer.blind_index(app, channel, address)
+    }
+
+    /// Whether a notification has been cancelled.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn is_cancelled(
+        &self,
+        app: &AppId,
+        id: &peal_common::id::NotificationId,
+    ) -> Result<bool, CatalogError> {
+        let record = self.mirror.get(&RecordKey::new(Kind::Cancellation, app, id.as_str()))?;
+        Ok(record.is_some_and(|record| record.exists()))
+    }
+
+    /// Objects of one kind in one app, in the order of their keys, after the object `after`. Records of objects that do
+    /// not exist any more are left out; `read` says `None` for these.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`], and the errors of `read`.
+    pub fn list<T>(
+        &self,
+        kind: Kind,
+        app: &AppId,
+        after: Option<&str>,
+        limit: usize,
+        mut read: impl FnMut(&str, &RecordKey, &Record) -> Result<Option<T>, CatalogError>,
+    ) -> Result<Vec<(String, T)>, CatalogError> {
+        let prefix = RecordKey::prefix(kind, app);
+        let mut after = after.map(|id| RecordKey::new(kind, app, id));
+        let mut out = Vec::new();
+        while out.len() < limit {
+            let wanted = limit.saturating_sub(out.len()).max(16);
+            let found = self.mirror.scan(&prefix, after.as_ref(), wanted)?;
+            let ended = found.len() < wanted;
+            for (key, record) in found {
+                if let Some(id) = key.id()
+                    && out.len() < limit
+                    && let Some(value) = read(&id, &key, &record)?
+                {
+                    out.push((id, value));
+                }
+                after = Some(key);
+            }
+            if ended {
+                break;
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// The key of one version of a template: its id is `<template>~<version>`; a template's own id has no `~`.
+#[must_use]
+pub fn template_version_key(app: &AppId, id: &TemplateId, version: u32) -> RecordKey {
+    RecordKey::new(Kind::TemplateVersion, app, &format!("{id}~{version}"))
+}
+
+/// Reads a category's record. `None` when the category has been deleted.
+///
+/// # Errors
+/// [`CatalogError::Damaged`] when it holds something else.
+pub fn read_category(record: &Record) -> Result<Option<Category>, CatalogError> {
+    let Some(value) = record.get(CATEGORY_FACET) else { return Ok(None) };
+    Category::deserialize(value).map(Some).map_err(|_| CatalogError::Damaged(Kind::Category))
+}
+
+/// Reads a template's record. `None` when the template has been deleted.
+///
+/// # Errors
+/// [`CatalogError::Damaged`] when it holds something else.
+pub fn read_template(record: &Record) -> Result<Option<CurrentTemplate>, CatalogError> {
+    let Some(value) = record.get(TEMPLATE_FACET) else { return Ok(None) };
+    let damaged = CatalogError::Damaged(Kind::Template);
+    let Some(version) = latest_version(record) else { return Err(damaged) };
+    let template = Template::deserialize(value).map_err(|_| damaged)?;
+    Ok(Some(CurrentTemplate { version, template: Arc::new(template) }))
+}
+
+/// The number of a template's latest version, also when the template itself has been deleted.
+#[must_use]
+pub fn latest_version(record: &Record) -> Option<u32> {
+    record.get(VERSION_FACET).and_then(Value::as_u64).and_then(|number| u32::try_from(number).ok())
+}
+
+/// Objects that were read from records of one kind, each with the generation it was read at.
+struct Kept<T> {
+    kind: Kind,
+    entries: Mutex<HashMap<RecordKey, (u64, T)>>,
+}
+
+impl<T: Clone + Default> Kept<T> {
+    fn new(kind: Kind) -> Self {
+        Kept { kind, entries: Mutex::default() }
+    }
+
+    fn get(
+        &self,
+        mirror: &Mirror,
+        key: RecordKey,
+        read: impl FnOnce(&Record) -> Result<T, CatalogError>,
+    ) -> Result<T, CatalogError> {
+        if !mirror.is_ready() {
+            return Err(NotReady("it is being filled from JetStream").into());
+        }
+        // Asked before the record is read: a change in between makes the copy stale at once.
+        let generation = mirror.generation(self.kind);
+        if let Some((at, value)) = self.lock().get(&key)
+            && *at == generation
+        {
+            return Ok(value.clone());
+        }
+        let value = match mirror.get(&key)? {
+            Some(record) => read(&record)?,
+            None => T::default(),
+        };
+        let mut entries = self.lock();
+        if entries.len() >= KEPT && !entries.contains_key(&key) {
+            entries.retain(|_, (at, _)| *at == generation);
+            if entries.len() >= KEPT {
+                entries.clear();
+            }
+        }
+        entries.insert(key, (generation, value.clone()));
+        Ok(value)
+    }
+
+    // An entry is whole before it is inserted, so a panic elsewhere leaves nothing half done.
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<RecordKey, (u64, T)>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
