@@ -171,6 +171,9 @@ pub struct Work {
     /// Attempts made before this message was written; a retry through the schedule starts above 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
+    /// How often it was put down to wait and taken up again: each time it is another message.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hops: u32,
     /// Whether it may be a repetition: its planning was redelivered.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeat: bool,

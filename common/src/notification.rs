@@ -20,8 +20,8 @@ pub const MAX_BATCH: usize = 1_000;
 pub const MAX_REQUEST_BYTES: usize = 512 * 1024;
 /// The largest request with a batch, in bytes.
 pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// The longest time to live, and so the least age of INTAKE: 30 days.
-pub const MAX_TTL_SECONDS: u32 = 30 * 24 * 3600;
+/// The longest time to live: 7 days. INTAKE keeps messages longer than that.
+pub const MAX_TTL_SECONDS: u32 = 7 * 24 * 3600;
 /// The time to live of notifications that name none: 3 days.
 pub const DEFAULT_TTL_SECONDS: u32 = 3 * 24 * 3600;
 /// The furthest `send_at`: a year.
@@ -243,7 +243,7 @@ impl Notification {
         if let Some(ttl) = self.ttl_seconds
             && !(1..=MAX_TTL_SECONDS).contains(&ttl)
         {
-            errors.push(FieldError::new("ttl_seconds", "out_of_range", "write 1 to 2592000 (30 days)"));
+            errors.push(FieldError::new("ttl_seconds", "out_of_range", "write 1 to 604800 (7 days)"));
         }
         if let Some(SendAt::Moment(at)) = self.send_at {
             let ahead = at.as_second() - now.as_second();

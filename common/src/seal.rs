@@ -77,6 +77,7 @@ impl DataKey {
 pub struct Sealer {
     wrapping: Zeroizing<[u8; KEY_BYTES]>,
     indexing: Zeroizing<[u8; KEY_BYTES]>,
+    signing: Zeroizing<[u8; KEY_BYTES]>,
     secrets: Zeroizing<[u8; KEY_BYTES]>,
 }
 
@@ -98,6 +99,7 @@ impl Sealer {
         Ok(Sealer {
             wrapping: derive(bytes, b"peal wrapping key 1"),
             indexing: derive(bytes, b"peal blind index 1"),
+            signing: derive(bytes, b"peal webhook signing 1"),
             secrets: derive(bytes, b"peal secrets 1"),
         })
     }
@@ -143,6 +145,14 @@ impl Sealer {
     pub fn open_secret(&self, sealed: &str, place: &str) -> Result<Zeroizing<String>, SealError> {
         let bytes = open_with(&self.secrets, sealed, place)?;
         String::from_utf8(bytes.to_vec()).map(Zeroizing::new).map_err(|_| SealError::CannotOpen)
+    }
+
+    /// The secret that signs an app's webhooks when the settings give none, as Standard Webhooks writes it: `whsec_` and
+    /// base64.
+    #[must_use]
+    pub fn webhook_secret(&self, app: &AppId) -> Zeroizing<String> {
+        let secret = derive(&self.signing, app.as_str().as_bytes());
+        Zeroizing::new(format!("whsec_{}", STANDARD.encode(secret.as_ref())))
     }
 
     /// The blind index of an address: tells whether two addresses are the same without saying what they are.

@@ -166,6 +166,7 @@ pub struct Follower {
     filter: String,
     created: Option<String>,
     position: u64,
+    since_ms: Option<i64>,
     messages: Option<futures_util::stream::ReadyChunks<Ordered>>,
     pause: Duration,
 }
@@ -181,9 +182,16 @@ impl Follower {
             filter: filter.to_owned(),
             created,
             position,
+            since_ms: None,
             messages: None,
             pause: FIRST_PAUSE,
         }
+    }
+
+    /// Follows all subjects of a stream from a time on, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn since(connection: Connection, stream: &str, since_ms: i64) -> Self {
+        Follower { since_ms: Some(since_ms), ..Follower::new(connection, stream, "", None, 0) }
     }
 
     /// Goes back to the beginning of a stream that was made again.
@@ -269,9 +277,12 @@ impl Follower {
     }
 
     async fn consume(&self) -> Result<Ordered, Box<dyn std::error::Error + Send + Sync>> {
-        let deliver_policy = match self.position {
-            0 => DeliverPolicy::All,
-            position => DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
+        let deliver_policy = match (self.position, self.since_ms) {
+            (0, None) => DeliverPolicy::All,
+            (0, Some(ms)) => DeliverPolicy::ByStartTime {
+                start_time: async_nats::datetime::from_nanos(i128::from(ms.max(0)) * 1_000_000)?,
+            },
+            (position, _) => DeliverPolicy::ByStartSequence { start_sequence: position + 1 },
         };
         let config = OrderedConfig {
             filter_subject: self.filter.clone(),

@@ -198,8 +198,12 @@ pub struct SmtpSettings {
     pub password: Option<Secret>,
     pub password_file: Option<PathBuf>,
     pub from: String,
+    pub hello_name: Option<String>,
+    pub tls_ca_file: Option<PathBuf>,
     #[serde(default = "default_smtp_timeout")]
     pub timeout_seconds: u64,
+    #[serde(default = "default_smtp_connections")]
+    pub max_connections: usize,
 }
 
 /// The submission port (RFC 6409).
@@ -208,7 +212,11 @@ const fn default_smtp_port() -> u16 {
 }
 
 const fn default_smtp_timeout() -> u64 {
-    30
+    20
+}
+
+const fn default_smtp_connections() -> usize {
+    10
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -296,6 +304,14 @@ impl Settings {
         if !(1..=20).contains(&self.channels.webhook.timeout_seconds) {
             return wrong("channels.webhook.timeout_seconds: write 1 to 20");
         }
+        if let Some(smtp) = &self.channels.email.smtp {
+            if !(1..=20).contains(&smtp.timeout_seconds) {
+                return wrong("channels.email.smtp.timeout_seconds: write 1 to 20");
+            }
+            if !(1..=200).contains(&smtp.max_connections) {
+                return wrong("channels.email.smtp.max_connections: write 1 to 200");
+            }
+        }
         Ok(())
     }
 
@@ -374,6 +390,9 @@ mod tests {
         assert!(refused("[gateway]\nlistn = \"x\"").contains("listn"));
         assert!(refused("[region]\nname = \"E U\"").contains("1 to 32 characters"));
         assert!(refused("[topology]\nreplicas = 2").contains("1, 3 or 5"));
+        let smtp = "[channels.email.smtp]\nhost = \"m\"\nfrom = \"a@example.com\"\n";
+        assert!(refused(&format!("{smtp}timeout_seconds = 30")).contains("1 to 20"));
+        assert!(refused(&format!("{smtp}max_connections = 0")).contains("1 to 200"));
         let unknown = environment(&[("PEAL__GATEWAY__LISTN", "x")]);
         assert!(Settings::parse(None, unknown).is_err());
     }

@@ -61,7 +61,7 @@ impl Default for Options {
             sandbox: false,
             max_bytes: MaxBytes::default(),
             duplicate_window: Duration::from_secs(120),
-            intake_max_age: 3 * DAY,
+            intake_max_age: 8 * DAY,
             events_max_age: 30 * DAY,
             dead_letters_max_age: 30 * DAY,
             inbox_max_age: 90 * DAY,
