@@ -1,8 +1,9 @@
 //! The connection to a region's servers.
 //!
-//! Connecting is tried a limited number of times and then fails with an error that says what to do. Once connected, the
-//! client reconnects for ever, with delays that are spread so that a fleet does not return all at once. What happens to
-//! the connection is logged: denied permissions among it, which a caller sees only as a request that times out.
+//! Connecting is tried a limited number of times and then fails with an error that says what to do; a process that must
+//! come up without its servers asks for [`Options::background`] instead. Once connected, the client reconnects for ever,
+//! with delays that are spread so that a fleet does not return all at once. What happens to the connection is logged:
+//! denied permissions among it, which a caller sees only as a request that times out.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
+use peal_common::settings::{self, NatsSettings, SettingsError};
 
 use crate::subjects::Region;
 
@@ -21,6 +23,9 @@ pub const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 const MAX_DELAY: Duration = Duration::from_secs(4);
 /// The delay before the second attempt; it doubles from there.
 const FIRST_DELAY: Duration = Duration::from_millis(50);
+/// How often the server is asked whether it is there. The client gives a server up that left two of these unanswered,
+/// so that one that stands still is noticed within a few seconds.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a client proves who it is.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -39,6 +44,8 @@ pub enum Auth {
     Token(String),
     /// By a `.creds` file: a user's JWT and seed.
     CredentialsFile(PathBuf),
+    /// By the content of a `.creds` file.
+    Credentials(String),
 }
 
 impl fmt::Debug for Auth {
@@ -50,6 +57,7 @@ impl fmt::Debug for Auth {
             }
             Auth::Token(_) => f.write_str("Token(..)"),
             Auth::CredentialsFile(path) => f.debug_tuple("CredentialsFile").field(path).finish(),
+            Auth::Credentials(_) => f.write_str("Credentials(..)"),
         }
     }
 }
@@ -75,6 +83,9 @@ pub struct Options {
     pub connect_limit: Duration,
     /// How often connecting is tried, at least 1.
     pub attempts: u32,
+    /// Return at once and connect in the background, for as long as it takes; refused credentials are then logged and
+    /// tried again like everything else. [`Connection::is_connected`] tells when it stands.
+    pub background: bool,
     /// The seed of the delays between attempts. Different processes should have different ones.
     pub jitter_seed: u64,
 }
@@ -93,8 +104,42 @@ impl Options {
             request_limit: REQUEST_LIMIT,
             connect_limit: Duration::from_secs(5),
             attempts: 5,
+            background: false,
             jitter_seed: RandomState::new().hash_one(name),
         }
+    }
+
+    /// What the settings of a process say, for a connection called `name`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when a file that they name can't be read, or they say two ways to sign in.
+    pub fn from_settings(nats: &NatsSettings, region: Region, name: &str) -> Result<Self, SettingsError> {
+        let password =
+            settings::secret("nats.password_file", nats.password.as_ref(), nats.password_file.as_deref())?;
+        let credentials = settings::secret(
+            "nats.credentials_file",
+            nats.credentials.as_ref(),
+            nats.credentials_file.as_deref(),
+        )?;
+        let wrong = |text: &str| Err(SettingsError::Invalid(text.to_owned()));
+        let auth = match (&nats.user, password, credentials) {
+            (None, None, None) => Auth::None,
+            (Some(user), Some(password), None) => {
+                Auth::Password { user: user.clone(), password: password.expose().to_owned() }
+            }
+            (None, None, Some(credentials)) => Auth::Credentials(credentials.expose().to_owned()),
+            (_, _, Some(_)) => return wrong("nats: write either user and password or credentials, not both"),
+            (Some(_), None, None) => {
+                return wrong("nats.user: write nats.password or nats.password_file too");
+            }
+            (None, Some(_), None) => return wrong("nats.password: write nats.user too"),
+        };
+        Ok(Options {
+            auth,
+            tls_ca: nats.tls_ca_file.clone(),
+            request_limit: Duration::from_millis(nats.request_timeout_ms),
+            ..Options::new(nats.urls.iter(), region, name)
+        })
     }
 }
 
@@ -135,6 +180,9 @@ pub enum ConnectError {
         #[source]
         source: std::io::Error,
     },
+    /// The given credentials can't be used.
+    #[error("nats.credentials does not hold the content of a .creds file")]
+    Credentials(#[source] std::io::Error),
     /// The authority's certificate can't be read, or the server's is not signed by it.
     #[error("no TLS connection to {urls}: check the servers' certificates and the configured authority")]
     Tls {
@@ -212,9 +260,13 @@ async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectErro
         .name(&options.name)
         .connection_timeout(options.connect_limit)
         .request_timeout(Some(options.request_limit))
+        .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
         .reconnect_delay_callback(move |attempts| delay(seed, attempts))
         .event_callback(|event| async move { log(&event) });
+    if options.background {
+        client = client.retry_on_initial_connect();
+    }
     if let Some(prefix) = &options.inbox_prefix {
         client = client.custom_inbox_prefix(prefix);
     }
@@ -226,6 +278,7 @@ async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectErro
         Auth::Password { user, password } => client.user_and_password(user.clone(), password.clone()),
         Auth::Token(token) => client.token(token.clone()),
         Auth::CredentialsFile(path) => credentials(client, path).await?,
+        Auth::Credentials(text) => client.credentials(text).map_err(ConnectError::Credentials)?,
     })
 }
 
@@ -315,9 +368,28 @@ mod tests {
     }
 
     #[test]
+    fn settings_say_one_way_to_sign_in() {
+        let auth = |text: &str| {
+            let settings = settings::Settings::parse(Some(text), std::collections::HashMap::new()).unwrap();
+            Options::from_settings(&settings.nats, settings.region.name.as_str().parse().unwrap(), "test")
+                .map(|options| options.auth)
+        };
+        assert_eq!(auth("").unwrap(), Auth::None);
+        let password = Auth::Password { user: "a".to_owned(), password: "b".to_owned() };
+        assert_eq!(auth("nats.user = \"a\"\nnats.password = \"b\"").unwrap(), password);
+        assert_eq!(auth("nats.credentials = \"c\"").unwrap(), Auth::Credentials("c".to_owned()));
+        for wrong in
+            ["nats.user = \"a\"", "nats.password = \"b\"", "nats.user = \"a\"\nnats.credentials = \"c\""]
+        {
+            assert!(matches!(auth(wrong), Err(SettingsError::Invalid(_))), "{wrong}");
+        }
+    }
+
+    #[test]
     fn secrets_do_not_show() {
         let secrets = [
             Auth::Token("sesame".to_owned()),
+            Auth::Credentials("sesame".to_owned()),
             Auth::Password { user: "u".to_owned(), password: "sesame".to_owned() },
         ];
         for auth in secrets {

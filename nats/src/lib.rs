@@ -11,7 +11,9 @@ pub mod connect;
 pub mod server;
 
 pub mod catalog;
+pub mod dead_letter;
 pub mod follow;
+pub mod keys;
 pub mod mirror;
 pub mod publish;
 pub mod pull;
