@@ -11,10 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use base64::Engine as _;
 use peal_common::channel::Channel;
 use peal_common::clock::{Clock, HybridClock};
-use peal_common::envelope::{DeadLetter, ENVELOPE_VERSION, Envelope as _};
 use peal_common::id::{AppId, RecipientId};
 use peal_common::state::{Kind, Record, RecordKey, token};
 use tokio::sync::{Notify, watch};
@@ -23,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
 use crate::follow::{Followed, Follower, Stored};
-use crate::publish::Outgoing;
 use crate::subjects::Subjects;
 use store::{Change, Damaged, Position, Store};
 
@@ -296,7 +293,10 @@ impl MirrorTask {
                     }
                     changes.push(Change::Merge(key, message.sequence, record));
                 }
-                _ => self.put_aside(&message).await,
+                _ => {
+                    let stream = self.subjects.state_stream();
+                    self.connection.put_aside(&stream, &message, "not_a_record", self.clock.now()).await;
+                }
             }
         }
         let inner = Arc::clone(&self.inner);
@@ -317,27 +317,5 @@ impl MirrorTask {
         }
         self.inner.position.send_replace(sequence);
         Ok(())
-    }
-
-    /// What is no record of ours goes to the dead letters, once however many mirrors meet it.
-    async fn put_aside(&self, message: &Stored) {
-        let stream = self.subjects.state_stream();
-        tracing::warn!(stream, sequence = message.sequence, "a message in the state stream is none of ours");
-        let letter = DeadLetter {
-            v: ENVELOPE_VERSION,
-            at: self.clock.now(),
-            reason: "not_a_record".to_owned(),
-            stream: stream.clone(),
-            subject: message.subject.clone(),
-            attempts: 0,
-            work: None,
-            raw: Some(base64::engine::general_purpose::STANDARD.encode(&message.payload)),
-        };
-        let Ok(payload) = letter.encode() else { return };
-        let id = format!("{stream}:{}", message.sequence);
-        let outgoing = Outgoing::new(self.subjects.dead(None, "none"), payload).id(&id);
-        if let Err(error) = self.connection.publish(outgoing).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "a foreign message could not be put aside");
-        }
     }
 }
