@@ -276,7 +276,7 @@ impl Follower {
         None
     }
 
-    async fn consume(&self) -> Result<Ordered, Box<dyn std::error::Error + Send + Sync>> {
+    async fn consume(&mut self) -> Result<Ordered, Box<dyn std::error::Error + Send + Sync>> {
         let deliver_policy = match (self.position, self.since_ms) {
             (0, None) => DeliverPolicy::All,
             (0, Some(ms)) => DeliverPolicy::ByStartTime {

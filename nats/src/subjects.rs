@@ -1,67 +1,11 @@
-//! Names of everything in JetStream: regions, subjects, streams, buckets and the encoding of ids into them.
+//! Names of everything in JetStream: subjects, streams, buckets and the encoding of ids into them.
 //!
 //! Nothing else in Peal writes a subject by hand. All subjects of a region start with `peal.<region>.`, so that the
 //! regions of one account never overlap and a permission or an export can name a region by its prefix.
 
-use std::fmt;
-use std::str::FromStr;
-
 use peal_common::channel::{Channel, Priority};
-use serde::{Deserialize, Serialize};
 
-/// The name of a region: 1 to 32 of `a-z`, `0-9` and `-`. It is the JetStream domain, stands in every subject and is
-/// part of the state bucket's name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Region(String);
-
-/// A text that is no region name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no region name: write 1 to 32 of a-z, 0-9 and '-', such as \"seoul-1\"")]
-pub struct InvalidRegion(String);
-
-impl Region {
-    /// The longest name, in bytes.
-    pub const MAX_LEN: usize = 32;
-
-    /// The name as it stands in subjects.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for Region {
-    type Err = InvalidRegion;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.is_empty() || name.len() > Self::MAX_LEN || !name.bytes().all(allowed) {
-            return Err(InvalidRegion(name.to_owned()));
-        }
-        Ok(Region(name.to_owned()))
-    }
-}
-
-impl TryFrom<String> for Region {
-    type Error = InvalidRegion;
-
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        name.parse()
-    }
-}
-
-impl From<Region> for String {
-    fn from(region: Region) -> Self {
-        region.0
-    }
-}
-
-impl fmt::Display for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub use peal_common::id::Region;
 
 /// What a message in a recipient's inbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -238,6 +182,12 @@ impl Subjects {
         format!("{}.sandbox.*", self.prefix)
     }
 
+    /// Where services hand in notifications over NATS: `peal.<r>.api.<door>`.
+    #[must_use]
+    pub fn api(&self, door: &str) -> String {
+        format!("{}.api.{}", self.prefix, token(door))
+    }
+
     /// The key-value bucket with what this region wrote: `state_<r>`.
     #[must_use]
     pub fn state_bucket(&self) -> String {
@@ -376,17 +326,6 @@ mod tests {
         for (found, expected) in expected {
             assert_eq!(found, expected);
         }
-    }
-
-    #[test]
-    fn a_region_name_is_checked_and_the_error_says_what_to_write() {
-        for good in ["a", "seoul-1", "0", &"x".repeat(32)] {
-            assert_eq!(good.parse::<Region>().unwrap().as_str(), good);
-        }
-        for bad in ["", "Seoul", "a.b", "a b", "*", "é", &"x".repeat(33)] {
-            assert!(bad.parse::<Region>().unwrap_err().to_string().contains("a-z, 0-9"));
-        }
-        assert!(serde_json::from_str::<Region>("\"A\"").is_err());
     }
 
     #[test]

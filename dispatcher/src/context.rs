@@ -1,0 +1,167 @@
+//! What every stage of the dispatcher needs: connections, knowledge, and the two ways to say what happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use peal_common::backoff::Backoff;
+use peal_common::channel::Channel;
+use peal_common::clock::Clock;
+use peal_common::envelope::{DeadLetter, ENVELOPE_VERSION, Envelope as _, Work};
+use peal_common::event::Event;
+use peal_nats::catalog::Catalog;
+use peal_nats::dead_letter::dead_letter_id;
+use peal_nats::mirror::{Mirror, NotReady};
+use peal_nats::publish::{Outgoing, Pending, PublishError};
+use peal_nats::pull::Job;
+use peal_nats::{Connection, Subjects};
+
+use crate::channels::Providers;
+use crate::outcomes::RecentOutcomes;
+
+/// How long a decision waits for the mirror to reach the position that it depends on.
+const MIRROR_LIMIT: Duration = Duration::from_secs(5);
+
+/// Limits of a delivery, from the settings.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Attempts before a delivery goes to the dead letters.
+    pub max_attempts: u32,
+    /// Waits between attempts.
+    pub backoff: Backoff,
+    /// Deliveries in flight on one channel.
+    pub concurrency: usize,
+}
+
+/// Shared by all stages.
+pub struct Context {
+    /// The region's JetStream.
+    pub connection: Connection,
+    /// The region's subjects.
+    pub subjects: Subjects,
+    /// The time.
+    pub clock: Clock,
+    /// The local copy of state.
+    pub mirror: Mirror,
+    /// Typed access to it.
+    pub catalog: Catalog,
+    /// Who sends on which channel.
+    pub providers: Providers,
+    /// What recently became of deliveries, asked after redeliveries.
+    pub outcomes: RecentOutcomes,
+    /// Limits.
+    pub policy: Policy,
+}
+
+/// A message could not be written as JSON or JetStream did not take it.
+#[derive(Debug, thiserror::Error)]
+pub enum SayError {
+    /// JetStream did not take it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// It can't be encoded.
+    #[error("a message cannot be encoded")]
+    Encode(#[from] serde_json::Error),
+}
+
+impl Context {
+    /// Waits until the mirror has seen what a decision depends on.
+    ///
+    /// # Errors
+    /// [`NotReady`] when it doesn't in time.
+    pub async fn caught_up(&self, state_seq: u64) -> Result<(), NotReady> {
+        self.mirror.wait_for(state_seq, MIRROR_LIMIT).await
+    }
+
+    /// Writes an event to the connection; its acknowledgement is waited for apart.
+    ///
+    /// # Errors
+    /// [`SayError`]
+    pub async fn send_event(&self, event: &Event) -> Result<Pending, SayError> {
+        let subject = self.subjects.event(event.kind.as_str(), event.channel, event.app.as_str());
+        crate::metrics::event(event.kind, event.channel);
+        Ok(self.connection.send(Outgoing::new(subject, event.encode()?)).await?)
+    }
+
+    /// Publishes an event and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`SayError`]
+    pub async fn event(&self, event: &Event) -> Result<(), SayError> {
+        self.send_event(event).await?.acknowledged().await?;
+        Ok(())
+    }
+
+    /// Puts a delivery aside, durably.
+    ///
+    /// # Errors
+    /// [`SayError`]
+    pub async fn dead_letter(&self, job: &Job, work: Box<Work>, attempts: u32, reason: &str) -> Result<(), SayError> {
+        let subject = self.subjects.dead(Some(work.channel), work.notification.app.as_str());
+        let id = format!("{}:{}", work.delivery, work.replays);
+        let letter = DeadLetter {
+            v: ENVELOPE_VERSION,
+            at: self.clock.now(),
+            reason: reason.to_owned(),
+            stream: job.stream.clone(),
+            subject: self.subjects.work(work.channel, work.notification.priority, work.notification.app.as_str()),
+            attempts,
+            work: Some(work),
+            raw: None,
+        };
+        self.connection.publish(Outgoing::new(subject, letter.encode()?).id(&id)).await?;
+        Ok(())
+    }
+
+    /// Puts a message aside that is none of ours, tells the server never to hand it out again, and goes on.
+    pub async fn foreign(&self, job: &Job, channel: Option<Channel>, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+        let reason = error.to_string();
+        tracing::warn!(stream = %job.stream, sequence = job.sequence, reason, "a message is none of ours");
+        let letter = DeadLetter {
+            v: ENVELOPE_VERSION,
+            at: self.clock.now(),
+            reason,
+            stream: job.stream.clone(),
+            subject: job.subject().to_owned(),
+            attempts: 0,
+            work: None,
+            raw: Some(STANDARD.encode(job.payload())),
+        };
+        let published = match letter.encode() {
+            Ok(payload) => {
+                let id = dead_letter_id(&job.stream, job.sequence);
+                let subject = self.subjects.dead(channel, "none");
+                self.connection.publish(Outgoing::new(subject, payload).id(&id)).await.map_err(SayError::from)
+            }
+            Err(error) => Err(error.into()),
+        };
+        let ended = match published {
+            Ok(_) => job.term(&self.connection, &letter.reason).await,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a foreign message could not be put aside");
+                job.nak(FOREIGN_PAUSE).await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::warn!(error = &error as &dyn std::error::Error, "it will come again");
+        }
+    }
+
+    /// Publishes `payload` so that it arrives on `target` at `at`.
+    ///
+    /// # Errors
+    /// [`SayError`]
+    pub async fn schedule(&self, name: &[&str], target: &str, at: Timestamp, payload: Vec<u8>) -> Result<(), SayError> {
+        let outgoing = Outgoing::new(self.subjects.schedule(name), payload).at(at, target);
+        self.connection.publish(outgoing).await?;
+        Ok(())
+    }
+}
+
+/// The pause before a message is taken up again that could not even be put aside.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(5);
+
+/// Everything, shared.
+pub type Shared = Arc<Context>;

@@ -1,0 +1,129 @@
+//! One attempt: the decision at the last moment, the text, and the call.
+
+use jiff::Timestamp;
+use peal_common::category::Class;
+use peal_common::channel::Channel;
+use peal_common::decide::{self, Reason};
+use peal_common::envelope::{Text, Work};
+use peal_common::event::EventType;
+use peal_common::outcome::Outcome;
+use peal_common::recipient::{Contact, Recipient};
+use peal_common::template::{RenderError, Rendered};
+use peal_nats::catalog::CatalogError;
+use peal_nats::pull::Job;
+
+use super::PROGRESS_INTERVAL;
+use crate::channels::Message;
+use crate::context::Context;
+
+/// What is to be done with a delivery now.
+pub(super) enum Decision {
+    /// Send it.
+    Send(Box<Ready>),
+    /// Do not send it, ever.
+    End(EventType, String),
+    /// Not before this time.
+    Hold(Timestamp),
+}
+
+/// A delivery that may be sent.
+pub(super) struct Ready {
+    recipient: Recipient,
+    contact: Contact,
+    rendered: Rendered,
+    /// The class of its category.
+    pub(super) class: Class,
+}
+
+/// Looks at everything again that may have changed since the delivery was planned.
+pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, CatalogError> {
+    let end = |kind, reason: Reason| Ok(Decision::End(kind, reason.as_str().to_owned()));
+    let notification = &work.notification;
+    let now = context.clock.now();
+    if context.catalog.is_cancelled(&notification.app, &notification.id)? {
+        return Ok(Decision::End(EventType::Cancelled, "cancelled".to_owned()));
+    }
+    if notification.expires_at <= now {
+        return Ok(Decision::End(EventType::Expired, "expired".to_owned()));
+    }
+    let Some(rules) = context.catalog.category(&notification.app, &notification.category)? else {
+        return end(EventType::Failed, Reason::UnknownCategory);
+    };
+    let Some(recipient) = context.catalog.recipient(&notification.app, &work.recipient)? else {
+        return Ok(Decision::End(EventType::Erased, "recipient_erased".to_owned()));
+    };
+    let contact = match work.channel {
+        Channel::Inbox => Contact::at(Channel::Inbox, String::new()),
+        _ => match recipient.contact(&work.contact) {
+            Some(contact) => contact.clone(),
+            None => return end(EventType::Suppressed, Reason::ContactRemoved),
+        },
+    };
+    if let Err(reason) = decide::permitted(&recipient.preferences, &notification.category, &rules, work.channel) {
+        return end(EventType::Suppressed, reason);
+    }
+    let zone = recipient.body.time_zone.as_deref();
+    // The inbox makes no noise: an item may arrive at any hour.
+    if work.channel != Channel::Inbox
+        && let Some(until) = decide::quiet_until(&recipient.preferences, zone, &rules, notification.priority, now)
+    {
+        return Ok(Decision::Hold(until));
+    }
+    match render(context, work, recipient.body.locale.as_deref())? {
+        Ok(rendered) => Ok(Decision::Send(Box::new(Ready { recipient, contact, rendered, class: rules.class }))),
+        Err(error) => Ok(Decision::End(EventType::Failed, format!("cannot_render: {error}"))),
+    }
+}
+
+fn render(context: &Context, work: &Work, locale: Option<&str>) -> Result<Result<Rendered, RenderError>, CatalogError> {
+    let notification = &work.notification;
+    Ok(match &notification.text {
+        Text::Content(content) => content.render(work.channel).ok_or(RenderError::NoBody { channel: work.channel }),
+        Text::Template { id, version, data } => {
+            match context.catalog.template_version(&notification.app, id, *version)? {
+                Some(template) => template.render(work.channel, locale, data),
+                None => Err(RenderError::NoBody { channel: work.channel }),
+            }
+        }
+    })
+}
+
+/// Calls the provider. While it takes its time the server is told that the delivery is still in hand.
+pub(super) async fn send(context: &Context, job: &Job, work: &Work, ready: &Ready) -> Outcome {
+    let Some(provider) = context.providers.of(work.channel) else {
+        return Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None };
+    };
+    let notification = &work.notification;
+    let message = Message {
+        app: &notification.app,
+        notification: &notification.id,
+        delivery: &work.delivery,
+        category: &notification.category,
+        class: ready.class,
+        priority: notification.priority,
+        recipient: &work.recipient,
+        contact: &ready.contact,
+        data_key: &ready.recipient.data_key,
+        rendered: &ready.rendered,
+        accepted_at: notification.accepted_at,
+        expires_at: notification.expires_at,
+        attempt: work.attempts + job.deliveries,
+        collapse_key: notification.collapse_key.as_deref(),
+        metadata: &notification.metadata,
+    };
+    let call = provider.send(&message);
+    tokio::pin!(call);
+    let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+    progress.tick().await;
+    loop {
+        // Cancel-safe: the call is pinned outside the loop and goes on.
+        tokio::select! {
+            outcome = &mut call => return outcome,
+            _ = progress.tick() => {
+                if let Err(error) = job.progress().await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "progress could not be told");
+                }
+            }
+        }
+    }
+}

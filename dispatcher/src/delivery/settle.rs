@@ -1,0 +1,207 @@
+//! What follows from an attempt: the one place where an outcome becomes events, acknowledgements and waits.
+//!
+//! Whatever follows is durable before the message is acknowledged. When something in between fails, the message comes
+//! again and its event tells what was done.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use peal_common::category::Class;
+use peal_common::channel::Channel;
+use peal_common::envelope::{Envelope as _, Work};
+use peal_common::event::{Event, EventType};
+use peal_common::outcome::Outcome;
+use peal_nats::pull::Job;
+
+use super::DeliveryError;
+use crate::context::{Context, SayError};
+
+/// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
+const LONGEST_NAK: Duration = Duration::from_secs(60);
+/// The least wait while a provider as a whole is out of order.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
+/// The wait before a message is sent again that may have been sent: time for a bounce or a receipt to come in.
+const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(90);
+
+/// Settles a delivery that was tried.
+pub(super) async fn after_attempt(
+    context: &Context,
+    job: &Job,
+    work: Box<Work>,
+    class: Class,
+    outcome: Outcome,
+) -> Result<(), DeliveryError> {
+    let attempts = work.attempts.saturating_add(job.deliveries);
+    crate::metrics::attempt(work.channel, &outcome);
+    match outcome {
+        Outcome::Delivered { provider_id } => {
+            sent(context, job, &work, EventType::Delivered, attempts, provider_id).await
+        }
+        Outcome::Sent { provider_id } => sent(context, job, &work, EventType::Sent, attempts, provider_id).await,
+        Outcome::Retry { reason, after } => retry(context, job, work, attempts, &reason, after).await,
+        Outcome::Permanent { reason } | Outcome::AddressDead { reason } => {
+            refused(context, job, work, attempts, &reason).await
+        }
+        // The provider's trouble burns no attempt.
+        Outcome::Unavailable { reason, after } => {
+            let wait = after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(context.policy.backoff.cap);
+            let before = work.attempts;
+            wait_for(context, job, *work, before, &reason, wait).await
+        }
+        Outcome::Ambiguous { reason } => ambiguous(context, job, work, class, attempts, &reason).await,
+    }
+}
+
+async fn sent(
+    context: &Context,
+    job: &Job,
+    work: &Work,
+    kind: EventType,
+    attempts: u32,
+    provider_id: Option<String>,
+) -> Result<(), DeliveryError> {
+    let mut event = event(context, work, kind, attempts);
+    event.provider_id = provider_id;
+    context.event(&event).await?;
+    Ok(job.ack().await?)
+}
+
+async fn retry(
+    context: &Context,
+    job: &Job,
+    work: Box<Work>,
+    attempts: u32,
+    reason: &str,
+    after: Option<Duration>,
+) -> Result<(), DeliveryError> {
+    if attempts >= context.policy.max_attempts {
+        return give_up(context, job, work, attempts, "attempts_exhausted", reason).await;
+    }
+    let wait = context.policy.backoff.delay(attempts, after, &mut rand::rng());
+    if wait > LONGEST_NAK {
+        return wait_for(context, job, *work, attempts, reason, wait).await;
+    }
+    let mut event = event(context, &work, EventType::Retried, attempts);
+    event.reason = Some(reason.to_owned());
+    event.until = Some(later(context, wait));
+    context.event(&event).await?;
+    Ok(job.nak(wait).await?)
+}
+
+/// Waits through SCHEDULE: the message is put down there with the attempts made so far, and this one is done.
+async fn wait_for(
+    context: &Context,
+    job: &Job,
+    mut work: Work,
+    attempts: u32,
+    reason: &str,
+    wait: Duration,
+) -> Result<(), DeliveryError> {
+    let until = later(context, wait);
+    let mut event = event(context, &work, EventType::Retried, attempts);
+    event.reason = Some(reason.to_owned());
+    event.until = Some(until);
+    work.attempts = attempts;
+    reschedule(context, work, until).await?;
+    context.event(&event).await?;
+    Ok(job.ack().await?)
+}
+
+async fn refused(context: &Context, job: &Job, work: Box<Work>, attempts: u32, reason: &str) -> Result<(), DeliveryError> {
+    let mut event = event(context, &work, EventType::Failed, attempts);
+    event.reason = Some(reason.to_owned());
+    // It is kept as a dead letter too: when the receiving side has been put right, it can be replayed.
+    context.dead_letter(job, work, attempts, reason).await?;
+    context.event(&event).await?;
+    Ok(job.term(&context.connection, reason).await?)
+}
+
+async fn give_up(
+    context: &Context,
+    job: &Job,
+    work: Box<Work>,
+    attempts: u32,
+    reason: &str,
+    last: &str,
+) -> Result<(), DeliveryError> {
+    let mut event = event(context, &work, EventType::DeadLettered, attempts);
+    let reason = format!("{reason}: {last}");
+    event.reason = Some(reason.clone());
+    context.dead_letter(job, work, attempts, &reason).await?;
+    context.event(&event).await?;
+    Ok(job.term(&context.connection, &reason).await?)
+}
+
+/// It may have been sent or not. What that means depends on the channel: a mail is sent again under the same
+/// Message-ID after a while, an alert is rather sent twice than never, an advertisement rather never than twice.
+async fn ambiguous(
+    context: &Context,
+    job: &Job,
+    work: Box<Work>,
+    class: Class,
+    attempts: u32,
+    reason: &str,
+) -> Result<(), DeliveryError> {
+    let resend = match work.channel {
+        Channel::Apns | Channel::Fcm | Channel::Webpush | Channel::Webhook | Channel::Inbox | Channel::Email => true,
+        Channel::Telegram => class != Class::Marketing,
+        Channel::Sms | Channel::Alimtalk => false,
+    };
+    if resend && attempts < context.policy.max_attempts {
+        return wait_for(context, job, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE).await;
+    }
+    let mut event = event(context, &work, EventType::Ambiguous, attempts);
+    event.reason = Some(reason.to_owned());
+    context.dead_letter(job, work, attempts, &format!("ambiguous: {reason}")).await?;
+    context.event(&event).await?;
+    Ok(job.term(&context.connection, reason).await?)
+}
+
+/// Settles a delivery that is not to be sent.
+pub(super) async fn without_attempt(
+    context: &Context,
+    job: &Job,
+    work: &Work,
+    kind: EventType,
+    reason: &str,
+) -> Result<(), DeliveryError> {
+    let mut event = event(context, work, kind, work.attempts.saturating_add(job.deliveries - 1));
+    event.reason = Some(reason.to_owned());
+    context.event(&event).await?;
+    Ok(job.ack().await?)
+}
+
+/// Puts a delivery off until the recipient wants to be disturbed.
+pub(super) async fn hold(context: &Context, job: &Job, mut work: Work, until: Timestamp) -> Result<(), DeliveryError> {
+    let mut event = event(context, &work, EventType::Held, work.attempts);
+    event.reason = Some("quiet_hours".to_owned());
+    event.until = Some(until);
+    work.attempts = work.attempts.saturating_add(job.deliveries - 1);
+    reschedule(context, work, until).await?;
+    context.event(&event).await?;
+    Ok(job.ack().await?)
+}
+
+async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
+    work.hops = work.hops.saturating_add(1);
+    let app = work.notification.app.as_str();
+    let target = context.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
+    context.schedule(&["work", work.delivery.as_str()], &target, at, work.encode()?).await
+}
+
+fn later(context: &Context, wait: Duration) -> Timestamp {
+    let now = context.clock.now();
+    now.checked_add(wait).unwrap_or(now)
+}
+
+fn event(context: &Context, work: &Work, kind: EventType, attempts: u32) -> Event {
+    let mut event =
+        Event::new(kind, context.clock.now(), work.notification.app.clone(), work.notification.id.clone());
+    event.delivery = Some(work.delivery.clone());
+    event.recipient = Some(work.recipient.clone());
+    event.channel = Some(work.channel);
+    event.provider = context.providers.of(work.channel).map(|provider| provider.name().to_owned());
+    event.attempts = Some(attempts).filter(|attempts| *attempts > 0);
+    event.replays = Some(work.replays).filter(|replays| *replays > 0);
+    event
+}

@@ -1,0 +1,57 @@
+//! What waited in SCHEDULE and whose time has come: notifications to fan out, deliveries to try again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peal_common::envelope::{Envelope as _, Work};
+use peal_nats::publish::Outgoing;
+use peal_nats::pull::{Job, Lane};
+use peal_nats::topology::{DUE_CONSUMER, SCHEDULE};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::{Context, SayError, Shared};
+use crate::fanout::{self, Origin};
+
+const PERMITS: usize = 256;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Takes up what is due until `stop`.
+pub async fn run(context: Shared, tasks: TaskTracker, stop: CancellationToken) {
+    let lane = Lane { stream: SCHEDULE.to_owned(), consumer: DUE_CONSUMER.to_owned(), permits: PERMITS };
+    let connection = context.connection.clone();
+    lane.run(&connection, &stop, |job| {
+        let context = Arc::clone(&context);
+        tasks.spawn(async move { handle(&context, job).await });
+    })
+    .await;
+}
+
+async fn handle(context: &Context, job: Job) {
+    let is_notification = job.subject().starts_with(&context.subjects.due(&["intake"]));
+    if is_notification {
+        return fanout::handle(context, job, Origin::Schedule).await;
+    }
+    let work = match Work::decode(job.payload()) {
+        Ok(work) => work,
+        Err(error) => return context.foreign(&job, None, &error).await,
+    };
+    if let Err(error) = queue(context, &job, work).await {
+        tracing::warn!(sequence = job.sequence, error = &error as &dyn std::error::Error, "a due delivery waits on");
+        let _ = job.nak(PAUSE).await;
+        return;
+    }
+    if let Err(error) = job.ack().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a due delivery will be queued twice and recognised");
+    }
+}
+
+/// Puts a delivery back into its queue. When this was done before and only its acknowledgement was lost, the delivery
+/// says that it may be a repetition.
+async fn queue(context: &Context, job: &Job, mut work: Work) -> Result<(), SayError> {
+    work.repeat |= job.deliveries > 1;
+    let app = work.notification.app.as_str();
+    let subject = context.subjects.work(work.channel, work.notification.priority, app);
+    context.connection.publish(Outgoing::new(subject, work.encode()?).id(&fanout::work_id(&work))).await?;
+    Ok(())
+}

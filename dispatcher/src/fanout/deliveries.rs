@@ -1,0 +1,133 @@
+//! The decision for each target of a notification.
+
+use jiff::Timestamp;
+use peal_common::channel::Channel;
+use peal_common::decide::{self, Plan, Question, Reason};
+use peal_common::envelope::{ContactRef, ENVELOPE_VERSION, Intake, ResolvedTarget, Text, Work};
+use peal_common::event::{Event, EventType, PlannedDelivery};
+use peal_common::id::DeliveryId;
+use peal_nats::catalog::CatalogError;
+
+use crate::context::Context;
+
+/// What is to be published for one notification.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    /// The `planned` event, and one for each recipient or channel that does not get it.
+    pub(super) events: Vec<Event>,
+    /// The deliveries.
+    pub(super) works: Vec<Work>,
+}
+
+/// Decides for every target. `repeat` marks deliveries that may have been published before.
+pub(super) fn decide(context: &Context, intake: &Intake, now: Timestamp, repeat: bool) -> Result<Decided, CatalogError> {
+    let notification = &intake.notification;
+    let mut decided = Decided::default();
+    let mut planned = Event::new(EventType::Planned, now, notification.app.clone(), notification.id.clone());
+    let Some(rules) = context.catalog.category(&notification.app, &notification.category)? else {
+        for target in &intake.targets {
+            decided.events.push(refusal(intake, target, None, Reason::UnknownCategory, now));
+        }
+        return Ok(decided);
+    };
+    let template = match &notification.text {
+        Text::Template { id, version, .. } => context.catalog.template_version(&notification.app, id, *version)?,
+        Text::Content(_) => None,
+    };
+    for target in &intake.targets {
+        let Some(recipient) = context.catalog.recipient(&notification.app, &target.recipient)? else {
+            decided.events.push(refusal(intake, target, None, Reason::UnknownRecipient, now));
+            continue;
+        };
+        let locale = recipient.body.locale.as_deref();
+        let has_text = |channel: Channel| match (&notification.text, &template) {
+            (Text::Content(content), _) => content.has_body(channel),
+            (Text::Template { .. }, Some(template)) => template.has_body(channel, locale),
+            (Text::Template { .. }, None) => false,
+        };
+        let Plan { deliveries, passed_over } = decide::plan(&Question {
+            recipient: &recipient,
+            category: &notification.category,
+            rules: &rules,
+            channels: notification.channels.as_deref(),
+            only: target.only.as_ref(),
+            has_text: &has_text,
+            has_provider: &|channel| context.providers.has(channel),
+        });
+        if deliveries.is_empty() && passed_over.is_empty() {
+            decided.events.push(refusal(intake, target, None, Reason::NoUsableChannel, now));
+        }
+        // A channel that the recipient refused is told even when another one is used; the other reasons only matter
+        // when nothing was left.
+        for (channel, reason) in passed_over {
+            if deliveries.is_empty() || is_wish(reason) {
+                decided.events.push(refusal(intake, target, Some(channel), reason, now));
+            }
+        }
+        for contact in deliveries {
+            let work = work(intake, target, contact, repeat);
+            planned.deliveries.push(PlannedDelivery {
+                delivery: work.delivery.clone(),
+                recipient: work.recipient.clone(),
+                channel: work.channel,
+                contact: work.contact.clone(),
+            });
+            decided.works.push(work);
+        }
+    }
+    if !planned.deliveries.is_empty() {
+        decided.events.push(planned);
+    }
+    Ok(decided)
+}
+
+const fn is_wish(reason: Reason) -> bool {
+    matches!(reason, Reason::CategoryOptOut | Reason::ChannelOptOut | Reason::MarketingOptOut)
+}
+
+fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: bool) -> Work {
+    let notification = &intake.notification;
+    Work {
+        v: ENVELOPE_VERSION,
+        delivery: DeliveryId::derive(
+            &notification.app,
+            &notification.id,
+            &target.recipient,
+            contact.channel,
+            &contact.index,
+            0,
+        ),
+        recipient: target.recipient.clone(),
+        channel: contact.channel,
+        contact: contact.index,
+        state_seq: intake.state_seq,
+        attempts: 0,
+        hops: 0,
+        repeat,
+        replays: 0,
+        notification: notification.clone(),
+    }
+}
+
+/// The event that says that a recipient, or one channel of it, gets nothing.
+fn refusal(intake: &Intake, target: &ResolvedTarget, channel: Option<Channel>, reason: Reason, now: Timestamp) -> Event {
+    let notification = &intake.notification;
+    let kind = match reason {
+        reason if is_wish(reason) => EventType::Suppressed,
+        Reason::UnknownRecipient => EventType::Erased,
+        _ => EventType::Failed,
+    };
+    let mut event = Event::new(kind, now, notification.app.clone(), notification.id.clone());
+    event.delivery = Some(DeliveryId::derive(
+        &notification.app,
+        &notification.id,
+        &target.recipient,
+        channel.unwrap_or(Channel::Inbox),
+        channel.map_or("-", |_| "-channel"),
+        0,
+    ));
+    event.recipient = Some(target.recipient.clone());
+    event.channel = channel;
+    event.reason = Some(reason.as_str().to_owned());
+    event
+}

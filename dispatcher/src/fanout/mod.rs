@@ -1,0 +1,144 @@
+//! Fan-out: from one accepted notification to its deliveries.
+//!
+//! Each message of INTAKE becomes one message in WORK for every recipient and contact that the rules choose. Delivery
+//! ids are derived, and WORK recognises them for a while, so doing it twice does no harm; a message that is handed out
+//! a second time marks its deliveries as possible repetitions.
+
+mod deliveries;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use peal_common::channel::Priority;
+use peal_common::envelope::{Envelope as _, Intake};
+use peal_common::event::{Event, EventType};
+use peal_nats::publish::Outgoing;
+use peal_nats::pull::{AckError, Job, Lane};
+use peal_nats::topology::{INTAKE, fanout_consumer};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::{Context, SayError, Shared};
+use deliveries::Decided;
+
+/// Notifications of one priority that are fanned out at once.
+const PERMITS: usize = 128;
+/// A notification that is due sooner than this is not worth a schedule, whose times are whole seconds.
+const SOON: SignedDuration = SignedDuration::from_millis(500);
+/// The pause before a notification is taken up again that could not be fanned out.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a notification could not be fanned out now. It comes again.
+#[derive(Debug, thiserror::Error)]
+enum FanOutError {
+    /// The mirror can't answer.
+    #[error(transparent)]
+    Catalog(#[from] peal_nats::catalog::CatalogError),
+    /// JetStream did not take what follows.
+    #[error(transparent)]
+    Say(#[from] SayError),
+    /// It was not acknowledged.
+    #[error(transparent)]
+    Ack(#[from] AckError),
+}
+
+impl From<peal_nats::mirror::NotReady> for FanOutError {
+    fn from(error: peal_nats::mirror::NotReady) -> Self {
+        FanOutError::Catalog(error.into())
+    }
+}
+
+impl From<peal_nats::publish::PublishError> for FanOutError {
+    fn from(error: peal_nats::publish::PublishError) -> Self {
+        FanOutError::Say(error.into())
+    }
+}
+
+/// Fans out the notifications of one priority until `stop`.
+pub async fn run(context: Shared, priority: Priority, tasks: TaskTracker, stop: CancellationToken) {
+    let lane = Lane { stream: INTAKE.to_owned(), consumer: fanout_consumer(priority), permits: PERMITS };
+    let connection = context.connection.clone();
+    lane.run(&connection, &stop, |job| {
+        let context = Arc::clone(&context);
+        tasks.spawn(async move { handle(&context, job, Origin::Intake).await });
+    })
+    .await;
+}
+
+/// Where a notification comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Fresh from the gateway: it may have to wait for its time.
+    Intake,
+    /// Its time has come.
+    Schedule,
+}
+
+/// Fans out one notification and acknowledges it, or leaves it to come again.
+pub async fn handle(context: &Context, job: Job, origin: Origin) {
+    let intake = match Intake::decode(job.payload()) {
+        Ok(intake) => intake,
+        Err(error) => return context.foreign(&job, None, &error).await,
+    };
+    if let Err(error) = fan_out(context, &job, intake, origin).await {
+        tracing::warn!(sequence = job.sequence, error = &error as &dyn std::error::Error, "fan-out is repeated");
+        // When this is lost too, the message comes again by itself.
+        let _ = job.nak(PAUSE).await;
+    }
+}
+
+async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -> Result<(), FanOutError> {
+    context.caught_up(intake.state_seq).await?;
+    let now = context.clock.now();
+    let notification = &intake.notification;
+    let whole = |kind| Event::new(kind, now, notification.app.clone(), notification.id.clone());
+    if context.catalog.is_cancelled(&notification.app, &notification.id)? {
+        context.event(&whole(EventType::Cancelled)).await?;
+        return Ok(job.ack().await?);
+    }
+    if notification.expires_at <= now {
+        context.event(&whole(EventType::Expired)).await?;
+        return Ok(job.ack().await?);
+    }
+    if let Some(at) = intake.send_at
+        && origin == Origin::Intake
+        && at.duration_since(now) > SOON
+    {
+        let (app, id) = (notification.app.as_str(), notification.id.as_str());
+        let target = context.subjects.due(&["intake", notification.priority.as_str(), app]);
+        context.schedule(&["intake", app, id], &target, at, job.payload().to_vec()).await?;
+        let mut event = whole(EventType::Scheduled);
+        event.until = Some(at);
+        context.event(&event).await?;
+        return Ok(job.ack().await?);
+    }
+    let decided = deliveries::decide(context, &intake, now, job.deliveries > 1)?;
+    publish(context, decided).await?;
+    Ok(job.ack().await?)
+}
+
+/// Publishes everything at once and waits for all acknowledgements: one round trip for the whole notification.
+async fn publish(context: &Context, decided: Decided) -> Result<(), FanOutError> {
+    let mut pending = Vec::with_capacity(decided.works.len() + decided.events.len());
+    for event in &decided.events {
+        pending.push(context.send_event(event).await?);
+    }
+    for work in &decided.works {
+        let app = work.notification.app.as_str();
+        let subject = context.subjects.work(work.channel, work.notification.priority, app);
+        let payload = work.encode().map_err(SayError::from)?;
+        let outgoing = Outgoing::new(subject, payload).id(&work_id(work));
+        pending.push(context.connection.send(outgoing).await?);
+    }
+    for pending in pending {
+        pending.acknowledged().await?;
+    }
+    Ok(())
+}
+
+/// The id by which WORK recognises a delivery that is published again: after a wait or a replay it is another message.
+#[must_use]
+pub fn work_id(work: &peal_common::envelope::Work) -> String {
+    format!("{}:{}:{}", work.delivery, work.replays, work.hops)
+}

@@ -1,0 +1,150 @@
+//! The dispatcher: decides who gets a notification, on which channel and when, and delivers it.
+//!
+//! A notification's way through this crate: [`fanout`] takes it from INTAKE and puts its deliveries into WORK,
+//! [`delivery`] takes each of them, decides once more, calls one of the [`channels`] and settles what follows; [`due`]
+//! brings back what had to wait. The process keeps nothing that it could not rebuild: any dispatcher can be killed and
+//! any number can run beside one another. It faces no clients; the gateway does.
+
+pub mod channels;
+pub mod context;
+pub mod delivery;
+pub mod due;
+pub mod fanout;
+pub mod health;
+pub mod metrics;
+pub mod outcomes;
+pub mod recording;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use peal_common::backoff::Backoff;
+use peal_common::channel::Priority;
+use peal_common::clock::{Clock, HybridClock};
+use peal_common::settings::Settings;
+use peal_nats::Subjects;
+use peal_nats::catalog::Catalog;
+use peal_nats::connect::Options;
+use peal_nats::mirror::Mirror;
+use peal_nats::service::{Description, Service};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use channels::Providers;
+use context::{Context, Policy, Shared};
+use outcomes::RecentOutcomes;
+
+/// How long what is in flight may take to end after a stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(25);
+
+/// Runs a dispatcher until `stop`, then finishes what is in flight.
+///
+/// # Errors
+/// When it can't be set up, or one of its tasks ends by itself.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let exporter = metrics::install()?;
+    let options = Options {
+        background: true,
+        ..Options::from_settings(&settings.nats, settings.region.name.clone(), "peal-dispatcher")?
+    };
+    let connection = peal_nats::connect(&options).await.context("cannot connect to NATS")?;
+    let clock = Clock::System;
+    let sealer = Arc::new(settings.sealer()?);
+    let hybrid = Arc::new(HybridClock::new(clock.clone(), settings.region.name.clone()));
+    let (mirror, mirror_task) =
+        Mirror::new(connection.clone(), settings.dispatcher.data_dir.join("state.redb"), clock.clone(), hybrid);
+    let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
+    let context = Arc::new(Context {
+        subjects: Subjects::new(&connection.region),
+        catalog: Catalog::new(mirror.clone(), sealer),
+        outcomes: RecentOutcomes::new(connection.clone()),
+        policy: policy(&settings),
+        providers,
+        mirror,
+        clock,
+        connection,
+    });
+
+    let mut tasks = JoinSet::new();
+    let mirror_stop = CancellationToken::new();
+    tasks.spawn(mirror_task.run(mirror_stop.clone()));
+    let listener = tokio::net::TcpListener::bind(settings.dispatcher.listen)
+        .await
+        .with_context(|| format!("cannot listen on {} (dispatcher.listen)", settings.dispatcher.listen))?;
+    tasks.spawn(health::serve(listener, Arc::clone(&context), exporter, stop.clone()));
+    tasks.spawn(register(Arc::clone(&context), stop.clone()));
+
+    let in_flight = TaskTracker::new();
+    for priority in Priority::ALL {
+        tasks.spawn(fanout::run(Arc::clone(&context), priority, in_flight.clone(), stop.clone()));
+        for channel in context.providers.channels() {
+            let context = Arc::clone(&context);
+            tasks.spawn(delivery::run(context, channel, priority, in_flight.clone(), stop.clone()));
+        }
+    }
+    tasks.spawn(due::run(Arc::clone(&context), in_flight.clone(), stop.clone()));
+    tracing::info!(region = %context.connection.region, "the dispatcher runs");
+
+    // Every task runs until it is told to stop: one that ends before has failed.
+    tokio::select! {
+        () = stop.cancelled() => {}
+        ended = tasks.join_next() => {
+            if !stop.is_cancelled() {
+                stop.cancel();
+                match ended {
+                    Some(Err(error)) => anyhow::bail!("a task of the dispatcher failed: {error}"),
+                    _ => anyhow::bail!("a task of the dispatcher ended by itself"),
+                }
+            }
+        }
+    }
+    tracing::info!("the dispatcher stops: it finishes what is in flight");
+    in_flight.close();
+    if tokio::time::timeout(DRAIN_LIMIT, in_flight.wait()).await.is_err() {
+        tracing::warn!(left = in_flight.len(), "deliveries in flight are left to be handed out again");
+    }
+    let _ = context.connection.client.flush().await;
+    mirror_stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn policy(settings: &Settings) -> Policy {
+    let dispatcher = &settings.dispatcher;
+    Policy {
+        max_attempts: dispatcher.max_attempts,
+        backoff: Backoff {
+            base: Duration::from_millis(dispatcher.retry_base_ms),
+            cap: Duration::from_secs(dispatcher.retry_cap_seconds),
+        },
+        concurrency: dispatcher.concurrency,
+    }
+}
+
+/// Makes the dispatcher visible to `nats micro`.
+async fn register(context: Shared, stop: CancellationToken) {
+    let description = Description {
+        name: "peal-dispatcher",
+        version: env!("CARGO_PKG_VERSION"),
+        description: "Decides who gets a notification, on which channel and when, and delivers it",
+        metadata: std::collections::HashMap::from([
+            ("region".to_owned(), context.connection.region.to_string()),
+            (
+                "channels".to_owned(),
+                context.providers.channels().map(|channel| channel.as_str()).collect::<Vec<_>>().join(","),
+            ),
+        ]),
+    };
+    match Service::register(&context.connection, &description).await {
+        Ok(service) => {
+            stop.cancelled().await;
+            service.stop().await;
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the dispatcher is not listed by `nats micro`");
+            stop.cancelled().await;
+        }
+    }
+}

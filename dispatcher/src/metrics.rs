@@ -1,0 +1,33 @@
+//! Every metric of the dispatcher, in one place.
+
+use metrics::counter;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use peal_common::channel::Channel;
+use peal_common::event::EventType;
+use peal_common::outcome::Outcome;
+
+/// Events published, by type and channel.
+const EVENTS: &str = "peal_dispatcher_events_total";
+/// Provider calls, by channel and outcome.
+const ATTEMPTS: &str = "peal_dispatcher_attempts_total";
+
+/// Counts an event.
+pub fn event(kind: EventType, channel: Option<Channel>) {
+    counter!(EVENTS, "type" => kind.as_str(), "channel" => channel.map_or("none", Channel::as_str)).increment(1);
+}
+
+/// Counts a provider call.
+pub fn attempt(channel: Channel, outcome: &Outcome) {
+    counter!(ATTEMPTS, "channel" => channel.as_str(), "outcome" => outcome.name()).increment(1);
+}
+
+/// Installs the recorder and describes the metrics to it.
+///
+/// # Errors
+/// When another recorder is installed in this process.
+pub fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    metrics::describe_counter!(EVENTS, "Events published");
+    metrics::describe_counter!(ATTEMPTS, "Calls of providers by outcome");
+    Ok(handle)
+}

@@ -1,0 +1,124 @@
+//! From a checked notification to the message that goes into INTAKE.
+
+use jiff::Timestamp;
+use peal_common::envelope::{Accepted, ENVELOPE_VERSION, Envelope as _, Intake};
+use peal_common::id::{AppId, NotificationId, Region};
+use peal_common::notification::Notification;
+use peal_nats::Subjects;
+use sha2::{Digest as _, Sha256};
+use uuid::{ContextV7, Uuid};
+
+use super::Refusal;
+use super::in_flight::Guard;
+use super::resolve::Resolved;
+
+/// A notification that is ready to be published.
+pub(super) struct Draft {
+    pub(super) app: AppId,
+    pub(super) id: NotificationId,
+    pub(super) fingerprint: String,
+    pub(super) accepted_at: Timestamp,
+    pub(super) subject: String,
+    pub(super) payload: Vec<u8>,
+    /// Keeps the id in flight until the answer is known.
+    _guard: Option<Guard>,
+}
+
+impl Draft {
+    pub(super) fn new(intake: Intake, subjects: &Subjects, guard: Option<Guard>) -> Result<Self, Refusal> {
+        let payload = intake.encode().map_err(|error| super::unavailable("the message cannot be encoded", error))?;
+        let Intake { fingerprint, notification, .. } = intake;
+        let subject = subjects.intake(notification.priority, notification.app.as_str());
+        Ok(Draft {
+            app: notification.app,
+            id: notification.id,
+            fingerprint,
+            accepted_at: notification.accepted_at,
+            subject,
+            payload,
+            _guard: guard,
+        })
+    }
+}
+
+/// Tells a repetition from another notification with the same id: SHA-256 over everything but the id, in one
+/// spelling, so that white space and the order of fields don't matter.
+pub(super) fn fingerprint(notification: &Notification) -> Result<String, Refusal> {
+    let mut hash = Sha256::new();
+    let body = Notification { id: None, ..notification.clone() };
+    let json = serde_json::to_vec(&body).map_err(|error| super::unavailable("the message cannot be encoded", error))?;
+    hash.update(json);
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// An id for a notification that brought none: `n_` and a UUID of version 7 (RFC 9562 §5.7), which grows with time.
+pub(super) fn new_id(now: Timestamp) -> NotificationId {
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+    let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+    let uuid = Uuid::new_v7(uuid::Timestamp::from_unix(ContextV7::new(), seconds, nanos));
+    match format!("n_{}", uuid.simple()).parse() {
+        Ok(id) => id,
+        Err(_) => unreachable!("hexadecimal digits are allowed in ids"),
+    }
+}
+
+pub(super) fn intake(
+    region: &Region,
+    app: &AppId,
+    id: NotificationId,
+    fingerprint: String,
+    notification: Notification,
+    resolved: Resolved,
+    now: Timestamp,
+) -> Intake {
+    let send_at = Some(notification.send_at(now)).filter(|at| *at > now);
+    let expires_at = notification.expires_at(now);
+    Intake {
+        v: ENVELOPE_VERSION,
+        region: region.clone(),
+        state_seq: resolved.state_seq,
+        fingerprint,
+        send_at,
+        targets: resolved.targets,
+        notification: Accepted {
+            app: app.clone(),
+            id,
+            category: notification.category,
+            priority: notification.priority.unwrap_or(resolved.default_priority),
+            accepted_at: now,
+            expires_at,
+            text: resolved.text,
+            channels: notification.channels,
+            collapse_key: notification.collapse_key,
+            metadata: notification.metadata,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn notification(value: serde_json::Value) -> Notification {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn the_fingerprint_ignores_the_id_and_the_order_of_fields_and_nothing_else() {
+        let base = json!({"id": "a", "category": "c", "to": [{"recipient": "u"}], "content": {"body": "b"}, "metadata": {"x": 1, "y": 2}});
+        let reordered = r#"{"metadata": {"y": 2, "x": 1}, "content": {"body": "b"}, "to": [{"recipient": "u"}], "category": "c"}"#;
+        let first = fingerprint(&notification(base.clone())).unwrap();
+        assert_eq!(first, fingerprint(&serde_json::from_str(reordered).unwrap()).unwrap());
+        let mut other = base;
+        other["content"]["body"] = json!("c");
+        assert_ne!(first, fingerprint(&notification(other)).unwrap());
+    }
+
+    #[test]
+    fn new_ids_differ_and_are_ids() {
+        let now = "2026-12-01T00:00:00Z".parse().unwrap();
+        assert_ne!(new_id(now), new_id(now));
+    }
+}

@@ -1,0 +1,278 @@
+//! Acceptance: from a request to a durable message in INTAKE.
+//!
+//! A notification is checked, its targets and template are looked up in the mirror, and it is published under its id.
+//! The answer is given after JetStream has acknowledged it, never before. An id that comes again is recognised by the
+//! gateway's index of INTAKE, within the duplicate window also by the stream itself, and while the first request is
+//! still on its way by the list of ids in flight.
+
+mod draft;
+mod in_flight;
+mod resolve;
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use peal_common::clock::Clock;
+use peal_common::envelope::{Envelope as _, Intake};
+use peal_common::id::{AppId, NotificationId, Region};
+use peal_common::notification::Notification;
+use peal_common::problem::FieldError;
+use peal_nats::catalog::{Catalog, CatalogError};
+use peal_nats::mirror::NotReady;
+use peal_nats::publish::{Outgoing, PublishError};
+use peal_nats::state::{StateWriter, WriteError};
+use peal_nats::topology::INTAKE;
+use peal_nats::{Connection, Subjects};
+
+use crate::readmodel::ReadModel;
+use draft::Draft;
+use in_flight::InFlight;
+
+pub use resolve::Networks;
+
+/// An accepted notification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Its id.
+    pub id: NotificationId,
+    /// Whether it had been accepted before.
+    pub duplicate: bool,
+    /// When it was accepted: the first time.
+    pub accepted_at: Timestamp,
+    /// Where.
+    pub region: Region,
+    /// Its sequence in INTAKE.
+    pub sequence: u64,
+}
+
+/// Why a notification was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Something is wrong with it.
+    #[error("the notification is not valid")]
+    Invalid(Vec<FieldError>),
+    /// Its id was used for another notification.
+    #[error("the id was used before for another notification")]
+    IdReused,
+    /// A request with its id is still on its way.
+    #[error("a request with the same id is still being handled")]
+    InFlight,
+    /// It is too large for the servers.
+    #[error("the notification is larger than the servers accept")]
+    TooLarge,
+    /// This gateway can't decide or store it now.
+    #[error("{reason}")]
+    Unavailable {
+        /// A plain word for the caller.
+        reason: &'static str,
+        /// What happened.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}
+
+impl From<CatalogError> for Refusal {
+    fn from(error: CatalogError) -> Self {
+        unavailable("the gateway's copy of the region's state is not ready", error)
+    }
+}
+
+impl From<NotReady> for Refusal {
+    fn from(error: NotReady) -> Self {
+        unavailable("the gateway's copy of the region's state is not ready", error)
+    }
+}
+
+impl From<crate::readmodel::NotReady> for Refusal {
+    fn from(error: crate::readmodel::NotReady) -> Self {
+        unavailable("the gateway's index of accepted notifications is not ready", error)
+    }
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::TooLarge => Refusal::TooLarge,
+            error => unavailable("JetStream cannot acknowledge", error),
+        }
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Self {
+        unavailable("JetStream cannot acknowledge", error)
+    }
+}
+
+fn unavailable(reason: &'static str, source: impl std::error::Error + Send + Sync + 'static) -> Refusal {
+    Refusal::Unavailable { reason, source: Some(Box::new(source)) }
+}
+
+/// Accepts notifications. Cheap to clone.
+#[derive(Clone)]
+pub struct Acceptor {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    connection: Connection,
+    subjects: Subjects,
+    catalog: Catalog,
+    writer: StateWriter,
+    model: ReadModel,
+    clock: Clock,
+    networks: Networks,
+    in_flight: InFlight,
+}
+
+/// What a notification came to after its checks.
+enum Checked {
+    /// To be published.
+    New(Box<Draft>),
+    /// It was accepted before.
+    Before(Acceptance),
+}
+
+impl Acceptor {
+    /// An acceptor for the connection's region. `networks` are the private networks that webhooks may reach.
+    #[must_use]
+    pub fn new(
+        connection: Connection,
+        catalog: Catalog,
+        writer: StateWriter,
+        model: ReadModel,
+        clock: Clock,
+        networks: Networks,
+    ) -> Self {
+        let subjects = Subjects::new(&connection.region);
+        let in_flight = InFlight::default();
+        Acceptor { inner: Arc::new(Inner { connection, subjects, catalog, writer, model, clock, networks, in_flight }) }
+    }
+
+    /// Accepts one notification of an app.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing was stored, except that [`Refusal::Unavailable`] after a time-out leaves it open: repeat it
+    /// with the same id.
+    pub async fn accept(&self, app: &AppId, notification: Notification) -> Result<Acceptance, Refusal> {
+        let mut draft = match self.check(app, notification).await? {
+            Checked::New(draft) => draft,
+            Checked::Before(acceptance) => return Ok(acceptance),
+        };
+        let pending = self.inner.connection.send(draft.outgoing()?).await?;
+        self.finish(draft, pending.acknowledged().await).await
+    }
+
+    /// Accepts many notifications of an app at once. Each has a result of its own, in order; all are written before the
+    /// first acknowledgement is waited for.
+    pub async fn accept_all(
+        &self,
+        app: &AppId,
+        notifications: Vec<Result<Notification, Refusal>>,
+    ) -> Vec<Result<Acceptance, Refusal>> {
+        let mut started = Vec::with_capacity(notifications.len());
+        for notification in notifications {
+            started.push(self.start(app, notification).await);
+        }
+        join_all(started.into_iter().map(|started| async {
+            match started? {
+                Started::Sent(draft, pending) => self.finish(draft, pending.acknowledged().await).await,
+                Started::Before(acceptance) => Ok(acceptance),
+            }
+        }))
+        .await
+    }
+
+    async fn start(&self, app: &AppId, notification: Result<Notification, Refusal>) -> Result<Started, Refusal> {
+        Ok(match self.check(app, notification?).await? {
+            Checked::New(mut draft) => {
+                let pending = self.inner.connection.send(draft.outgoing()?).await?;
+                Started::Sent(draft, pending)
+            }
+            Checked::Before(acceptance) => Started::Before(acceptance),
+        })
+    }
+
+    async fn check(&self, app: &AppId, notification: Notification) -> Result<Checked, Refusal> {
+        let inner = &self.inner;
+        let now = inner.clock.now();
+        let given = notification.id.is_some();
+        let notification = notification.normalize(now).map_err(Refusal::Invalid)?;
+        let fingerprint = draft::fingerprint(&notification)?;
+        let id = notification.id.clone().unwrap_or_else(|| draft::new_id(now));
+        let guard = match given {
+            true => Some(inner.in_flight.enter(app, &id).ok_or(Refusal::InFlight)?),
+            false => None,
+        };
+        if given && let Some(before) = inner.model.find_accepted(app, &id)? {
+            if before.fingerprint != fingerprint {
+                return Err(Refusal::IdReused);
+            }
+            return Ok(Checked::Before(Acceptance {
+                id,
+                duplicate: true,
+                accepted_at: before.accepted_at,
+                region: inner.connection.region.clone(),
+                sequence: before.sequence,
+            }));
+        }
+        let resolved = resolve::resolve(inner, app, &notification).await?;
+        let intake = draft::intake(&inner.connection.region, app, id, fingerprint, notification, resolved, now);
+        Ok(Checked::New(Box::new(Draft::new(intake, &inner.subjects, guard)?)))
+    }
+
+    async fn finish(
+        &self,
+        draft: Box<Draft>,
+        published: Result<peal_nats::publish::Published, PublishError>,
+    ) -> Result<Acceptance, Refusal> {
+        let published = published?;
+        let mut acceptance = Acceptance {
+            id: draft.id.clone(),
+            duplicate: published.duplicate,
+            accepted_at: draft.accepted_at,
+            region: self.inner.connection.region.clone(),
+            sequence: published.sequence,
+        };
+        if published.duplicate {
+            let first = self.first(published.sequence).await?;
+            if first.fingerprint != draft.fingerprint {
+                return Err(Refusal::IdReused);
+            }
+            acceptance.accepted_at = first.notification.accepted_at;
+        }
+        Ok(acceptance)
+    }
+
+    /// The message that the stream took a repetition for.
+    async fn first(&self, sequence: u64) -> Result<Intake, Refusal> {
+        let gone = || Refusal::Unavailable { reason: "the first message of this id cannot be read", source: None };
+        let stored = self
+            .inner
+            .connection
+            .message_at(INTAKE, sequence)
+            .await
+            .map_err(|error| unavailable("JetStream does not answer", error))?
+            .ok_or_else(gone)?;
+        Intake::decode(&stored.payload).map_err(|_| gone())
+    }
+}
+
+enum Started {
+    Sent(Box<Draft>, peal_nats::publish::Pending),
+    Before(Acceptance),
+}
+
+/// The id by which INTAKE recognises a notification.
+fn message_id(app: &AppId, id: &NotificationId) -> String {
+    format!("{app}:{id}")
+}
+
+impl Draft {
+    /// The message for INTAKE.
+    fn outgoing(&mut self) -> Result<Outgoing, Refusal> {
+        let payload = std::mem::take(&mut self.payload);
+        Ok(Outgoing::new(std::mem::take(&mut self.subject), payload).id(&message_id(&self.app, &self.id)))
+    }
+}

@@ -1,0 +1,246 @@
+//! Looks up what a notification names: category, template, recipients; inline addresses become recipients.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use peal_common::address;
+use peal_common::category::Category;
+use peal_common::channel::{Channel, Priority};
+use peal_common::envelope::{ContactRef, ResolvedTarget, Text};
+use peal_common::id::{AppId, RecipientId};
+use peal_common::notification::{Notification, Target};
+use peal_common::problem::FieldError;
+use peal_common::recipient::{Contact, RecipientBody, index_entries, write_body};
+use peal_common::state::{Kind, RecordKey};
+use peal_common::template::Template;
+use peal_nats::catalog::INLINE_PREFIX;
+use peal_nats::state::WriteError;
+
+use super::{Inner, Refusal};
+
+/// What was found.
+pub(super) struct Resolved {
+    pub(super) targets: Vec<ResolvedTarget>,
+    pub(super) text: Text,
+    pub(super) default_priority: Priority,
+    pub(super) state_seq: u64,
+}
+
+/// The private networks that webhooks may reach.
+#[derive(Debug, Clone, Default)]
+pub struct Networks(Arc<[IpNet]>);
+
+impl Networks {
+    /// Parses networks such as `10.1.0.0/16`.
+    ///
+    /// # Errors
+    /// The first text that is no network.
+    pub fn parse(texts: &[String]) -> Result<Self, String> {
+        let networks: Result<Vec<IpNet>, String> =
+            texts.iter().map(|text| text.parse().map_err(|_| text.clone())).collect();
+        Ok(Networks(networks?.into()))
+    }
+
+    /// Whether a webhook may be registered for this URL: its host is a name, a public address, or an allowed one. What
+    /// a name resolves to is looked at when it is called.
+    #[must_use]
+    pub fn allow(&self, url: &str) -> bool {
+        let Ok(url) = address::webhook(url) else { return false };
+        let Some(ip) = address::literal_target(&url) else { return true };
+        let inner = match ip {
+            IpAddr::V6(v6) => address::embedded_v4(v6).map_or(ip, IpAddr::V4),
+            IpAddr::V4(_) => ip,
+        };
+        address::is_public(ip) || self.0.iter().any(|network| network.contains(&inner) || network.contains(&ip))
+    }
+}
+
+/// Looks everything up. Every mistake is reported at once.
+pub(super) async fn resolve(inner: &Inner, app: &AppId, notification: &Notification) -> Result<Resolved, Refusal> {
+    let mut state_seq = inner.catalog.mirror().position();
+    let mut errors = Vec::new();
+    let category = inner.catalog.category(app, &notification.category)?;
+    if category.is_none() {
+        errors.push(FieldError::new("category", "unknown_category", "create it first: PUT /v1/categories/{id}"));
+    }
+    let (text, has_text) = text(inner, app, notification, &mut errors)?;
+    let mut targets = Vec::with_capacity(notification.to.len());
+    for (index, target) in notification.to.iter().enumerate() {
+        let field = format!("to[{index}].{}", target.field());
+        let found = match target.inline() {
+            Some((channel, address)) => {
+                if channel == Channel::Webhook && !inner.networks.allow(address) {
+                    let error = address::AddressError::PrivateTarget;
+                    errors.push(FieldError::new(field, error.code(), error.to_string()));
+                    continue;
+                }
+                let allowed = notification.channels.as_ref().is_none_or(|choices| choices.iter().any(|c| c.covers(channel)));
+                if !allowed || !has_text(channel) {
+                    errors.push(no_usable_channel(field));
+                    continue;
+                }
+                if !errors.is_empty() {
+                    continue;
+                }
+                let (recipient, written) = inline(inner, app, channel, address).await?;
+                state_seq = state_seq.max(written);
+                let index = inner.catalog.blind_index(app, channel, address);
+                ResolvedTarget { recipient, only: Some(ContactRef { channel, index }) }
+            }
+            None => {
+                let Target::Recipient(id) = target else { continue };
+                let reachable = match reachable(inner, app, id)? {
+                    Some(channels) => channels,
+                    None => {
+                        errors.push(FieldError::new(field, "unknown_recipient", "create it first: PUT /v1/recipients/{id}"));
+                        continue;
+                    }
+                };
+                if !is_usable(notification, category.as_deref(), &reachable, &has_text) {
+                    errors.push(no_usable_channel(field));
+                    continue;
+                }
+                ResolvedTarget { recipient: id.clone(), only: None }
+            }
+        };
+        if !targets.contains(&found) {
+            targets.push(found);
+        }
+    }
+    match (errors.is_empty(), category, text) {
+        (true, Some(category), Some(text)) => {
+            Ok(Resolved { targets, text, default_priority: category.default_priority(), state_seq })
+        }
+        _ => Err(Refusal::Invalid(errors)),
+    }
+}
+
+fn no_usable_channel(field: String) -> FieldError {
+    FieldError::new(
+        field,
+        "no_usable_channel",
+        "none of the channels to be used has both a contact of this target and a text of this notification",
+    )
+}
+
+type HasText = Box<dyn Fn(Channel) -> bool + Send + Sync>;
+
+/// What the notification says, and on which channels it says something.
+fn text(
+    inner: &Inner,
+    app: &AppId,
+    notification: &Notification,
+    errors: &mut Vec<FieldError>,
+) -> Result<(Option<Text>, HasText), Refusal> {
+    if let Some(content) = &notification.content {
+        let content = content.clone();
+        let text = Text::Content(content.clone());
+        return Ok((Some(text), Box::new(move |channel| content.has_body(channel))));
+    }
+    let Some(id) = &notification.template else { return Ok((None, Box::new(|_| true))) };
+    let Some(current) = inner.catalog.template(app, id)? else {
+        errors.push(FieldError::new("template", "unknown_template", "create it first: PUT /v1/templates/{id}"));
+        return Ok((None, Box::new(|_| true)));
+    };
+    errors.extend(current.template.check_data(&notification.data).err().into_iter().flatten());
+    let text = Text::Template { id: id.clone(), version: current.version, data: notification.data.clone() };
+    Ok((Some(text), Box::new(move |channel| has_some_body(&current.template, channel))))
+}
+
+/// Whether a template has a body for a channel in any locale: which one is used is known per recipient only.
+fn has_some_body(template: &Template, channel: Channel) -> bool {
+    template.has_body(channel, None) || template.locales.keys().any(|locale| template.has_body(channel, Some(locale)))
+}
+
+/// The channels on which a recipient has contacts, without opening them. `None` when there is no such recipient.
+fn reachable(inner: &Inner, app: &AppId, id: &RecipientId) -> Result<Option<Vec<Channel>>, Refusal> {
+    let Some(record) = inner.catalog.mirror().get(&RecordKey::new(Kind::Recipient, app, id.as_str()))? else {
+        return Ok(None);
+    };
+    if record.get(peal_common::recipient::DATA_KEY_FACET).is_none() {
+        return Ok(None);
+    }
+    let mut channels = vec![Channel::Inbox];
+    for entry in index_entries(&record) {
+        let Some(channel) = entry.split(':').next().and_then(|name| name.parse().ok()) else { continue };
+        if channel == Channel::Sms {
+            channels.push(Channel::Alimtalk);
+        }
+        channels.push(channel);
+    }
+    Ok(Some(channels))
+}
+
+fn is_usable(
+    notification: &Notification,
+    category: Option<&Category>,
+    reachable: &[Channel],
+    has_text: &HasText,
+) -> bool {
+    let wanted = notification.channels.as_deref().or(category.map(|category| category.channels.as_slice()));
+    reachable.iter().any(|channel| {
+        let chosen = wanted.is_none_or(|choices| choices.is_empty() || choices.iter().any(|c| c.covers(*channel)));
+        chosen && has_text(*channel)
+    })
+}
+
+/// The recipient behind an inline address: one who has registered it, or one that stands for just this address. The
+/// second value is the position in the state stream that includes it.
+async fn inline(inner: &Inner, app: &AppId, channel: Channel, address: &str) -> Result<(RecipientId, u64), Refusal> {
+    if let Some(known) = inner.catalog.recipient_with_address(app, channel, address)? {
+        return Ok((known, 0));
+    }
+    let index = inner.catalog.blind_index(app, channel, address);
+    let Ok(id) = format!("{INLINE_PREFIX}{channel}:{index}").parse::<RecipientId>() else {
+        return Err(Refusal::Unavailable { reason: "the address cannot be named", source: None });
+    };
+    let key = RecordKey::new(Kind::Recipient, app, id.as_str());
+    let body = RecipientBody { contacts: vec![Contact::at(channel, address.to_owned())], ..RecipientBody::default() };
+    let sealer = inner.catalog.sealer();
+    let written = inner
+        .writer
+        .update(&key, |record, stamp| {
+            if record.exists() {
+                return Ok(());
+            }
+            write_body(record, &key, app, &body, stamp, sealer, &mut rand::rng()).map_err(InlineError::Seal)
+        })
+        .await;
+    match written {
+        Ok(written) => Ok((id, written.sequence)),
+        Err(InlineError::Write(error)) => Err(error.into()),
+        Err(InlineError::Seal(error)) => Err(super::unavailable("the address cannot be sealed", error)),
+    }
+}
+
+enum InlineError {
+    Write(WriteError),
+    Seal(peal_common::seal::SealError),
+}
+
+impl From<WriteError> for InlineError {
+    fn from(error: WriteError) -> Self {
+        InlineError::Write(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_webhooks_are_refused_unless_their_network_is_allowed() {
+        let none = Networks::default();
+        let some = Networks::parse(&["127.0.0.0/8".into(), "10.0.0.0/8".into()]).unwrap();
+        for url in ["http://127.1/x", "http://2130706433/", "http://[::ffff:10.0.0.1]/", "http://localhost:1/"] {
+            assert!(!none.allow(url), "{url}");
+            assert!(some.allow(url), "{url}");
+        }
+        for url in ["http://169.254.169.254/", "http://[::1]/", "http://192.168.1.1/"] {
+            assert!(!some.allow(url), "{url}");
+        }
+        assert!(none.allow("https://example.com/hook"));
+        assert_eq!(Networks::parse(&["10.0.0.0".into()]).unwrap_err(), "10.0.0.0");
+    }
+}
