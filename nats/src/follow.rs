@@ -167,6 +167,9 @@ pub struct Follower {
     created: Option<String>,
     position: u64,
     since_ms: Option<i64>,
+    /// The consumer that the messages come from. The client makes another one by itself when this one is gone, also on
+    /// a stream that was made again; so another name means to look at the stream first.
+    consumer: Option<String>,
     messages: Option<futures_util::stream::ReadyChunks<Ordered>>,
     pause: Duration,
 }
@@ -183,6 +186,7 @@ impl Follower {
             created,
             position,
             since_ms: None,
+            consumer: None,
             messages: None,
             pause: FIRST_PAUSE,
         }
@@ -235,6 +239,14 @@ impl Follower {
         for item in chunk {
             match item {
                 Ok(message) => {
+                    let Ok(info) = message.info() else { continue };
+                    if self.consumer.as_deref() != Some(info.consumer) {
+                        if self.consumer.is_some() {
+                            self.messages = None;
+                            break;
+                        }
+                        self.consumer = Some(info.consumer.to_owned());
+                    }
                     let Some(stored) = Stored::read(message) else { continue };
                     if stored.sequence > self.position {
                         self.position = stored.sequence;
@@ -267,7 +279,10 @@ impl Follower {
             }
         }
         match self.consume().await {
-            Ok(messages) => self.messages = Some(messages.ready_chunks(MAX_BATCH)),
+            Ok(messages) => {
+                self.consumer = None;
+                self.messages = Some(messages.ready_chunks(MAX_BATCH));
+            }
             Err(error) => {
                 tracing::warn!(stream = %self.stream, error = %error, "cannot follow the stream yet");
                 self.rest().await;

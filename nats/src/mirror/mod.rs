@@ -48,6 +48,7 @@ struct Inner {
     /// Told when a read failed: the file has to be built anew.
     damaged: Notify,
     position: watch::Sender<u64>,
+    applied: AtomicU64,
     /// Counts changes of each kind of record, so that caches made from them know when they are stale.
     generations: [AtomicU64; Kind::ALL.len()],
     hybrid: Arc<HybridClock>,
@@ -71,6 +72,7 @@ impl Mirror {
             ready: AtomicBool::new(false),
             damaged: Notify::new(),
             position: watch::Sender::new(0),
+            applied: AtomicU64::new(0),
             generations: Default::default(),
             hybrid,
         });
@@ -88,6 +90,12 @@ impl Mirror {
     #[must_use]
     pub fn position(&self) -> u64 {
         *self.inner.position.borrow()
+    }
+
+    /// How many messages this process has read from the stream: few after a restart, all of them after a rebuild.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.inner.applied.load(Ordering::Relaxed)
     }
 
     /// Counts the changes to records of a kind: a cache made at one value is stale at another.
@@ -273,6 +281,7 @@ impl MirrorTask {
     }
 
     async fn apply(&self, messages: Vec<Stored>, position: &Position, durable: bool) -> Result<(), Damaged> {
+        self.inner.applied.fetch_add(messages.len() as u64, Ordering::Relaxed);
         let mut changes = Vec::with_capacity(messages.len());
         let mut touched = [false; Kind::ALL.len()];
         let prefix = self.subjects.state_all();

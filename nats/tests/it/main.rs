@@ -7,6 +7,8 @@
 
 mod config;
 mod connect;
+mod guide;
+mod mirror;
 mod server;
 mod support;
 mod topology;
