@@ -1,0 +1,60 @@
+//! The routes: one table, grouped by the scope that a caller needs, and one file per resource.
+
+pub mod categories;
+pub mod docs;
+pub mod health;
+pub mod keys;
+pub mod page;
+pub mod preferences;
+pub mod recipients;
+pub mod templates;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::app::App;
+
+/// For everybody who reaches the gateway.
+pub fn open() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+}
+
+/// For keys with the scope `send`.
+pub fn send() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+}
+
+/// For keys with the scope `read`.
+pub fn read() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(recipients::list))
+        .routes(routes!(recipients::get))
+        .routes(routes!(preferences::get))
+        .routes(routes!(categories::list))
+        .routes(routes!(categories::get))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::get))
+        .routes(routes!(templates::versions))
+        .routes(routes!(templates::version))
+        .routes(routes!(templates::preview))
+}
+
+/// For keys with the scope `manage`.
+pub fn manage() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(recipients::put, recipients::delete))
+        .routes(routes!(preferences::put))
+        .routes(routes!(categories::put, categories::delete))
+        .routes(routes!(templates::put, templates::delete))
+}
+
+/// For keys with the scope `admin`.
+pub fn admin() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::get, keys::revoke))
+        .routes(routes!(keys::rotate))
+}

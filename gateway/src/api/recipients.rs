@@ -1,0 +1,135 @@
+//! Recipients. What is personal is sealed with the recipient's own data key before it leaves this process; deleting a
+//! recipient destroys that key, here and in every region, and takes the inbox along.
+
+use axum::extract::State;
+use peal_common::clock::Stamp;
+use peal_common::id::RecipientId;
+use peal_common::recipient::{DATA_KEY_FACET, Recipient, RecipientBody, write_body};
+use peal_common::state::{Kind, Record, RecordKey};
+use peal_nats::catalog::INLINE_PREFIX;
+use peal_nats::topology::INBOX;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::page::{Page, PageQuery};
+use crate::app::App;
+use crate::http::auth::Caller;
+use crate::http::json::Json;
+use crate::http::params::{Id, Query};
+use crate::http::problem::{NoContent, Problem, ProblemBody, Put};
+
+/// A recipient, as the API gives it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RecipientView {
+    /// Its id.
+    pub id: RecipientId,
+    #[serde(flatten)]
+    body: RecipientBody,
+}
+
+/// Makes a recipient, or replaces its profile and contacts. Preferences stay as they are. The answer is the recipient as
+/// it is kept, addresses in normal form.
+#[utoipa::path(put, path = "/v1/recipients/{id}", tag = "recipients", request_body = RecipientBody,
+    params(("id" = String, Path, description = "1 to 128 characters of A-Z a-z 0-9 _ : - . @ + = ~; not personal data")),
+    responses(
+        (status = 200, description = "replaced", body = RecipientView),
+        (status = 201, description = "made", body = RecipientView),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<RecipientId>,
+    Json(body): Json<RecipientBody>,
+) -> Result<Put<RecipientView>, Problem> {
+    if id.as_str().starts_with(INLINE_PREFIX) {
+        let detail = "ids that begin with addr: stand for addresses that notifications named; choose another";
+        return Err(Problem::invalid_field("id", "reserved", detail));
+    }
+    let body = body.normalize()?;
+    let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
+    let mut is_new = false;
+    let change = |record: &mut Record, stamp: &Stamp| {
+        is_new = record.get(DATA_KEY_FACET).is_none();
+        // Sealing again would make another text of the same content: what is the same stays as it is.
+        let same = Recipient::open(record, &key, &app.sealer)?.is_some_and(|found| found.body == body);
+        if !same {
+            write_body(record, &key, &caller.app, &body, stamp, &app.sealer, &mut rand::rng())?;
+        }
+        Ok::<_, Problem>(())
+    };
+    let written = app.writer.update(&key, change).await?;
+    app.settle(&key, &written).await;
+    let view = RecipientView { id, body };
+    Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
+}
+
+/// One recipient.
+#[utoipa::path(get, path = "/v1/recipients/{id}", tag = "recipients",
+    params(("id" = String, Path, description = "the recipient")),
+    responses(
+        (status = 200, description = "the recipient", body = RecipientView),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<RecipientId>,
+) -> Result<Json<RecipientView>, Problem> {
+    let found = app.catalog.recipient(&caller.app, &id)?.ok_or_else(|| Problem::not_found("recipient"))?;
+    Ok(Json(RecipientView { id, body: found.body }))
+}
+
+/// Recipients by id. Those that stand for an address which a notification named are left out.
+#[utoipa::path(get, path = "/v1/recipients", tag = "recipients", params(PageQuery), responses(
+    (status = 200, description = "a page of recipients", body = Page<RecipientView>),
+    (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<RecipientView>>, Problem> {
+    let (limit, after) = (page.limit()?, page.after()?);
+    // Opening hundreds of recipients takes milliseconds of arithmetic, which belong on a thread of their own.
+    let found = tokio::task::spawn_blocking(move || {
+        let read = |id: &str, key: &RecordKey, record: &Record| {
+            let Ok(id) = id.parse::<RecipientId>() else { return Ok(None) };
+            if id.as_str().starts_with(INLINE_PREFIX) {
+                return Ok(None);
+            }
+            let found = Recipient::open(record, key, &app.sealer)?;
+            Ok(found.map(|found| RecipientView { id, body: found.body }))
+        };
+        app.catalog.list(Kind::Recipient, &caller.app, after.as_deref(), limit + 1, read)
+    });
+    let found = found.await.map_err(|_| Problem::internal())??;
+    Ok(Json(Page::of(found, limit)))
+}
+
+/// Erases a recipient: the key that seals its data is destroyed, its inbox is emptied, and nothing that was written
+/// without knowing of it brings the recipient back. Erasing one that is not there does no harm.
+#[utoipa::path(delete, path = "/v1/recipients/{id}", tag = "recipients",
+    params(("id" = String, Path, description = "the recipient")),
+    responses(
+        (status = 204, description = "erased"),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id<RecipientId>,
+) -> Result<NoContent, Problem> {
+    let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
+    let change = |record: &mut Record, stamp: &Stamp| {
+        if !record.facets.is_empty() {
+            record.erase(stamp);
+        }
+        Ok::<_, Problem>(())
+    };
+    let written = app.writer.update(&key, change).await?;
+    // Also when the recipient was gone already: an earlier attempt may have ended here.
+    app.connection.purge(INBOX, &app.subjects.inbox_of(caller.app.as_str(), id.as_str())).await?;
+    app.settle(&key, &written).await;
+    Ok(NoContent)
+}
