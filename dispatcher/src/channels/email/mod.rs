@@ -1,0 +1,5 @@
+//! E-mail.
+
+pub mod smtp;
+
+pub use smtp::Smtp;

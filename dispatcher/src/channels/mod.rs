@@ -1,0 +1,209 @@
+//! The channels: one folder per provider, all behind the same small seam.
+//!
+//! A provider takes a [`Message`] and answers with one [`Outcome`]. Each folder has the same files: `options.rs` (what
+//! can be set), `request.rs` (message → request), `client.rs` (the call), `outcome.rs` (answer → outcome, pure). Every
+//! call ends within [`CALL_LIMIT`], whatever the other side does, and nothing in here logs an address, a token, a
+//! secret or a text.
+
+pub mod email;
+pub mod inbox;
+pub mod sandbox;
+pub mod telegram;
+pub mod webhook;
+
+mod http;
+mod providers;
+mod retry_after;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use peal_common::category::Class;
+use peal_common::channel::Priority;
+use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
+use peal_common::outcome::Outcome;
+use peal_common::recipient::Contact;
+use peal_common::seal::DataKey;
+use peal_common::settings::SettingsError;
+use peal_common::template::Rendered;
+
+/// No call to a provider takes longer than this: less than the 30 s after which JetStream would deliver the message
+/// to somebody else.
+pub const CALL_LIMIT: Duration = Duration::from_secs(25);
+
+/// The reason of a retry that Peal's own rate limit asked for: nothing was sent to the provider.
+pub const THROTTLED: &str = "throttled";
+/// The reason of a retry while a provider has asked everybody to wait: nothing was sent to the provider.
+pub const PROVIDER_PAUSED: &str = "provider_paused";
+/// The reason of a retry because all connections were busy: nothing was sent to the provider.
+pub const NO_FREE_CONNECTION: &str = "no_free_connection";
+
+/// Whether an attempt reached for the provider at all. One that did not should not count against the attempts of a
+/// delivery, or a burst that is merely held back by a rate limit would end in the dead letters.
+#[must_use]
+pub fn was_tried(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Retry { reason, .. } => {
+            ![THROTTLED, PROVIDER_PAUSED, NO_FREE_CONNECTION].contains(&reason.as_str())
+        }
+        _ => true,
+    }
+}
+
+/// What a provider is asked to deliver: one text for one contact.
+#[derive(Clone, Copy)]
+pub struct Message<'a> {
+    /// The app.
+    pub app: &'a AppId,
+    /// The notification.
+    pub notification: &'a NotificationId,
+    /// The delivery: the same on every attempt, so that the other side can recognise a repetition.
+    pub delivery: &'a DeliveryId,
+    /// The category.
+    pub category: &'a CategoryId,
+    /// The category's class.
+    pub class: Class,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// The recipient.
+    pub recipient: &'a RecipientId,
+    /// Where to.
+    pub contact: &'a Contact,
+    /// Seals what Peal itself keeps for the recipient.
+    pub data_key: &'a DataKey,
+    /// The text.
+    pub rendered: &'a Rendered,
+    /// When the gateway accepted the notification.
+    pub accepted_at: Timestamp,
+    /// When it is of no use any more.
+    pub expires_at: Timestamp,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// Newer messages with the same key replace older ones, where the channel can do that.
+    pub collapse_key: Option<&'a str>,
+    /// What the sender passed along.
+    pub metadata: &'a Map<String, Value>,
+}
+
+impl std::fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither contact nor text: a message that is shown somewhere must not show personal data.
+        f.debug_struct("Message")
+            .field("app", &self.app)
+            .field("notification", &self.notification)
+            .field("delivery", &self.delivery)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
+    }
+}
+
+pub use providers::Providers;
+
+/// A provider that can't be set up. The message says what to write and never repeats a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A key does not fit.
+    #[error("settings: {key}: {advice}")]
+    Invalid {
+        /// The key.
+        key: &'static str,
+        /// What to write.
+        advice: String,
+    },
+    /// A secret can't be read.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The HTTP client can't be built.
+    #[error("the HTTP client cannot be built")]
+    Http(#[source] reqwest::Error),
+}
+
+impl ConfigError {
+    pub(crate) fn invalid(key: &'static str, advice: impl Into<String>) -> Self {
+        ConfigError::Invalid { key, advice: advice.into() }
+    }
+}
+
+/// Whoever carries a channel's messages away.
+#[derive(Debug)]
+pub enum Provider {
+    /// Signed HTTP requests to the recipient's own endpoint.
+    Webhook(webhook::Client),
+    /// E-mail through an SMTP server.
+    Smtp(email::Smtp),
+    /// Messages of a Telegram bot.
+    Telegram(telegram::Client),
+    /// The inbox that Peal itself keeps.
+    Inbox(inbox::Client),
+    /// Records instead of sending, for laptops and tests.
+    Sandbox(sandbox::Client),
+}
+
+impl Provider {
+    /// The provider's name in events, metrics and the API.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Provider::Webhook(_) => "webhook",
+            Provider::Smtp(_) => "smtp",
+            Provider::Telegram(_) => "telegram",
+            Provider::Inbox(_) => "inbox",
+            Provider::Sandbox(_) => "sandbox",
+        }
+    }
+
+    /// Makes one attempt. Takes at most [`CALL_LIMIT`]; dropping the future abandons the attempt, whose connection
+    /// is then closed rather than used again.
+    pub async fn send(&self, message: &Message<'_>) -> Outcome {
+        match self {
+            Provider::Webhook(client) => client.send(message).await,
+            Provider::Smtp(client) => client.send(message).await,
+            Provider::Telegram(client) => client.send(message).await,
+            Provider::Inbox(client) => client.send(message).await,
+            Provider::Sandbox(client) => client.send(message).await,
+        }
+    }
+}
+
+/// Short forms for the outcomes that channels make, with the stable word for the event.
+pub(crate) mod outcomes {
+    use std::time::Duration;
+
+    use peal_common::outcome::Outcome;
+
+    pub(crate) fn retry(reason: impl Into<String>, after: Option<Duration>) -> Outcome {
+        Outcome::Retry { reason: reason.into(), after }
+    }
+
+    pub(crate) fn permanent(reason: impl Into<String>) -> Outcome {
+        Outcome::Permanent { reason: reason.into() }
+    }
+
+    pub(crate) fn address_dead(reason: impl Into<String>) -> Outcome {
+        Outcome::AddressDead { reason: reason.into() }
+    }
+
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Outcome {
+        Outcome::Unavailable { reason: reason.into(), after: None }
+    }
+
+    pub(crate) fn ambiguous(reason: impl Into<String>) -> Outcome {
+        Outcome::Ambiguous { reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_that_never_left_are_told_from_those_that_failed() {
+        assert!(!was_tried(&outcomes::retry(THROTTLED, None)));
+        assert!(!was_tried(&outcomes::retry(PROVIDER_PAUSED, None)));
+        assert!(!was_tried(&outcomes::retry(NO_FREE_CONNECTION, None)));
+        assert!(was_tried(&outcomes::retry("http_503", None)));
+        assert!(was_tried(&Outcome::Sent { provider_id: None }));
+    }
+}

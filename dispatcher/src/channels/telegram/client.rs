@@ -1,0 +1,89 @@
+//! The call of `sendMessage`.
+
+use std::fmt;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use tokio::time::{Instant, timeout_at};
+
+use peal_common::clock::Clock;
+use peal_common::outcome::Outcome;
+
+use super::limits::{Limits, Pause};
+use super::request::{self, Chat};
+use super::{Options, outcome};
+use crate::channels::outcomes::{ambiguous, permanent, retry};
+use crate::channels::{ConfigError, Message, PROVIDER_PAUSED, THROTTLED, http as shared};
+
+/// The longest answer that is read: a message of 4,096 characters comes back with escapes and entities.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+/// How long connecting may take.
+const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Sends messages as one bot.
+pub struct Client {
+    http: reqwest::Client,
+    options: Options,
+    clock: Clock,
+    limits: Limits,
+    pause: Pause,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of one bot. `clock` is what dates in Retry-After are compared with.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when TLS can't be set up.
+    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        let http = shared::client_builder()?
+            .connect_timeout(CONNECT_LIMIT.min(options.timeout))
+            .build()
+            .map_err(ConfigError::Http)?;
+        Ok(Client { http, options, clock, limits: Limits::new(), pause: Pause::default() })
+    }
+
+    /// Sends one message, after waiting for its turn.
+    pub async fn send(&self, message: &Message<'_>) -> Outcome {
+        let Some(chat) = message.contact.address.as_deref().and_then(Chat::parse) else {
+            return permanent("invalid_address");
+        };
+        let Some(body) = request::body(message, &chat) else { return permanent("invalid_request") };
+        if let Some(left) = self.pause.left(Instant::now()) {
+            return retry(PROVIDER_PAUSED, Some(left));
+        }
+        if let Err(wait) = self.limits.turn(&chat, self.options.max_wait).await {
+            return retry(THROTTLED, Some(wait));
+        }
+        // Somebody else may have been told to wait in the meantime.
+        if let Some(left) = self.pause.left(Instant::now()) {
+            return retry(PROVIDER_PAUSED, Some(left));
+        }
+        let outcome = self.call(body).await;
+        if let Outcome::Retry { reason, after: Some(after) } = &outcome
+            && reason == "http_429"
+        {
+            self.pause.extend(*after, Instant::now());
+        }
+        outcome
+    }
+
+    async fn call(&self, body: Vec<u8>) -> Outcome {
+        let deadline = Instant::now() + self.options.timeout;
+        let mut request = reqwest::Request::new(reqwest::Method::POST, self.options.endpoint.clone());
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *request.body_mut() = Some(body.into());
+        let response = match timeout_at(deadline, self.http.execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return outcome::of_call_error(&error),
+            Err(_) => return ambiguous("no_answer_after_send"),
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = timeout_at(deadline, shared::read_capped(response, MAX_BODY_BYTES)).await.ok().flatten();
+        outcome::of_answer(status, &headers, body.as_deref(), self.clock.now())
+    }
+}

@@ -1,0 +1,8 @@
+//! The channels against recording providers, over real sockets.
+
+mod fixture;
+mod smtp;
+mod smtp_faults;
+mod telegram;
+mod webhook;
+mod webhook_targets;

@@ -1,0 +1,253 @@
+//! E-mail: what is sent, over which connection, and what refusals mean.
+
+use std::time::Duration;
+
+use peal_common::channel::Channel;
+use peal_common::outcome::Outcome;
+use peal_common::settings::{SmtpSettings, SmtpTls};
+use peal_dispatcher::channels::email::Smtp;
+use peal_dispatcher::channels::email::smtp::Options;
+use peal_dispatcher::recording::{self, Command, Reply, SmtpTlsMode};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+
+use super::fixture::{Fixture, SOON, address_dead, clock, permanent, retry, unavailable};
+
+pub fn settings(server: &recording::Smtp) -> SmtpSettings {
+    SmtpSettings {
+        host: server.address().ip().to_string(),
+        port: server.address().port(),
+        tls: SmtpTls::None,
+        user: None,
+        password: None,
+        password_file: None,
+        from: "\"가게 Shop\" <no-reply@example.com>".to_owned(),
+        hello_name: None,
+        tls_ca_file: None,
+        timeout_seconds: 10,
+        max_connections: 2,
+    }
+}
+
+pub fn smtp(settings: &SmtpSettings) -> Smtp {
+    Smtp::new(Options::from_settings(settings).unwrap(), clock())
+}
+
+pub fn to(address: &str) -> Fixture {
+    Fixture::to(Channel::Email, address, 1)
+}
+
+fn sent(fixture: &Fixture) -> Outcome {
+    Outcome::Sent { provider_id: Some(format!("<{}@example.com>", fixture.delivery)) }
+}
+
+#[tokio::test]
+async fn an_email_arrives_as_it_was_written() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    let mut fixture = to("kim@example.org");
+    fixture.rendered.html = Some("<p>Order 1042</p>".to_owned());
+    fixture.rendered.text = ".\nA line\n..dots\n.\r\n".to_owned();
+    assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    let [mail] = server.mails().try_into().unwrap();
+    assert!(mail.accepted);
+    assert_eq!(
+        (mail.from.as_str(), mail.to.as_slice()),
+        ("no-reply@example.com", ["kim@example.org".to_owned()].as_slice())
+    );
+    for part in [
+        format!("Message-ID: <{}@example.com>\r\n", fixture.delivery).as_str(),
+        "To: kim@example.org\r\n",
+        "Subject: Your order is on its way\r\n",
+        "Date: Sun, 22 Nov 2026 12:00:00 +0000\r\n",
+        "\r\n.\r\nA line\r\n..dots\r\n.\r\n",
+        "<p>Order 1042</p>",
+    ] {
+        assert!(mail.text.contains(part), "{part:?} is missing in {}", mail.text);
+    }
+    assert_eq!(server.commands()[0], "EHLO example.com");
+}
+
+#[tokio::test]
+async fn emails_follow_each_other_on_one_connection_and_never_exceed_the_limit() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    for _ in 0..5 {
+        let fixture = to("kim@example.org");
+        assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    }
+    assert_eq!(server.connections(), 1);
+    let fixtures: Vec<Fixture> = (0..50).map(|n| to(&format!("u{n}@example.org"))).collect();
+    let sends = fixtures.iter().map(|fixture| async { smtp.send(&fixture.message()).await });
+    for (outcome, fixture) in futures_util::future::join_all(sends).await.into_iter().zip(&fixtures) {
+        assert_eq!(outcome, sent(fixture));
+    }
+    assert_eq!(server.mails().len(), 55);
+    assert!(server.connections() <= 2, "{}", server.connections());
+    for mail in server.mails() {
+        assert_eq!(mail.to.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_replaced_after_a_hundred_emails() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    let fixture = to("kim@example.org");
+    for _ in 0..101 {
+        assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    }
+    assert_eq!(server.connections(), 2);
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart_by_where_they_come() {
+    let cases = [
+        (Command::Rcpt, "550 5.1.1 no such user", address_dead("smtp_550_5.1.1")),
+        (Command::Rcpt, "550-5.1.1 no such\r\n550 5.1.1 user", address_dead("smtp_550_5.1.1")),
+        (Command::Rcpt, "550 5.7.1 not from you", permanent("smtp_550_5.7.1")),
+        (Command::Rcpt, "550 mailbox unavailable", permanent("smtp_550")),
+        (Command::Rcpt, "450 4.2.0 greylisted", retry("smtp_450_4.2.0")),
+        (Command::Rcpt, "252 maybe", retry("unexpected_answer")),
+        (Command::Data, "554 5.5.1 no valid recipients", permanent("smtp_554_5.5.1")),
+        (Command::Data, "250 what?", retry("unexpected_answer")),
+        (Command::Data, "421 4.3.2 shutting down", retry("smtp_421_4.3.2")),
+        (Command::Text, "550 5.7.1 spam", permanent("smtp_550_5.7.1")),
+        (Command::Text, "552 5.3.4 too large", permanent("smtp_552_5.3.4")),
+        (Command::Text, "451 4.3.0 later", retry("smtp_451_4.3.0")),
+        (Command::Text, "454 Throttling failure: Maximum sending rate exceeded.", retry("smtp_454")),
+        (Command::Mail, "550 5.7.1 not your address", unavailable("sender_refused")),
+        (Command::Mail, "530 5.7.0 authenticate", unavailable("authentication_failed")),
+        (Command::Ehlo, "550 5.7.1 go away", unavailable("server_refused")),
+        (Command::Greeting, "554 no service", unavailable("server_refused")),
+        (Command::Greeting, "421 busy", retry("smtp_421")),
+        (Command::Greeting, "hello", retry("unexpected_answer")),
+    ];
+    for (command, reply, expected) in cases {
+        let server = recording::Smtp::start().await.unwrap();
+        server.reply_next(command, Reply::say(reply));
+        let smtp = smtp(&settings(&server));
+        let fixture = to("kim@example.org");
+        assert_eq!(smtp.send(&fixture.message()).await, expected, "{command:?} {reply}");
+        // Whatever it was, the next e-mail is not affected.
+        assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture), "after {command:?} {reply}");
+        assert_eq!(server.mails().iter().filter(|mail| mail.accepted).count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_recipient_does_not_cost_the_connection() {
+    let server = recording::Smtp::start().await.unwrap();
+    server.reply_to(Command::Rcpt, "gone@", Reply::say("550 5.1.1 no such user"));
+    let smtp = smtp(&settings(&server));
+    assert_eq!(smtp.send(&to("gone@example.org").message()).await, address_dead("smtp_550_5.1.1"));
+    assert_eq!(smtp.send(&to("gone@example.org").message()).await, address_dead("smtp_550_5.1.1"));
+    let fixture = to("kim@example.org");
+    assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    assert_eq!(server.connections(), 1);
+    assert_eq!(server.commands().iter().filter(|command| *command == "RSET").count(), 2);
+    assert_eq!(server.mails()[0].to, ["kim@example.org"]);
+}
+
+#[tokio::test]
+async fn control_characters_never_reach_the_server() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    let mut subject = to("kim@example.org");
+    subject.rendered.subject = Some("Hello\r\nBcc: everybody@example.org".to_owned());
+    assert_eq!(smtp.send(&subject.message()).await, permanent("invalid_header"));
+    subject.rendered.subject = Some("Hello\0".to_owned());
+    assert_eq!(smtp.send(&subject.message()).await, permanent("invalid_header"));
+    for address in ["kim@example.org\r\nRCPT TO:<b@example.org>", "kim\0@example.org", "kim@example.org\n"] {
+        assert_eq!(smtp.send(&to(address).message()).await, permanent("invalid_header"), "{address:?}");
+    }
+    for address in ["kim", "kim@example.org>", "Kim <kim@example.org>", "김@example.org"] {
+        assert_eq!(smtp.send(&to(address).message()).await, permanent("invalid_address"), "{address:?}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[tokio::test]
+async fn signing_in() {
+    let server = recording::Smtp::start().await.unwrap();
+    server.require_login("peal", "right");
+    let with = |password: Option<&str>| SmtpSettings {
+        user: password.map(|_| "peal".to_owned()),
+        password: password.map(|password| password.to_owned().into()),
+        ..settings(&server)
+    };
+    let fixture = to("kim@example.org");
+    let send = async |settings: SmtpSettings| smtp(&settings).send(&fixture.message()).await;
+    assert_eq!(send(with(Some("right"))).await, sent(&fixture));
+    assert_eq!(send(with(Some("wrong"))).await, unavailable("authentication_failed"));
+    assert_eq!(send(with(None)).await, unavailable("authentication_failed"));
+    server.reply_next(Command::Auth, Reply::say("454 4.7.0 try later"));
+    assert_eq!(send(with(Some("right"))).await, retry("smtp_454_4.7.0"));
+    // A server that knows LOGIN alone.
+    server.reply_next(Command::Ehlo, Reply::say("250-recorder\r\n250 AUTH LOGIN"));
+    assert_eq!(send(with(Some("right"))).await, sent(&fixture));
+    server.reply_next(Command::Ehlo, Reply::say("250 recorder"));
+    assert_eq!(send(with(Some("right"))).await, unavailable("authentication_not_offered"));
+}
+
+#[tokio::test]
+async fn tls_is_used_where_it_is_demanded() {
+    let issued = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()).into();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let config = std::sync::Arc::new(config);
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, issued.cert.pem()).unwrap();
+
+    let fixture = to("kim@example.org");
+    for (mode, tls) in
+        [(SmtpTlsMode::Starttls, SmtpTls::Starttls), (SmtpTlsMode::Implicit, SmtpTls::Implicit)]
+    {
+        let server = recording::Smtp::start_tls(mode, config.clone()).await.unwrap();
+        server.require_login("peal", "right");
+        let trusting = SmtpSettings {
+            tls,
+            tls_ca_file: Some(ca.clone()),
+            user: Some("peal".to_owned()),
+            password: Some("right".to_owned().into()),
+            ..settings(&server)
+        };
+        let smtp_trusting = smtp(&trusting);
+        for _ in 0..3 {
+            assert_eq!(smtp_trusting.send(&fixture.message()).await, sent(&fixture), "{tls:?}");
+        }
+        assert_eq!((server.mails().len(), server.connections()), (3, 1));
+        let distrusting = SmtpSettings { tls_ca_file: None, ..trusting };
+        assert_eq!(smtp(&distrusting).send(&fixture.message()).await, unavailable("tls_failed"), "{tls:?}");
+        assert_eq!(server.mails().len(), 3);
+    }
+
+    // A server that does not offer what is demanded gets nothing, not even the name of a recipient.
+    let plain = recording::Smtp::start().await.unwrap();
+    let demanding = SmtpSettings { tls: SmtpTls::Starttls, ..settings(&plain) };
+    assert_eq!(smtp(&demanding).send(&fixture.message()).await, unavailable("starttls_not_offered"));
+    assert_eq!(plain.commands().iter().filter(|line| line.starts_with("MAIL")).count(), 0);
+}
+
+#[tokio::test]
+async fn waiting_for_a_connection_is_bounded_too() {
+    let server = recording::Smtp::start().await.unwrap();
+    let mut options =
+        Options::from_settings(&SmtpSettings { max_connections: 1, ..settings(&server) }).unwrap();
+    options.timeout = Duration::from_millis(600);
+    let smtp = Smtp::new(options, clock());
+    server.reply(Command::Text, Reply::Stall);
+    let (first, second) = (to("a@example.org"), to("b@example.org"));
+    let (first_message, second_message) = (first.message(), second.message());
+    let (first, second) = tokio::join!(smtp.send(&first_message), smtp.send(&second_message));
+    assert_eq!(first, super::fixture::ambiguous("no_answer_after_data"));
+    assert_eq!(second, retry("no_free_connection"));
+    assert_eq!(server.wait_for(1, SOON).await.unwrap().len(), 1);
+}
