@@ -13,10 +13,12 @@ pub mod server;
 pub mod catalog;
 pub mod dead_letter;
 pub mod follow;
+pub mod inspect;
 pub mod keys;
 pub mod mirror;
 pub mod publish;
 pub mod pull;
+pub mod service;
 pub mod remove;
 pub mod state;
 

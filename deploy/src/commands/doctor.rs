@@ -1,0 +1,106 @@
+//! `peal doctor`: looks at everything and says what to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use peal_common::settings::Settings;
+use serde_json::json;
+
+use crate::api;
+use crate::doctor::{Check, Status, power_loss, processes, region, work};
+use crate::output::{FAILED, Output, table};
+use crate::region::{self as settings_of, ConfigArgs};
+
+/// The usual port of nats-server's monitoring pages.
+const MONITOR_PORT: u16 = 8222;
+
+/// Arguments of `peal doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: peal doctor --config /etc/peal/peal.toml --monitor http://10.0.0.1:8222")]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The server's monitoring page [default: that of `peal up`, else port 8222 of the NATS server]
+    #[arg(long, value_name = "URL", env = "PEAL_MONITOR")]
+    monitor: Option<String>,
+}
+
+/// Looks, and prints a table; exits with 1 when something does not work.
+///
+/// # Errors
+/// When the settings don't fit; what is merely wrong stands in the table.
+pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let file = args.config.file();
+    let settings = args.config.load()?;
+    let client = api::client()?;
+    let from = file.as_ref().map_or("the built-in defaults".to_owned(), |file| file.display().to_string());
+    let mut checks =
+        vec![Check::ok("settings", format!("region {} from {from}", settings.region.name)), key(&settings)];
+    match settings_of::connect(&settings).await {
+        Ok(connection) => {
+            checks.push(Check::ok("connection", format!("connected to {}", settings.nats.urls.join(", "))));
+            checks.extend(region(&settings, &connection).await);
+            let monitor = args.monitor.or_else(|| monitor(&settings, file.as_deref()));
+            checks.push(power_loss(&settings, &client, monitor.as_deref()).await);
+            checks.extend(work(&connection).await);
+        }
+        Err(error) => {
+            let advice = "start the server (`peal up` on a laptop), or correct nats.urls and the credentials";
+            checks.push(Check::fail("connection", format!("{error:#}"), advice));
+        }
+    }
+    checks.extend(processes(&settings, &client).await);
+    show(&checks, output)
+}
+
+fn show(checks: &[Check], output: &Output) -> anyhow::Result<ExitCode> {
+    let worst = checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok);
+    output.json(&json!({ "status": worst, "checks": checks }))?;
+    let rows: Vec<_> = checks
+        .iter()
+        .map(|check| vec![check.status.as_str().to_owned(), check.name.to_owned(), check.found.clone()])
+        .collect();
+    output.line(table(&["STATUS", "WHAT", "FOUND"], &rows))?;
+    let advice: Vec<_> =
+        checks.iter().filter_map(|check| Some((check.name, check.advice.as_ref()?))).collect();
+    if !advice.is_empty() {
+        output.line("\nWhat to do:")?;
+        for (name, advice) in advice {
+            output.line(format!("  {name}: {advice}"))?;
+        }
+    }
+    Ok(if worst == Status::Fail { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn key(settings: &Settings) -> Check {
+    match settings.sealer() {
+        Ok(_) => Check::ok("region key", "it can be read"),
+        Err(error) => {
+            let advice = "gateway and dispatcher need it; on a machine that runs neither this is fine";
+            Check::warn("region key", error.to_string(), advice)
+        }
+    }
+}
+
+/// The monitoring page of the server that `peal up` started beside this settings file, else the usual one of the
+/// server that the settings name first.
+fn monitor(settings: &Settings, file: Option<&Path>) -> Option<String> {
+    if let Some(folder) = file.and_then(Path::parent)
+        && let Some(local) = monitor_of(&folder.join("nats-server"))
+    {
+        return Some(local);
+    }
+    let host =
+        settings.nats.urls.first()?.split_once("://")?.1.rsplit_once(':').map(|(host, _)| host.to_owned())?;
+    Some(format!("http://{host}:{MONITOR_PORT}"))
+}
+
+fn monitor_of(folder: &Path) -> Option<String> {
+    let files = fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let ports: PathBuf =
+        files.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "ports"))?;
+    let ports: serde_json::Value = serde_json::from_slice(&fs::read(ports).ok()?).ok()?;
+    Some(ports["monitoring"][0].as_str()?.to_owned())
+}

@@ -1,0 +1,11 @@
+//! A file for each command: its arguments, with their help, and what it does.
+
+pub mod up;
+
+pub mod doctor;
+pub mod keys;
+pub mod topology;
+
+pub mod dead_letters;
+pub mod send;
+pub mod tail;

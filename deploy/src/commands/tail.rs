@@ -1,0 +1,192 @@
+//! `peal tail`: what happens to notifications, live, from INTAKE and EVENTS.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use jiff::SignedDuration;
+use peal_common::clock::Clock;
+use peal_common::envelope::{Envelope as _, Intake};
+use peal_common::event::{Event, EventType};
+use peal_common::id::{AppId, NotificationId};
+use peal_nats::connect::Connection;
+use peal_nats::follow::{Followed, Follower, Stored};
+use peal_nats::topology::{EVENTS, INTAKE};
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
+
+use super::keys::duration;
+use crate::output::Output;
+use crate::region::ConfigArgs;
+
+const EXAMPLES: &str = "\
+Examples:
+  peal tail                                     everything from now on
+  peal tail --since 10m --type dead_lettered    what was given up in the last ten minutes, and from now on
+  peal tail --notification order-1042-shipped --since 1d
+  peal tail --json | jq .reason                 one JSON object a line";
+
+/// Arguments of `peal tail`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct TailArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only this app
+    #[arg(long)]
+    app: Option<AppId>,
+    /// Only events of this type, such as accepted, sent or dead_lettered; repeat it or write commas
+    #[arg(long = "type", value_name = "TYPE", value_parser = event_type, value_delimiter = ',')]
+    types: Vec<EventType>,
+    /// Only this notification
+    #[arg(long, value_name = "ID")]
+    notification: Option<NotificationId>,
+    /// Begin this long ago, such as 10m, 2h or 1d, instead of now
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    since: Option<SignedDuration>,
+    /// End after this many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+fn event_type(text: &str) -> Result<EventType, String> {
+    let text: serde::de::value::StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+    EventType::deserialize(text).map_err(|error| error.to_string())
+}
+
+impl TailArgs {
+    fn wants(&self, event: &Event) -> bool {
+        self.app.as_ref().is_none_or(|app| event.app == *app)
+            && (self.types.is_empty() || self.types.contains(&event.kind))
+            && self.notification.as_ref().is_none_or(|notification| event.notification == *notification)
+    }
+}
+
+/// Follows until Ctrl-C, or until `--count` events were shown.
+///
+/// # Errors
+/// When the settings don't fit or no server answers; what fails later is tried again.
+pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let (_, connection) = args.config.connect().await?;
+    let mut intake = follower(&connection, INTAKE, &args).await?;
+    let mut events = follower(&connection, EVENTS, &args).await?;
+    if args.since.is_none() {
+        output.progress(format!("following region {} from now on; Ctrl-C ends", connection.region));
+    }
+    let mut left = args.count;
+    loop {
+        // Every branch can be dropped: a follower loses nothing, and the signal comes again.
+        let (followed, from) = tokio::select! {
+            followed = intake.next() => (followed, INTAKE),
+            followed = events.next() => (followed, EVENTS),
+            done = tokio::signal::ctrl_c() => {
+                done?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        match followed {
+            Followed::Messages(messages) => {
+                for event in messages.iter().filter_map(read).filter(|event| args.wants(event)) {
+                    output.json(&event)?;
+                    output.line(line(&event))?;
+                    left = left.map(|left| left - 1);
+                    if left == Some(0) {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                }
+            }
+            Followed::Quiet(_) => {}
+            Followed::Replaced(state) => {
+                output.progress(format!("stream {from} was made again: following the new one"));
+                if from == INTAKE { intake.restart(&state) } else { events.restart(&state) }
+            }
+        }
+    }
+}
+
+async fn follower(connection: &Connection, stream: &str, args: &TailArgs) -> anyhow::Result<Follower> {
+    // Also looks whether the stream is there: a follower would wait for it without a word.
+    let state = connection.stream_state(stream).await?;
+    Ok(match args.since {
+        Some(since) => {
+            let from = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+            Follower::since(connection.clone(), stream, Clock::System.now_ms().saturating_sub(from))
+        }
+        None => Follower::new(connection.clone(), stream, "", Some(state.created), state.last),
+    })
+}
+
+/// An event as it stands in EVENTS, or the acceptance that an INTAKE message stands for. What is neither is left out:
+/// the gateways put it aside and say so.
+fn read(stored: &Stored) -> Option<Event> {
+    if let Ok(event) = Event::decode(&stored.payload) {
+        return Some(event);
+    }
+    let intake = Intake::decode(&stored.payload).ok()?;
+    let notification = intake.notification;
+    let mut event =
+        Event::new(EventType::Accepted, notification.accepted_at, notification.app, notification.id);
+    if let [only] = intake.targets.as_slice() {
+        event.recipient = Some(only.recipient.clone());
+    }
+    Some(event)
+}
+
+/// One line for people: when, what, on which channel, about what, to whom, why.
+fn line(event: &Event) -> String {
+    let channel = event.channel.map_or("-", |channel| channel.as_str());
+    let mut text = format!(
+        "{}  {:<13}  {channel:<8}  {}/{}",
+        event.at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
+        event.kind.as_str(),
+        event.app,
+        event.notification,
+    );
+    if let Some(recipient) = &event.recipient {
+        text.push_str(&format!("  to {recipient}"));
+    }
+    match event.deliveries.as_slice() {
+        [] => {}
+        planned => text.push_str(&format!("  {} deliveries", planned.len())),
+    }
+    if let Some(provider) = &event.provider {
+        text.push_str(&format!("  by {provider}"));
+    }
+    if let Some(attempts) = event.attempts.filter(|attempts| *attempts > 1) {
+        text.push_str(&format!("  attempt {attempts}"));
+    }
+    if let Some(reason) = &event.reason {
+        text.push_str(&format!("  because {reason}"));
+    }
+    if let Some(until) = event.until {
+        text.push_str(&format!("  until {until}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use peal_common::channel::Channel;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_when_what_where_to_whom_and_why() {
+        let at = "2026-01-02T03:04:05.006Z".parse().unwrap();
+        let mut event =
+            Event::new(EventType::DeadLettered, at, "shop".parse().unwrap(), "order-1".parse().unwrap());
+        event.channel = Some(Channel::Email);
+        event.recipient = Some("u-42".parse().unwrap());
+        event.reason = Some("attempts_exhausted".to_owned());
+        event.attempts = Some(10);
+        assert_eq!(
+            line(&event),
+            "2026-01-02T03:04:05.006Z  dead_lettered  email     shop/order-1  to u-42  attempt 10  because attempts_exhausted"
+        );
+    }
+
+    #[test]
+    fn types_are_those_of_the_api() {
+        assert_eq!(event_type("dead_lettered"), Ok(EventType::DeadLettered));
+        assert!(event_type("exploded").unwrap_err().contains("accepted"));
+    }
+}

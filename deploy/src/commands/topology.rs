@@ -1,0 +1,111 @@
+//! `peal topology plan|apply|check`: the streams and consumers of a region.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use peal_common::settings::Settings;
+use peal_nats::connect::Connection;
+use peal_nats::topology::{self, ApplyError, Current, Plan, Topology};
+use serde_json::json;
+
+use crate::output::{FAILED, Output};
+use crate::region::{self, ConfigArgs};
+
+/// What to do with the topology.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what `apply` would change; changes nothing
+    #[command(after_help = "Example: peal topology plan --config /etc/peal/peal.toml --exit-code")]
+    Plan(PlanArgs),
+    /// Create and update streams and consumers; running it again changes nothing
+    Apply(ApplyArgs),
+    /// Look whether everything is as it should be, live facts such as replicas included; exits with 1 when not
+    Check(CheckArgs),
+}
+
+/// Arguments of `peal topology plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Exit with 1 when there is something to change
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// Arguments of `peal topology apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Also carry out steps that lose data: recreate or remove a stream, shrink a limit, keep fewer copies
+    #[arg(long)]
+    allow_destructive: bool,
+}
+
+/// Arguments of `peal topology check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// When the settings don't fit, no server answers, or it refuses a step.
+pub async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Plan(args) => plan(args, output).await,
+        Command::Apply(args) => apply(args, output).await,
+        Command::Check(args) => check(args, output).await,
+    }
+}
+
+async fn planned(config: &ConfigArgs) -> anyhow::Result<(Settings, Connection, Plan)> {
+    let (settings, connection) = config.connect().await?;
+    let plan = plan_for(&connection, &region::topology(&settings)).await?;
+    Ok((settings, connection, plan))
+}
+
+async fn plan_for(connection: &Connection, topology: &Topology) -> anyhow::Result<Plan> {
+    let current = Current::read(&connection.jetstream, topology).await?;
+    Ok(topology::plan(&current, topology))
+}
+
+async fn plan(args: PlanArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let (settings, _, plan) = planned(&args.config).await?;
+    output.json(&json!({ "region": settings.region.name, "changes": plan }))?;
+    output.line(format!("region {}\n{plan}", settings.region.name))?;
+    if plan.dangerous().next().is_some() {
+        output.progress("some of these steps lose data: `peal topology apply` wants --allow-destructive");
+    }
+    let changes = args.exit_code && !plan.is_empty();
+    Ok(if changes { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+async fn apply(args: ApplyArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let (settings, connection, plan) = planned(&args.config).await?;
+    match topology::apply(&connection.jetstream, &plan, args.allow_destructive).await {
+        Err(error @ ApplyError::Destructive(_)) => {
+            anyhow::bail!("{error}\nadd --allow-destructive when that is what you want")
+        }
+        done => done?,
+    }
+    output.json(&json!({ "region": settings.region.name, "applied": plan }))?;
+    output.line(format!("region {}\n{plan}", settings.region.name))?;
+    if !plan.is_empty() {
+        output.line(format!("done: {} steps", plan.changes.len()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(args: CheckArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let (settings, connection) = args.config.connect().await?;
+    let report = topology::check(&connection.jetstream, &region::topology(&settings)).await?;
+    output.json(
+        &json!({ "region": settings.region.name, "ok": report.is_ok(), "findings": report.findings }),
+    )?;
+    output.line(format!("region {}\n{report}", settings.region.name))?;
+    Ok(if report.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}

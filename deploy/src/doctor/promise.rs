@@ -1,0 +1,110 @@
+//! What a power cut can cost: it depends on copies, and on how often the server forces data to disk. The second stands
+//! only in the server's monitoring pages.
+
+use std::time::Duration;
+
+use peal_common::settings::Settings;
+use reqwest::Client;
+use serde::Deserialize;
+
+use super::Check;
+
+const NAME: &str = "power loss";
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// What `/varz` says about forcing data to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct SyncConfig {
+    /// Nanoseconds.
+    #[serde(default)]
+    sync_interval: u64,
+    #[serde(default)]
+    sync_always: bool,
+}
+
+#[derive(Deserialize)]
+struct Varz {
+    jetstream: Option<JetStream>,
+}
+
+#[derive(Deserialize)]
+struct JetStream {
+    config: Option<SyncConfig>,
+}
+
+/// Asks the monitoring page at `monitor`, if there is one, and says what is promised.
+pub async fn power_loss(settings: &Settings, client: &Client, monitor: Option<&str>) -> Check {
+    let known = match monitor {
+        Some(monitor) => ask(client, monitor).await,
+        None => None,
+    };
+    judge(settings.topology.replicas, settings.channels.sandbox.enabled, known)
+}
+
+async fn ask(client: &Client, monitor: &str) -> Option<SyncConfig> {
+    let url = format!("{}/varz", monitor.trim_end_matches('/'));
+    let answer = client.get(url).timeout(ANSWER_LIMIT).send().await.ok()?;
+    let varz: Varz = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
+    varz.jetstream?.config
+}
+
+fn judge(replicas: usize, sandbox: bool, known: Option<SyncConfig>) -> Check {
+    let Some(config) = known else {
+        let found = match replicas {
+            1 => "one copy; how often the server forces data to disk is unknown".to_owned(),
+            copies => format!("{copies} copies; what is lost when all servers lose power at once is unknown"),
+        };
+        let advice = "name the server's monitoring page with --monitor http://host:8222; nats-server's own default is \
+                      every 2 minutes";
+        return Check::warn(NAME, found, advice);
+    };
+    let often = Duration::from_nanos(config.sync_interval);
+    match (config.sync_always, replicas) {
+        (true, _) => Check::ok(
+            NAME,
+            "nothing that was acknowledged is lost, as far as the disks keep what they confirm",
+        ),
+        (false, 1) => {
+            let found = format!("one copy, forced to disk every {often:?}: a power cut can lose as much");
+            let advice =
+                "three servers with replicas = 3, or `sync_interval: always` in the server's configuration";
+            if sandbox {
+                Check::ok(NAME, format!("{found}; enough for trying out"))
+            } else {
+                Check::warn(NAME, found, advice)
+            }
+        }
+        (false, copies) => Check::ok(
+            NAME,
+            format!(
+                "{copies} copies: losing one server loses nothing; all at once can lose the last {often:?}. Whether they \
+                 share a power supply is not visible from here"
+            ),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn the_promise_follows_from_copies_and_interval() {
+        let every = |seconds| Some(SyncConfig { sync_interval: seconds * 1_000_000_000, sync_always: false });
+        let always = Some(SyncConfig { sync_interval: 0, sync_always: true });
+        assert_eq!(judge(1, false, always).status, Status::Ok);
+        assert_eq!(judge(1, false, every(120)).status, Status::Warn);
+        assert_eq!(judge(1, true, every(10)).status, Status::Ok);
+        assert!(judge(3, false, every(10)).found.contains("10s"));
+        assert_eq!(judge(3, false, None).status, Status::Warn);
+    }
+
+    #[test]
+    fn the_servers_page_is_read_as_it_writes_it() {
+        let page = r#"{"server_id":"N","jetstream":{"config":{"max_memory":1,"sync_interval":120000000000,"sync_always":true,"strict":true}}}"#;
+        let varz: Varz = serde_json::from_str(page).unwrap();
+        let config = varz.jetstream.unwrap().config.unwrap();
+        assert_eq!(config, SyncConfig { sync_interval: 120_000_000_000, sync_always: true });
+    }
+}

@@ -1,0 +1,119 @@
+//! What `peal up` tells when everything runs.
+
+use serde_json::{Value, json};
+
+use super::first::{CATEGORY, RECIPIENT};
+use super::folder::Folder;
+use crate::credentials::Credentials;
+
+/// Everything that a person, or a program, needs from now on.
+#[derive(Debug)]
+pub struct Summary<'a> {
+    /// Where everything is.
+    pub folder: &'a Folder,
+    /// The gateway and its key.
+    pub credentials: &'a Credentials,
+    /// The dispatcher's address.
+    pub dispatcher: String,
+    /// The NATS server's address.
+    pub nats: String,
+    /// The notification that was delivered, as the API shows it.
+    pub notification: &'a Value,
+    /// How long it took from the start, in seconds.
+    pub seconds: f64,
+}
+
+/// A text as a shell reads it: in single quotes.
+fn shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+impl Summary<'_> {
+    /// A request that can be pasted into a shell.
+    #[must_use]
+    pub fn curl(&self) -> String {
+        let Credentials { url, key, secret, .. } = self.credentials;
+        let body = json!({
+            "category": CATEGORY,
+            "to": [{ "recipient": RECIPIENT }],
+            "content": { "title": "Hello", "body": "My first notification" },
+        });
+        format!(
+            "curl -u {} {} \\\n    -H 'Content-Type: application/json' \\\n    -d {}",
+            shell(&format!("{key}:{secret}")),
+            shell(&format!("{url}/v1/notifications")),
+            shell(&body.to_string()),
+        )
+    }
+
+    /// A command that shows the streams, with address and credentials.
+    #[must_use]
+    pub fn nats_command(&self) -> String {
+        format!("nats --context {} stream ls", shell(&self.folder.nats_context().to_string_lossy()))
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Credentials { url, app, key, secret } = self.credentials;
+        let first = &self.notification["deliveries"][0];
+        let said = |name: &str| first[name].as_str().unwrap_or("?").to_owned();
+        format!(
+            "\nPeal is running; a first notification was delivered {seconds:.1} s after the start \
+             ({channel} by {provider}).\n\n  \
+             Console    {url}/console\n  \
+             API        {url}   described at {url}/docs\n  \
+             Key        {key}\n  \
+             Secret     {secret}\n  \
+             App        {app}\n  \
+             NATS       {nats}\n  \
+             Folder     {folder}   settings in peal.toml, logs in logs/\n\n\
+             Send one yourself:\n\n  {curl}\n\n\
+             Watch what happens, in another terminal:\n\n  \
+             peal tail{config}\n\n\
+             Look at the streams with the stock nats command:\n\n  {command}\n\n\
+             Ctrl-C stops everything; the data stays for the next `peal up`.",
+            seconds = self.seconds,
+            channel = said("channel"),
+            provider = said("provider"),
+            nats = self.nats,
+            folder = self.folder.path().display(),
+            curl = self.curl(),
+            config = format_args!(" --config {}", shell(&self.folder.settings().to_string_lossy())),
+            command = self.nats_command(),
+        )
+    }
+
+    /// For programs: one object.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let Credentials { url, app, key, secret } = self.credentials;
+        json!({
+            "api": url,
+            "console": format!("{url}/console"),
+            "docs": format!("{url}/docs"),
+            "app": app,
+            "key": key,
+            "secret": secret,
+            "dispatcher": self.dispatcher,
+            "nats": { "url": self.nats, "context": self.folder.nats_context() },
+            "dir": self.folder.path(),
+            "config": self.folder.settings(),
+            "notification": { "id": self.notification["id"], "status": self.notification["status"] },
+            "seconds": self.seconds,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shell_reads_quoted_text_as_it_is() {
+        let text = r#"it's "$HOME" `x` \ "#;
+        let output =
+            std::process::Command::new("sh").args(["-c", &format!("printf %s {}", shell(text))]).output();
+        assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), text);
+    }
+}

@@ -1,0 +1,199 @@
+//! Looking at a region from outside, for `peal doctor` and `peal keys list`: what the server is, what waits in its
+//! streams, and all records under a prefix. These requests cost the server more than everyday work: not for hot paths.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream;
+use futures_util::TryStreamExt as _;
+use jiff::Timestamp;
+use peal_common::clock::Clock;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::connect::Connection;
+use crate::follow::Stored;
+use crate::topology::metadata;
+
+/// JetStream did not say.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {what}")]
+pub struct InspectError {
+    /// What was asked for.
+    pub what: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+) -> impl FnOnce(E) -> InspectError {
+    move |source| InspectError { what, source: source.into() }
+}
+
+/// The server at the other end of the connection.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerFacts {
+    /// Its name.
+    pub name: String,
+    /// Its version, such as `2.15.1`.
+    pub version: String,
+    /// Its cluster, if it belongs to one.
+    pub cluster: Option<String>,
+    /// Its JetStream domain, if it has one.
+    pub domain: Option<String>,
+    /// The largest message that it takes, in bytes.
+    pub max_payload: usize,
+    /// How long JetStream takes to answer.
+    pub round_trip: Duration,
+    /// Bytes that this account's streams take on disk.
+    pub storage: u64,
+    /// Bytes on disk that this account may take, unless there is no limit of its own.
+    pub storage_limit: Option<u64>,
+}
+
+/// A stream of this region and its durable consumers.
+#[derive(Debug, Clone, Serialize)]
+pub struct StreamFacts {
+    /// Its name.
+    pub name: String,
+    /// Messages that it holds.
+    pub messages: u64,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// Bytes at which it is full, if it has such a limit.
+    pub max_bytes: Option<u64>,
+    /// Copies of each message.
+    pub replicas: usize,
+    /// Its durable consumers.
+    pub consumers: Vec<ConsumerFacts>,
+}
+
+/// A durable consumer.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConsumerFacts {
+    /// Its name.
+    pub name: String,
+    /// Messages that nobody has been given yet.
+    pub pending: u64,
+    /// Messages that somebody was given and has not acknowledged.
+    pub unacknowledged: usize,
+    /// Messages among those that were given more than once.
+    pub redelivered: usize,
+    /// Pull requests that wait for messages: 0 means that nobody asks.
+    pub waiting: usize,
+}
+
+/// How far the server's clock is from this machine's.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct ClockSkew {
+    /// Milliseconds that the server is ahead; negative when it is behind.
+    pub ahead_ms: i64,
+    /// The error of that: half the time that asking took, in milliseconds.
+    pub uncertainty_ms: i64,
+}
+
+impl Connection {
+    /// Asks the server what it is.
+    ///
+    /// # Errors
+    /// [`InspectError`] when nobody answers.
+    pub async fn server_facts(&self) -> Result<ServerFacts, InspectError> {
+        let asked = Instant::now();
+        let account = self.jetstream.query_account().await.map_err(failed("the JetStream account"))?;
+        let round_trip = asked.elapsed();
+        let info = self.client.server_info();
+        Ok(ServerFacts {
+            name: info.server_name,
+            version: info.version,
+            cluster: info.cluster,
+            domain: account.domain,
+            max_payload: info.max_payload,
+            round_trip,
+            storage: account.storage,
+            storage_limit: account.limits.max_storage.and_then(|limit| u64::try_from(limit).ok()),
+        })
+    }
+
+    /// The streams of this region with what waits in them, by name.
+    ///
+    /// # Errors
+    /// [`InspectError`] when nobody answers.
+    pub async fn stream_facts(&self) -> Result<Vec<StreamFacts>, InspectError> {
+        let infos: Vec<stream::Info> =
+            self.jetstream.streams().try_collect().await.map_err(failed("the list of streams"))?;
+        let mut streams = Vec::new();
+        for info in infos {
+            let region = info.config.metadata.get(metadata::REGION).map(String::as_str);
+            if region != Some(self.region.as_str()) {
+                continue;
+            }
+            streams.push(StreamFacts {
+                consumers: self.consumer_facts(&info.config.name).await?,
+                name: info.config.name,
+                messages: info.state.messages,
+                bytes: info.state.bytes,
+                max_bytes: u64::try_from(info.config.max_bytes).ok().filter(|limit| *limit > 0),
+                replicas: info.config.num_replicas,
+            });
+        }
+        streams.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(streams)
+    }
+
+    async fn consumer_facts(&self, stream: &str) -> Result<Vec<ConsumerFacts>, InspectError> {
+        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(failed("a stream"))?;
+        let infos: Vec<async_nats::jetstream::consumer::Info> =
+            handle.consumers().try_collect().await.map_err(failed("the consumers of a stream"))?;
+        let durable = infos.into_iter().filter(|info| info.config.durable_name.is_some());
+        let mut consumers: Vec<_> = durable
+            .map(|info| ConsumerFacts {
+                name: info.name,
+                pending: info.num_pending,
+                unacknowledged: info.num_ack_pending,
+                redelivered: info.num_redelivered,
+                waiting: info.num_waiting,
+            })
+            .collect();
+        consumers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(consumers)
+    }
+
+    /// The last message of every subject that matches `filter`, in the order of subjects. Meant for few subjects: each
+    /// costs a request.
+    ///
+    /// # Errors
+    /// [`InspectError`] when there is no such stream or nobody answers.
+    pub async fn last_of_each(&self, stream: &str, filter: &str) -> Result<Vec<Stored>, InspectError> {
+        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(failed("the stream"))?;
+        let subjects = handle.info_with_subjects(filter).await.map_err(failed("the stream's subjects"))?;
+        let mut subjects: Vec<(String, usize)> =
+            subjects.try_collect().await.map_err(failed("the stream's subjects"))?;
+        subjects.sort();
+        let mut found = Vec::with_capacity(subjects.len());
+        for (subject, _) in subjects {
+            found.extend(self.last_of(stream, &subject).await.map_err(failed("a message"))?);
+        }
+        Ok(found)
+    }
+
+    /// Compares the server's clock with `clock`, by what `stream` says of the time.
+    ///
+    /// # Errors
+    /// [`InspectError`] when there is no such stream or nobody answers.
+    pub async fn clock_skew(&self, stream: &str, clock: &Clock) -> Result<ClockSkew, InspectError> {
+        #[derive(Deserialize)]
+        struct Dated {
+            ts: Timestamp,
+        }
+        let subject = format!("$JS.{}.API.STREAM.INFO.{stream}", self.region);
+        let before = clock.now_ms();
+        let answer =
+            self.client.request(subject, Default::default()).await.map_err(failed("the server's time"))?;
+        let after = clock.now_ms();
+        let dated: Dated = serde_json::from_slice(&answer.payload).map_err(failed("the server's time"))?;
+        Ok(ClockSkew {
+            ahead_ms: dated.ts.as_millisecond() - (before + after) / 2,
+            uncertainty_ms: (after - before) / 2 + 1,
+        })
+    }
+}
