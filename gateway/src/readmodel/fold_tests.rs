@@ -45,12 +45,12 @@ fn planned(after_ms: i64, deliveries: impl IntoIterator<Item = u128>) -> Event {
 fn intake(sequence: u64) -> IntakePart {
     IntakePart {
         sequence,
-        accepted_at: START,
+        accepted_at: START + sequence.cast_signed(),
         expires_at: START + 1_000,
         send_at: Some(START + 10),
         category: "orders".into(),
         priority: Priority::High,
-        fingerprint: "ab".repeat(32).into(),
+        fingerprint: format!("{sequence:064x}").into(),
     }
 }
 

@@ -37,8 +37,8 @@ use store::{Store, StoreError};
 pub use counts::Counts;
 pub use task::ReadModelTask;
 pub use view::{
-    Cursor, CursorError, DeliveryView, EventFilter, EventView, Filter, InboxCounts, InboxItem, InboxLive, LiveEvent,
-    NotificationSummary, NotificationView, Page,
+    Cursor, CursorError, DeliveryView, EventFilter, EventView, Filter, InboxCounts, InboxItem, InboxLive,
+    LiveEvent, NotificationSummary, NotificationView, Page,
 };
 
 /// Changes that a slow watcher may be behind before it loses some and has to look at the read model itself.
@@ -127,7 +127,12 @@ struct Forget {
 impl ReadModel {
     /// A read model in the file `path`, which is made when it is missing. The returned task must run for it to fill.
     #[must_use]
-    pub fn new(connection: Connection, path: PathBuf, clock: Clock, retention: Retention) -> (Self, ReadModelTask) {
+    pub fn new(
+        connection: Connection,
+        path: PathBuf,
+        clock: Clock,
+        retention: Retention,
+    ) -> (Self, ReadModelTask) {
         let (forget, forget_requests) = mpsc::channel(FORGET_QUEUE);
         let inner = Arc::new(Inner {
             connection,
@@ -158,7 +163,7 @@ impl ReadModel {
         self.inner.positions.subscribe()
     }
 
-    /// How many messages stand in the streams and are not folded yet, as of the last look, which is about a second old.
+    /// How many messages stand in the streams and are not folded yet, as of the last look, which is some seconds old.
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.inner.behind.load(Ordering::Relaxed)
@@ -182,7 +187,11 @@ impl ReadModel {
     ///
     /// # Errors
     /// [`NotReady`] when that takes longer than `limit`.
-    pub async fn wait_for(&self, limit: Duration, reached: impl Fn(&Positions) -> bool) -> Result<(), NotReady> {
+    pub async fn wait_for(
+        &self,
+        limit: Duration,
+        reached: impl Fn(&Positions) -> bool,
+    ) -> Result<(), NotReady> {
         let mut positions = self.inner.positions.subscribe();
         let waiting = async {
             loop {
@@ -203,7 +212,11 @@ impl ReadModel {
     ///
     /// # Errors
     /// [`NotReady`]
-    pub fn find_accepted(&self, app: &AppId, id: &NotificationId) -> Result<Option<AcceptedBefore>, NotReady> {
+    pub fn find_accepted(
+        &self,
+        app: &AppId,
+        id: &NotificationId,
+    ) -> Result<Option<AcceptedBefore>, NotReady> {
         self.read(|store| store.accepted(app, id))
     }
 
@@ -211,7 +224,11 @@ impl ReadModel {
     ///
     /// # Errors
     /// [`NotReady`]
-    pub fn notification(&self, app: &AppId, id: &NotificationId) -> Result<Option<NotificationView>, NotReady> {
+    pub fn notification(
+        &self,
+        app: &AppId,
+        id: &NotificationId,
+    ) -> Result<Option<NotificationView>, NotReady> {
         self.read(|store| store.notification(app, id))
     }
 
@@ -322,7 +339,12 @@ impl ReadModel {
     ///
     /// # Errors
     /// [`NotReady`]
-    pub fn inbox_since(&self, app: &AppId, recipient: &RecipientId, sequence: u64) -> Result<Vec<InboxItem>, NotReady> {
+    pub fn inbox_since(
+        &self,
+        app: &AppId,
+        recipient: &RecipientId,
+        sequence: u64,
+    ) -> Result<Vec<InboxItem>, NotReady> {
         self.read(|store| store.inbox_since(app, recipient, sequence, self.inner.clock.now_ms()))
     }
 

@@ -108,13 +108,19 @@ impl Row {
         self.intake.as_ref().map(|intake| intake.accepted_at).or(self.first_at).unwrap_or(0)
     }
 
-    /// Folds the INTAKE message in. Of two for the same id, which the stream lets in after its duplicate window at
-    /// most, the first one counts.
-    pub(super) fn accept(&mut self, intake: IntakePart, recipients: impl IntoIterator<Item = Box<str>>) {
+    /// Folds the INTAKE message in, whose event has the place `key`. An id may be taken again once it is no longer
+    /// recognised as a repetition: then the later message counts, and both stand in the timeline.
+    pub(super) fn accept(
+        &mut self,
+        intake: IntakePart,
+        key: EventKey,
+        recipients: impl IntoIterator<Item = Box<str>>,
+    ) {
+        self.timeline_cut |= insert_bounded(&mut self.timeline, key, MAX_TIMELINE);
         for recipient in recipients {
             self.add_recipient(recipient);
         }
-        if self.intake.as_ref().is_none_or(|known| intake.sequence < known.sequence) {
+        if self.intake.as_ref().is_none_or(|known| intake.sequence > known.sequence) {
             self.intake = Some(intake);
         }
     }

@@ -31,8 +31,10 @@ const MAX_MESSAGES: usize = 8_000;
 const QUEUE: usize = 16;
 /// The most that messages which were read and not yet folded take in memory.
 const QUEUE_BYTES: usize = 32 * 1024 * 1024;
-/// How often the ends of the streams are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether something is due although no message came.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the ends of the streams are asked for once the read model is ready.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often what is too old is looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -137,8 +139,8 @@ impl ReadModelTask {
         let mut writer = Writer::new(Arc::clone(&self.inner), positions, self.retention);
         let mut gathered =
             Gathered { messages: Vec::new(), memory: Vec::new(), forget: Vec::new(), deadline: None };
-        let mut look = tokio::time::interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inner = Arc::clone(&self.inner);
         loop {
             let deadline = gathered.deadline;
@@ -154,7 +156,7 @@ impl ReadModelTask {
                     gathered.forget.push(forget);
                     true
                 }
-                _ = look.tick() => {
+                _ = tick.tick() => {
                     writer.look().await;
                     writer.is_due()
                 }
@@ -232,6 +234,7 @@ struct Writer {
     flushed: Instant,
     unflushed: bool,
     expired: Option<Instant>,
+    looked: Option<Instant>,
 }
 
 impl Writer {
@@ -239,11 +242,25 @@ impl Writer {
         let progress =
             positions.each_ref().map(|at| Progress { reached: at.sequence, ..Progress::default() });
         let flushed = Instant::now();
-        Writer { inner, positions, progress, retention, flushed, unflushed: false, expired: None }
+        Writer {
+            inner,
+            positions,
+            progress,
+            retention,
+            flushed,
+            unflushed: false,
+            expired: None,
+            looked: None,
+        }
     }
 
-    /// Asks where the streams end, and which ones they are.
+    /// Asks where the streams end, and which ones they are; not often, once that is known.
     async fn look(&mut self) {
+        let recent = self.looked.is_some_and(|looked| looked.elapsed() < LOOK_INTERVAL);
+        if recent && self.inner.ready.load(Ordering::Acquire) {
+            return;
+        }
+        self.looked = Some(Instant::now());
         let looks = Source::ALL.map(|source| self.inner.connection.stream_state(stream(source)));
         for (place, state) in futures_util::future::join_all(looks).await.into_iter().enumerate() {
             let Ok(state) = state else { continue };

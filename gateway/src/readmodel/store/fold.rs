@@ -10,7 +10,7 @@ use redb::ReadableTable as _;
 use super::keys::{IndexKey, TimeKey, contact_tag, notification_number, recipient_tag, unsigned};
 use super::{Applied, Store, StoreError, Tables};
 use crate::readmodel::counts::Tally;
-use crate::readmodel::logged::{EventKey, Logged};
+use crate::readmodel::logged::Logged;
 use crate::readmodel::messages::{AcceptedMessage, EventMessage};
 use crate::readmodel::row::Row;
 use crate::readmodel::view::LiveEvent;
@@ -52,14 +52,20 @@ impl<'f, 't> Fold<'f, 't> {
         events: Vec<EventMessage>,
     ) -> Result<(), StoreError> {
         for message in accepted {
-            let at = message.part.accepted_at;
+            let logged = Logged::accepted(message.id.as_str());
+            let (key, bytes) = logged.encode(message.part.accepted_at, &[]);
             if self.live {
-                let (key, _) = Logged::accepted(message.id.as_str()).encode(at, &[]);
-                let event = Logged::accepted(message.id.as_str()).view(key);
+                let event = logged.view(key);
                 self.applied.events.push(LiveEvent { app: message.app.clone(), event });
             }
             let touched = self.touch(message.app, message.id.as_str())?;
-            touched.row.accept(message.part, message.recipients.into_iter().map(|it| it.as_str().into()));
+            touched.row.accept(
+                message.part,
+                key,
+                message.recipients.into_iter().map(|it| it.as_str().into()),
+            );
+            let place = TimeKey::of_event(touched.app, key).bytes();
+            self.log.push((place, bytes));
         }
         for message in events {
             let logged = Logged::of(&message.event, message.delivery);
@@ -109,10 +115,8 @@ impl<'f, 't> Fold<'f, 't> {
             }
             let key = TimeKey::of_row(app, row.time(), number);
             let mut known = Vec::new();
-            let mut accepted_before = None;
             if let Some((old_key, old)) = &before {
                 self.tally.remove(old);
-                accepted_before = accepted_event(old);
                 let moved = *old_key != key;
                 if moved {
                     self.tables.rows.remove(&old_key.bytes())?;
@@ -131,15 +135,6 @@ impl<'f, 't> Fold<'f, 't> {
             // An entry that stays is among those that are inserted again below.
             for entry in known {
                 self.tables.index.remove(&entry)?;
-            }
-            let accepted = accepted_event(&row);
-            if accepted != accepted_before {
-                if let Some((old, _)) = accepted_before {
-                    self.tables.log.remove(&TimeKey::of_event(app, old).bytes())?;
-                }
-                if let Some((event, bytes)) = accepted {
-                    self.log.push((TimeKey::of_event(app, event).bytes(), bytes));
-                }
             }
             self.tally.add(&row);
             rows.push((key.bytes(), row.encode()));
@@ -162,12 +157,6 @@ impl<'f, 't> Fold<'f, 't> {
         }
         Ok(())
     }
-}
-
-/// The event that the acceptance of a notification is.
-pub(super) fn accepted_event(row: &Row) -> Option<(EventKey, Vec<u8>)> {
-    let intake = row.intake.as_ref()?;
-    Some(Logged::accepted(&row.id).encode(intake.accepted_at, &[]))
 }
 
 /// Every key by which a row is found in the index.

@@ -19,7 +19,7 @@ use redb::{
 use super::counts::Tally;
 use super::messages::{AcceptedMessage, EventMessage, InboxMessage, Source};
 use super::view::{InboxLive, LiveEvent};
-use keys::{IndexKey, InboxKey, TimeKey};
+use keys::{InboxKey, IndexKey, TimeKey};
 
 pub(super) use expire::Cutoffs;
 
@@ -179,7 +179,8 @@ impl Store {
             return Err(StoreError::damaged("the file has another format"));
         }
         if let Some(bytes) = meta.get("counts")? {
-            let tally = Tally::decode(bytes.value()).ok_or(StoreError::damaged("the counts cannot be read"))?;
+            let tally =
+                Tally::decode(bytes.value()).ok_or(StoreError::damaged("the counts cannot be read"))?;
             store.tally = RwLock::new(tally);
         }
         let mut apps = HashMap::new();

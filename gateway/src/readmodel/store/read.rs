@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use peal_common::id::{AppId, NotificationId, RecipientId};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase as _};
 
-use super::fold::accepted_event;
 use super::inbox::{Item, whole};
 use super::keys::{
     InboxKey, IndexKey, TimeKey, contact_tag, inbox_number, notification_number, recipient_tag, unsigned,
@@ -379,11 +378,8 @@ fn decode(bytes: &[u8]) -> Result<Row, StoreError> {
 /// The events that a row names, the earliest first.
 fn timeline(read: &ReadTransaction, app: u32, row: &Row) -> Result<Vec<(EventKey, EventView)>, StoreError> {
     let log = read.open_table(LOG)?;
-    let mut keys = row.timeline.clone();
-    keys.extend(accepted_event(row).map(|(key, _)| key));
-    keys.sort_unstable();
-    let mut events = Vec::with_capacity(keys.len());
-    for key in keys {
+    let mut events = Vec::with_capacity(row.timeline.len());
+    for key in row.timeline.iter().copied() {
         // An event that says to be older than the notification may have been removed before it.
         if let Some(bytes) = log.get(&TimeKey::of_event(app, key).bytes())? {
             let logged =
