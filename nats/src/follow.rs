@@ -98,6 +98,12 @@ pub struct StateError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl StateError {
+    pub(crate) fn new(stream: &str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        StateError { stream: stream.to_owned(), source: Box::new(source) }
+    }
+}
+
 impl Connection {
     /// Asks for the state of a stream.
     ///

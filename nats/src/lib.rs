@@ -10,6 +10,7 @@ pub mod topology;
 pub mod connect;
 pub mod server;
 
+pub mod browse;
 pub mod catalog;
 pub mod dead_letter;
 pub mod follow;

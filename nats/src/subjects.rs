@@ -134,6 +134,12 @@ impl Subjects {
         format!("{}.dead.{}.{}", self.prefix, channel.map_or(NO_CHANNEL, Channel::as_str), token(app))
     }
 
+    /// What was given up of one application: `peal.<r>.dead.*.<app>`.
+    #[must_use]
+    pub fn dead_of(&self, app: &str) -> String {
+        format!("{}.dead.*.{}", self.prefix, token(app))
+    }
+
     /// `peal.<r>.dead.>`.
     #[must_use]
     pub fn dead_all(&self) -> String {
@@ -309,6 +315,7 @@ mod tests {
             (s.event("accepted", None, "shop"), "peal.seoul-1.event.accepted.none.shop"),
             (s.event_all(), "peal.seoul-1.event.>"),
             (s.dead(Some(channel), "shop"), "peal.seoul-1.dead.sms.shop"),
+            (s.dead_of("shop"), "peal.seoul-1.dead.*.shop"),
             (s.dead_all(), "peal.seoul-1.dead.>"),
             (s.attempt(channel, "node.1"), "peal.seoul-1.attempt.sms.node=2E1"),
             (s.attempt_all(), "peal.seoul-1.attempt.>"),
