@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::metrics::Metric;
+use crate::readmodel::ReadModel;
 
 /// How often JetStream is asked whether it is there.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -68,6 +69,7 @@ pub struct Health {
     clock: Clock,
     connection: Connection,
     mirror: Mirror,
+    model: ReadModel,
     /// What the last probe found.
     probe: RwLock<Result<(), &'static str>>,
     /// When the storage refused last, in milliseconds since the Unix epoch; 0 when it has taken something since.
@@ -78,11 +80,12 @@ pub struct Health {
 impl Health {
     /// Health as it is before anything is known.
     #[must_use]
-    pub fn new(clock: Clock, connection: Connection, mirror: Mirror) -> Self {
+    pub fn new(clock: Clock, connection: Connection, mirror: Mirror, model: ReadModel) -> Self {
         Health {
             clock,
             connection,
             mirror,
+            model,
             probe: RwLock::new(Err("JetStream has not answered yet")),
             refused_ms: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
@@ -116,7 +119,7 @@ impl Health {
             Err("not connected to a NATS server")
         };
         let mirror = if self.mirror.is_ready() { Ok(()) } else { Err("it is being filled from JetStream") };
-        let model: Result<(), &str> = Ok(());
+        let model = if self.model.is_ready() { Ok(()) } else { Err("it is being filled from JetStream") };
         let refused = self.refused_ms.load(Ordering::Relaxed);
         let refuses = refused != 0 && self.clock.now_ms() - refused < REFUSAL_COUNTS_MS;
         let storage = if refuses { Err("JetStream did not store the last notification") } else { Ok(()) };

@@ -131,5 +131,6 @@ pub async fn delete(
     // Also when the recipient was gone already: an earlier attempt may have ended here.
     app.connection.purge(INBOX, &app.subjects.inbox_of(caller.app.as_str(), id.as_str())).await?;
     app.settle(&key, &written).await;
+    app.model.forget(&caller.app, &id).await?;
     Ok(NoContent)
 }

@@ -27,7 +27,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let bytes = json_bytes(request).await?;
-        parse(&bytes).map(Json)
+        parse_object(&bytes).map(Json)
     }
 }
 
@@ -98,6 +98,21 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     })?;
     deserializer.end().map_err(|error| describe("", &error))?;
     Ok(value)
+}
+
+/// Turns a JSON object into a `T`, which serde would also make of a list of its fields' values.
+///
+/// # Errors
+/// As [`parse`]; invalid when the text is no object.
+pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    match first {
+        Some(b'{') => parse(bytes),
+        _ => {
+            parse::<serde_json::Value>(bytes)?;
+            Err(Problem::invalid_field("", "wrong_type", "expected an object"))
+        }
+    }
 }
 
 /// Refuses what no string may hold and what is nested too deeply, without building anything. What else is wrong with
@@ -290,7 +305,7 @@ mod tests {
     }
 
     fn errors<T: DeserializeOwned + std::fmt::Debug>(text: &str) -> (String, String) {
-        let problem = parse::<T>(text.as_bytes()).unwrap_err();
+        let problem = parse_object::<T>(text.as_bytes()).unwrap_err();
         let [error] = problem.errors() else { panic!("{problem:?}") };
         assert!(!error.detail.contains("secret"), "the value shows: {error:?}");
         (error.field.clone(), error.code.clone())

@@ -153,7 +153,7 @@ mod tests {
         // printf 'what do ya want for nothing?' | openssl dgst -sha256 -hmac Jefe -binary | base64 (RFC 4231 §4.3)
         assert_eq!(
             sign("Jefe", "what do ya want for nothing?"),
-            "W9zBRr9gdU5qBCQIlcdaxjrEgKk4J/cXjNZbkrXhGUM="
+            "W9zBRr9gdU5qBCQmCJV1x1oAPwidJzmDnexYuWTsOEM="
         );
     }
 
