@@ -1,5 +1,7 @@
 //! Every metric of the dispatcher, in one place.
 
+use std::sync::{Mutex, PoisonError};
+
 use metrics::counter;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use peal_common::channel::Channel;
@@ -21,13 +23,19 @@ pub fn attempt(channel: Channel, outcome: &Outcome) {
     counter!(ATTEMPTS, "channel" => channel.as_str(), "outcome" => outcome.name()).increment(1);
 }
 
-/// Installs the recorder and describes the metrics to it.
+/// The process's recorder, installed and described at the first call.
 ///
 /// # Errors
-/// When another recorder is installed in this process.
+/// When somebody else's recorder is installed in this process.
 pub fn install() -> anyhow::Result<PrometheusHandle> {
+    static INSTALLED: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*installed {
+        return Ok(handle.clone());
+    }
     let handle = PrometheusBuilder::new().install_recorder()?;
     metrics::describe_counter!(EVENTS, "Events published");
     metrics::describe_counter!(ATTEMPTS, "Calls of providers by outcome");
+    *installed = Some(handle.clone());
     Ok(handle)
 }

@@ -16,8 +16,10 @@ use peal_nats::{Connection, Subjects};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::accept::Acceptor;
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
+use crate::readmodel::ReadModel;
 
 /// How long a write waits until this gateway itself sees it.
 const OWN_WRITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -44,6 +46,10 @@ pub struct Parts {
     pub writer: StateWriter,
     /// Changes of keys.
     pub keys: Keys,
+    /// What became of notifications, events, inboxes.
+    pub model: ReadModel,
+    /// Takes notifications.
+    pub acceptor: Acceptor,
     /// Seals and opens.
     pub sealer: Arc<Sealer>,
     /// Who may call.

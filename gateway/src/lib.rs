@@ -7,8 +7,10 @@
 //! A request's way: [`http`] (id, time limit, authentication, scope, body) → [`api`] (one file per resource) →
 //! `peal-nats` (state, streams) → answer.
 
+pub mod accept;
 pub mod api;
 pub mod app;
+pub mod door;
 pub mod health;
 pub mod http;
 pub mod metrics;
@@ -35,9 +37,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::accept::{Acceptor, Networks};
 use crate::app::{App, Parts};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
+use crate::readmodel::{ReadModel, Retention};
 
 /// How long requests in flight may take after the gateway was told to stop, and then how long its tasks may.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -80,8 +84,16 @@ pub async fn run_on(
             tracing::debug!(%error, "a connection stays with delayed sending");
         }
     });
+    let router = http::router(app.clone());
+    tasks.spawn({
+        let (connection, router, stop) = (app.connection.clone(), router.clone(), tasks_stop.clone());
+        async move {
+            door::serve(connection, router, stop).await;
+            "the door over NATS"
+        }
+    });
     let drained = stop.clone();
-    let server = axum::serve(listener, http::router(app.clone()))
+    let server = axum::serve(listener, router)
         .with_graceful_shutdown(async move { drained.cancelled().await });
     let mut server = Box::pin(server.into_future());
     tracing::info!(%address, region = %app.settings.region.name, "the gateway listens");
@@ -128,7 +140,11 @@ async fn start(
     let path = settings.gateway.data_dir.join("state.redb");
     let (mirror, mirror_task) = Mirror::new(connection.clone(), path, clock.clone(), Arc::clone(&hybrid));
     let writer = StateWriter::new(connection.clone(), mirror.clone(), hybrid);
-    let health = Arc::new(Health::new(clock.clone(), connection.clone(), mirror.clone()));
+    let path = settings.gateway.data_dir.join("model.redb");
+    let retention = Retention::days(settings.topology.events_max_age_days);
+    let (model, model_task) = ReadModel::new(connection.clone(), path, clock.clone(), retention);
+    let health =
+        Arc::new(Health::new(clock.clone(), connection.clone(), mirror.clone(), model.clone()));
     let metrics = metrics::recorder()?;
 
     tasks.spawn({
@@ -136,6 +152,13 @@ async fn start(
         async move {
             mirror_task.run(stop).await;
             "the mirror"
+        }
+    });
+    tasks.spawn({
+        let stop = tasks_stop.clone();
+        async move {
+            model_task.run(stop).await;
+            "the read model"
         }
     });
     tasks.spawn({
@@ -156,11 +179,25 @@ async fn start(
         }
     });
 
+    let catalog = Catalog::new(mirror.clone(), Arc::clone(&sealer));
+    let networks = Networks::parse(&settings.channels.webhook.allowed_networks).map_err(|text| {
+        anyhow!("channels.webhook.allowed_networks: {text} is no network; write one such as 10.1.0.0/16")
+    })?;
+    let acceptor = Acceptor::new(
+        connection.clone(),
+        catalog.clone(),
+        writer.clone(),
+        model.clone(),
+        clock.clone(),
+        networks,
+    );
+
     Ok(App::new(Parts {
+        acceptor,
         keyring: Keyring::new(mirror.clone(), Arc::clone(&sealer), settings.gateway.rate_limit_per_second),
         nonces: Nonces::default(),
         keys: Keys::new(writer.clone(), Arc::clone(&sealer)),
-        catalog: Catalog::new(mirror.clone(), Arc::clone(&sealer)),
+        catalog,
         subjects: Subjects::new(&region),
         streams: Arc::new(Semaphore::new(MAX_STREAMS)),
         stop: stop.clone(),
@@ -169,6 +206,7 @@ async fn start(
         connection,
         mirror,
         writer,
+        model,
         sealer,
         health,
         metrics,

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{AckKind, Message};
+use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
 
 /// How long one pull request stands at the server.
-const EXPIRES: Duration = Duration::from_secs(5);
+const EXPIRES: Duration = Duration::from_secs(10);
 /// How often the server shows that a standing request is alive.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A request that has been silent for longer is lost, with the server that held it.
+const SILENCE: Duration = Duration::from_millis(2_500);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -116,74 +119,135 @@ pub struct Lane {
     pub permits: usize,
 }
 
+/// Why pulling has to start again.
+#[derive(Debug, thiserror::Error)]
+enum PullError {
+    /// The client can't subscribe or publish.
+    #[error("the connection does not take requests")]
+    Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Nobody answers for this consumer.
+    #[error("there is no such consumer; run `peal topology apply`")]
+    NoConsumer,
+    /// The subscription has ended.
+    #[error("the connection is closed")]
+    Closed,
+}
+
+/// A pull request as the server takes it (JetStream API, CONSUMER.MSG.NEXT). Times are in nanoseconds.
+#[derive(Serialize)]
+struct PullRequest {
+    batch: usize,
+    expires: u64,
+    idle_heartbeat: u64,
+}
+
+/// What came in on a lane's subscription.
+enum Incoming {
+    Message(Box<async_nats::Message>),
+    Alive,
+    /// The standing request is over.
+    Ended,
+}
+
 impl Lane {
     /// Hands every message to `handle` until `stop`. Each message in hand holds a permit, which was taken before it was
     /// asked for. Errors are logged and tried again; `handle` must not block.
     pub async fn run(&self, connection: &Connection, stop: &CancellationToken, mut handle: impl FnMut(Job)) {
         let permits = Arc::new(Semaphore::new(self.permits));
         let mut pause = FIRST_PAUSE;
-        let mut consumer = None;
         while !stop.is_cancelled() {
-            let Some(current) = &consumer else {
-                match self.consumer(connection).await {
-                    Ok(found) => consumer = Some(found),
-                    Err(error) => {
-                        tracing::warn!(stream = %self.stream, consumer = %self.consumer, error = %error, "cannot pull yet");
-                        rest(&mut pause, stop).await;
-                    }
-                }
-                continue;
+            if let Err(error) = self.pull(connection, &permits, stop, &mut pause, &mut handle).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(stream = %self.stream, consumer = %self.consumer, error, "cannot pull yet");
+            }
+            rest(&mut pause, stop).await;
+        }
+    }
+
+    /// Pulls until something fails. The client's own batches are not used: with heartbeats they fall asleep, and without
+    /// them a lost request is noticed late. One subscription serves the lane for good, so a message that comes after its
+    /// request was given up is not lost either.
+    async fn pull(
+        &self,
+        connection: &Connection,
+        permits: &Arc<Semaphore>,
+        stop: &CancellationToken,
+        pause: &mut Duration,
+        handle: &mut impl FnMut(Job),
+    ) -> Result<(), PullError> {
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| PullError::Connection(error);
+        let inbox = connection.client.new_inbox();
+        let mut subscriber =
+            connection.client.subscribe(inbox.clone()).await.map_err(|error| failed(Box::new(error)))?;
+        let subject =
+            format!("$JS.{}.API.CONSUMER.MSG.NEXT.{}.{}", connection.region, self.stream, self.consumer);
+        loop {
+            let Some(mut held) = self.free_permits(permits, stop).await else { return Ok(()) };
+            let request = PullRequest {
+                batch: held.num_permits(),
+                expires: nanoseconds(EXPIRES),
+                idle_heartbeat: nanoseconds(HEARTBEAT),
             };
-            match self.batch(current, &permits, stop, &mut handle).await {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(error) => {
-                    tracing::debug!(stream = %self.stream, consumer = %self.consumer, error = %error, "pulling starts again");
-                    consumer = None;
-                    rest(&mut pause, stop).await;
+            let payload = serde_json::to_vec(&request).map_err(|error| failed(Box::new(error)))?;
+            let asked = connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
+            asked.map_err(|error| failed(Box::new(error)))?;
+            while held.num_permits() > 0 {
+                let incoming = tokio::select! {
+                    // What is on its way comes again after its wait.
+                    () = stop.cancelled() => return Ok(()),
+                    incoming = receive(&mut subscriber) => incoming?,
+                };
+                match incoming {
+                    Incoming::Message(message) => {
+                        *pause = FIRST_PAUSE;
+                        let Some(permit) = held.split(1) else { break };
+                        let message = Message { message: *message, context: connection.jetstream.clone() };
+                        if let Some(job) = Job::new(message, permit) {
+                            handle(job);
+                        }
+                    }
+                    Incoming::Alive => *pause = FIRST_PAUSE,
+                    Incoming::Ended => break,
                 }
             }
         }
     }
 
-    async fn consumer(&self, connection: &Connection) -> Result<PullConsumer, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = connection.jetstream.get_stream_no_info(&self.stream).await?;
-        stream.get_consumer(&self.consumer).await
-    }
-
-    async fn batch(
-        &self,
-        consumer: &PullConsumer,
-        permits: &Arc<Semaphore>,
-        stop: &CancellationToken,
-        handle: &mut impl FnMut(Job),
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let first = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            permit = Arc::clone(permits).acquire_owned() => permit?,
+    /// All permits that are free, at least one. `None` when it is time to stop.
+    async fn free_permits(&self, permits: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        let mut held = tokio::select! {
+            () = stop.cancelled() => return None,
+            permit = Arc::clone(permits).acquire_owned() => permit.ok()?,
         };
-        let mut held = first;
         if let Ok(free) = u32::try_from(permits.available_permits())
             && free > 0
             && let Ok(more) = Arc::clone(permits).try_acquire_many_owned(free)
         {
             held.merge(more);
         }
-        let wanted = held.num_permits();
-        let mut messages =
-            consumer.batch().max_messages(wanted).expires(EXPIRES).heartbeat(HEARTBEAT).messages().await?;
-        loop {
-            // Dropping the batch leaves at most what was already on its way; that comes again after its wait.
-            let message = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                message = messages.next() => message,
-            };
-            let Some(message) = message.transpose()? else { return Ok(()) };
-            let Some(permit) = held.split(1) else { return Ok(()) };
-            if let Some(job) = Job::new(message, permit) {
-                handle(job);
-            }
+        Some(held)
+    }
+}
+
+async fn receive(subscriber: &mut Subscriber) -> Result<Incoming, PullError> {
+    let message = match tokio::time::timeout(SILENCE, subscriber.next()).await {
+        Ok(Some(message)) => message,
+        Ok(None) => return Err(PullError::Closed),
+        Err(_) => return Ok(Incoming::Ended),
+    };
+    match message.status {
+        None | Some(StatusCode::OK) => Ok(Incoming::Message(Box::new(message))),
+        Some(StatusCode::IDLE_HEARTBEAT) => Ok(Incoming::Alive),
+        Some(StatusCode::NO_RESPONDERS) => Err(PullError::NoConsumer),
+        Some(status) => {
+            tracing::debug!(%status, description = message.description.as_deref(), "a pull request ended");
+            Ok(Incoming::Ended)
         }
     }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 async fn rest(pause: &mut Duration, stop: &CancellationToken) {

@@ -4,17 +4,11 @@ use std::sync::Arc;
 
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
-use peal_common::id::AppId;
 use peal_common::seal::Sealer;
 use peal_common::settings::ChannelSettings;
 use peal_nats::Connection;
 
 use super::{ConfigError, Provider, email, inbox, sandbox, telegram, webhook};
-
-#[expect(clippy::expect_used, reason = "the sealer writes secrets in the form that is parsed here")]
-fn derived_secret(sealer: &Sealer, app: &AppId) -> webhook::SigningSecret {
-    webhook::SigningSecret::parse(&sealer.webhook_secret(app)).expect("a derived secret is a signing secret")
-}
 
 /// The providers by channel. A channel without one is refused when deliveries are planned.
 #[derive(Debug, Default)]
@@ -38,7 +32,7 @@ impl Providers {
             let options = webhook::Options::from_settings(&settings.webhook)?;
             let sealer = Arc::clone(sealer);
             let secrets = webhook::Secrets::from_settings(&settings.webhook, move |app| {
-                derived_secret(&sealer, app)
+                webhook::SigningSecret::parse(&sealer.webhook_secret(app))
             })?;
             let client = webhook::Client::new(options, secrets, clock.clone())?;
             providers.set(Channel::Webhook, Provider::Webhook(client));

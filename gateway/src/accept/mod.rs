@@ -5,6 +5,7 @@
 //! gateway's index of INTAKE, within the duplicate window also by the stream itself, and while the first request is
 //! still on its way by the list of ids in flight.
 
+mod cancel;
 mod draft;
 mod in_flight;
 mod resolve;

@@ -1,12 +1,16 @@
 //! The routes: one table, grouped by the scope that a caller needs, and one file per resource.
 
 pub mod categories;
+pub mod dead_letters;
 pub mod docs;
 pub mod health;
+pub mod inbox;
 pub mod keys;
+pub mod lookup;
 pub mod page;
 pub mod preferences;
 pub mod recipients;
+pub mod submit;
 pub mod templates;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -25,14 +29,27 @@ pub fn open() -> OpenApiRouter<App> {
 /// For keys with the scope `send`.
 pub fn send() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(submit::one))
+        .routes(routes!(submit::batch))
+        .routes(routes!(submit::cancel))
+        .routes(routes!(submit::acknowledge))
+        .routes(routes!(inbox::seen))
+        .routes(routes!(inbox::read))
+        .routes(routes!(inbox::archive))
 }
 
 /// For keys with the scope `read`.
 pub fn read() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(lookup::notifications))
+        .routes(routes!(lookup::notification))
+        .routes(routes!(lookup::events))
+        .routes(routes!(dead_letters::list))
         .routes(routes!(recipients::list))
         .routes(routes!(recipients::get))
         .routes(routes!(preferences::get))
+        .routes(routes!(inbox::list))
+        .routes(routes!(inbox::watch))
         .routes(routes!(categories::list))
         .routes(routes!(categories::get))
         .routes(routes!(templates::list))
@@ -48,6 +65,8 @@ pub fn manage() -> OpenApiRouter<App> {
         .routes(routes!(recipients::put, recipients::delete))
         .routes(routes!(preferences::put))
         .routes(routes!(categories::put, categories::delete))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(dead_letters::delete))
         .routes(routes!(templates::put, templates::delete))
 }
 

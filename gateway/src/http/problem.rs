@@ -29,6 +29,8 @@ use utoipa::ToSchema;
 
 use super::request::request_id;
 
+use crate::accept::Refusal;
+
 /// When a client should come back after an answer that is nobody's fault: long enough for a leader to be elected.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
@@ -212,6 +214,13 @@ impl Problem {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(RETRY_AFTER)
     }
 
+    /// It fits the gateway and not the servers behind it.
+    #[must_use]
+    pub fn message_too_large() -> Self {
+        let detail = "the message is larger than the NATS server takes";
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+    }
+
     /// The request took longer than requests may.
     #[must_use]
     pub fn timed_out() -> Self {
@@ -268,6 +277,28 @@ impl From<NotReady> for Problem {
     }
 }
 
+impl From<crate::readmodel::NotReady> for Problem {
+    fn from(error: crate::readmodel::NotReady) -> Self {
+        Problem::log_unavailable(&error);
+        Problem::unavailable("not_ready", "this gateway is still reading what happened; try again in a moment")
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Invalid(errors) => Problem::invalid(errors),
+            Refusal::IdReused => Problem::id_reused(),
+            Refusal::InFlight => Problem::in_flight(),
+            Refusal::TooLarge => Problem::message_too_large(),
+            Refusal::Unavailable { reason, .. } => {
+                Problem::log_unavailable(&refusal);
+                Problem::unavailable("unavailable", format!("not accepted: {reason}; repeat it with the same id"))
+            }
+        }
+    }
+}
+
 impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         match error {
@@ -291,10 +322,7 @@ impl From<PublishError> for Problem {
                 Problem::log_unavailable(&error);
                 Problem::unavailable("contended", "somebody else changed it at the same time; try again")
             }
-            PublishError::TooLarge => {
-                let detail = "the message is larger than the NATS server takes";
-                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
-            }
+            PublishError::TooLarge => Problem::message_too_large(),
         }
     }
 }

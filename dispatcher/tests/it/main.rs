@@ -1,0 +1,10 @@
+//! Integration tests of the dispatcher.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first thing that fails; the lint exempts only test functions"
+)]
+
+mod channels;
+mod spine;

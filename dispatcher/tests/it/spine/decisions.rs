@@ -1,0 +1,112 @@
+//! Who gets it, decided when it is planned and again just before it is sent.
+
+use peal_common::channel::{Channel, ChannelChoice};
+use peal_common::event::EventType;
+use peal_dispatcher::recording::Webhooks;
+use serde_json::json;
+
+use super::LIMIT;
+use super::region::{Region, from_now, intake, kinds, work};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opt_outs_suppress_and_mandatory_categories_do_not_care() {
+    let region = Region::start().await;
+    let webhooks = Webhooks::start().await.unwrap();
+    let url = webhooks.url("/");
+    region.category("orders", json!({"class": "transactional", "channels": ["webhook", "inbox"]})).await;
+    region.category("security", json!({"class": "transactional", "mandatory": true, "channels": ["webhook"]})).await;
+    let refuses = json!({"channels": {"webhook": false}});
+    let state = region.recipient("u", &[(Channel::Webhook, &url)], refuses).await;
+    let dispatcher = region.dispatcher("");
+
+    region.accept(&intake("n-1", &["u"], state)).await;
+    let suppressed = region.event("n-1", EventType::Suppressed).await;
+    assert_eq!((suppressed.channel, suppressed.reason.as_deref()), (Some(Channel::Webhook), Some("channel_opt_out")));
+    assert_eq!(region.event("n-1", EventType::Delivered).await.channel, Some(Channel::Inbox));
+
+    let mut only_webhook = intake("n-2", &["u"], state);
+    only_webhook.notification.channels = Some(vec![ChannelChoice::Webhook]);
+    region.accept(&only_webhook).await;
+    region.event("n-2", EventType::Suppressed).await;
+
+    let mut mandatory = intake("n-3", &["u"], state);
+    mandatory.notification.category = "security".parse().unwrap();
+    region.accept(&mandatory).await;
+    webhooks.wait_for(1, LIMIT).await.unwrap();
+    region.drained().await;
+    assert_eq!(webhooks.count(), 1);
+    assert_eq!(kinds(&region.events().await, "n-2"), [EventType::Suppressed]);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_after_the_plan_counts() {
+    let region = Region::start().await;
+    let webhooks = Webhooks::start().await.unwrap();
+    let url = webhooks.url("/");
+    let planned = |id: &str, recipient: &str, state| work(&region.sealer, id, recipient, Channel::Webhook, &url, state);
+    region.category("orders", json!({"class": "transactional"})).await;
+    let contact = [(Channel::Webhook, url.as_str())];
+    region.recipient("opted-out", &contact, json!({"categories": {"orders": {"enabled": false}}})).await;
+    region.recipient("moved", &[], json!({})).await;
+    region.recipient("gone", &contact, json!({})).await;
+    region.erase("gone").await;
+    region.recipient("here", &contact, json!({})).await;
+    let state = region.cancel("cancelled").await;
+    let dispatcher = region.dispatcher("");
+
+    for (id, recipient) in [("n-1", "opted-out"), ("n-2", "moved"), ("n-3", "gone"), ("cancelled", "here")] {
+        region.queue(&planned(id, recipient, state)).await;
+    }
+    let mut late = planned("late", "here", state);
+    late.notification.expires_at = from_now(-1);
+    region.queue(&late).await;
+
+    for (id, kind, reason) in [
+        ("n-1", EventType::Suppressed, "category_opt_out"),
+        ("n-2", EventType::Suppressed, "contact_removed"),
+        ("n-3", EventType::Erased, "recipient_erased"),
+        ("cancelled", EventType::Cancelled, "cancelled"),
+        ("late", EventType::Expired, "expired"),
+    ] {
+        assert_eq!(region.event(id, kind).await.reason.as_deref(), Some(reason));
+    }
+    region.drained().await;
+    assert_eq!(webhooks.count(), 0);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_waits_for_the_state_that_it_depends_on() {
+    let region = Region::start().await;
+    region.category("orders", json!({"class": "transactional", "channels": ["inbox"]})).await;
+    let state = region.recipient("u", &[], json!({})).await;
+    let dispatcher = region.dispatcher("");
+    region.accept(&intake("early", &["u", "later"], state + 1)).await;
+    region.accept(&intake("other", &["u"], state)).await;
+    region.event("other", EventType::Delivered).await;
+    assert_eq!(kinds(&region.events().await, "early"), [], "nothing is guessed");
+    region.recipient("later", &[], json!({})).await;
+    region.event("early", EventType::Delivered).await;
+    region.drained().await;
+    assert_eq!(kinds(&region.events().await, "early").len(), 3, "one plan, two deliveries");
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_without_a_provider_is_refused_and_the_sandbox_takes_it_where_it_is_on() {
+    let region = Region::start().await;
+    region.category("orders", json!({"class": "transactional", "channels": ["email"]})).await;
+    let state = region.recipient("u", &[(Channel::Email, "a@example.com")], json!({})).await;
+    let without = region.dispatcher("");
+    region.accept(&intake("n-1", &["u", "nobody"], state)).await;
+    assert_eq!(region.event("n-1", EventType::Failed).await.reason.as_deref(), Some("no_provider"));
+    assert_eq!(region.event("n-1", EventType::Erased).await.reason.as_deref(), Some("unknown_recipient"));
+    without.end().await;
+
+    let with = region.dispatcher("[channels.sandbox]\nenabled = true");
+    region.accept(&intake("n-2", &["u"], state)).await;
+    assert_eq!(region.event("n-2", EventType::Sent).await.provider.as_deref(), Some("sandbox"));
+    region.drained().await;
+    with.end().await;
+}

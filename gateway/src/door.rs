@@ -1,0 +1,130 @@
+//! The door over NATS, for services that already hold a connection: a micro service whose requests take the same way
+//! as those over HTTP, with the same checks and the same answers.
+//!
+//! A request to `peal.<region>.api.notifications` carries the same JSON as `POST /v1/notifications`, and the same
+//! `Authorization` and `Idempotency-Key` as headers; a signature is made over the HTTP method and path. `…api.batch`
+//! stands for `POST /v1/notifications/batch`. A refusal has the micro service error headers, with the status as code,
+//! and the problem as body.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request as HttpRequest};
+use peal_nats::service::{Description, Refusal, Request, Service};
+use peal_nats::{Connection, Subjects};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::http::json::BATCH_PATH;
+
+/// The path of a single notification over HTTP.
+const SINGLE_PATH: &str = "/v1/notifications";
+/// Requests of one kind that are handled at once.
+const CONCURRENT: usize = 1_024;
+/// The largest answer: a batch of a thousand results, each with an error of its own.
+const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+/// Headers that mean the same over NATS and over HTTP.
+const HEADERS: [&str; 2] = ["authorization", "idempotency-key"];
+/// The pause before registering is tried again.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Answers requests over NATS until `stop`; registers again when NATS was not there.
+pub async fn serve(connection: Connection, router: Router, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        match Service::register(&connection, &description(&connection)).await {
+            Ok(service) => {
+                answer(&service, &connection, &router, &stop).await;
+                service.stop().await;
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the door over NATS is not open yet");
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+            return;
+        }
+    }
+}
+
+fn description(connection: &Connection) -> Description {
+    Description {
+        name: "peal-gateway",
+        version: env!("CARGO_PKG_VERSION"),
+        description: "Takes notifications and keeps what they need",
+        metadata: HashMap::from([("region".to_owned(), connection.region.to_string())]),
+    }
+}
+
+async fn answer(service: &Service, connection: &Connection, router: &Router, stop: &CancellationToken) {
+    let subjects = Subjects::new(&connection.region);
+    let endpoint = async |name: &str, path: &'static str| {
+        let handle = |request: Request| {
+            let router = router.clone();
+            async move { request.answer(pass_on(router, path, &request).await).await }
+        };
+        service.serve(name, &subjects.api(name), CONCURRENT, stop, handle).await
+    };
+    let (single, batch) = tokio::join!(endpoint("notifications", SINGLE_PATH), endpoint("batch", BATCH_PATH));
+    for ended in [single, batch] {
+        if let Err(error) = ended {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the door over NATS was closed");
+        }
+    }
+}
+
+/// Hands a request to the HTTP routes and translates the answer.
+async fn pass_on(router: Router, path: &str, request: &Request) -> Result<Bytes, Refusal> {
+    let mut http = HttpRequest::new(Body::from(request.payload().clone()));
+    *http.method_mut() = Method::POST;
+    *http.uri_mut() = path.parse().map_err(|_| internal())?;
+    http.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    for name in HEADERS {
+        // Clients write header names in the case that they like.
+        let given = request.header(name).or_else(|| request.header(&title_case(name)));
+        if let Some(value) = given.and_then(|value| HeaderValue::from_str(value).ok()) {
+            http.headers_mut().insert(name, value);
+        }
+    }
+    let response = router.oneshot(http).await.map_err(|never| match never {})?;
+    let status = response.status();
+    let body = to_bytes(response.into_body(), MAX_ANSWER_BYTES).await.map_err(|_| internal())?;
+    if status.is_success() {
+        return Ok(body);
+    }
+    Err(Refusal {
+        code: status.as_u16(),
+        title: status.canonical_reason().unwrap_or("refused").to_owned(),
+        body,
+    })
+}
+
+fn internal() -> Refusal {
+    Refusal { code: 500, title: "Internal Server Error".to_owned(), body: Bytes::new() }
+}
+
+/// `idempotency-key` as `Idempotency-Key`.
+fn title_case(name: &str) -> String {
+    let mut upper = true;
+    name.chars()
+        .map(|c| {
+            let cased = if upper { c.to_ascii_uppercase() } else { c };
+            upper = c == '-';
+            cased
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_names_are_found_in_either_case() {
+        assert_eq!(title_case("idempotency-key"), "Idempotency-Key");
+        assert_eq!(title_case("authorization"), "Authorization");
+    }
+}
