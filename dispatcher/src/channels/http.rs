@@ -9,8 +9,9 @@ use super::ConfigError;
 
 /// Idle connections are kept this long: below the 60 s after which common proxies close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
-/// Idle connections kept per host.
-const POOL_PER_HOST: usize = 64;
+/// Idle connections kept per host: more than the calls that are usually under way to one, since each call beyond it
+/// would connect anew.
+const POOL_PER_HOST: usize = 256;
 /// How often an HTTP/2 connection is asked whether it is still there, and how long the answer may take.
 const HTTP2_PING: Duration = Duration::from_secs(20);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);

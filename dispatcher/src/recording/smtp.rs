@@ -41,6 +41,8 @@ pub enum Command {
 pub enum Reply {
     /// Says this: one or more lines, without the last line end.
     Say(String),
+    /// Says this, but not before the time has passed.
+    SayAfter(Duration, String),
     /// Says nothing and reads nothing, with the connection open.
     Stall,
     /// Says this and then reads nothing, with the connection open.
@@ -439,6 +441,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
         let reply = self.planned(command, line).unwrap_or_else(|| Reply::say(usual));
         match reply {
             Reply::Say(text) => {
+                self.say(&text).await?;
+                Ok((known_code(&text), Next::Go))
+            }
+            Reply::SayAfter(delay, text) => {
+                tokio::time::sleep(delay).await;
                 self.say(&text).await?;
                 Ok((known_code(&text), Next::Go))
             }

@@ -101,6 +101,20 @@ async fn a_connection_is_replaced_after_a_hundred_emails() {
 }
 
 #[tokio::test]
+async fn a_connection_is_not_used_again_after_half_a_minute() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    let fixture = to("kim@example.org");
+    for (idle_seconds, connections) in [(0, 1), (25, 1), (31, 2)] {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(idle_seconds)).await;
+        tokio::time::resume();
+        assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+        assert_eq!(server.connections(), connections, "after {idle_seconds} s");
+    }
+}
+
+#[tokio::test]
 async fn refusals_are_told_apart_by_where_they_come() {
     let cases = [
         (Command::Rcpt, "550 5.1.1 no such user", address_dead("smtp_550_5.1.1")),
