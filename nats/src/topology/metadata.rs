@@ -2,6 +2,8 @@
 //!
 //! The `io.nats.monitor.*` keys are those of the stock `nats` command 0.4 (`nats server check stream|consumer`). Its
 //! `msgs-warn` and `msgs-critical` alert on too few messages, so that they are of no use for a queue and stay unset.
+//! The command documents the consumers' keys and reads only the streams' (tried with 0.4.0), so that the guide for
+//! operators gives a consumer's thresholds as flags.
 
 use std::collections::HashMap;
 

@@ -117,7 +117,7 @@ impl Definition<'_> {
                 allow_atomic_publish: true,
                 ..self.stream(
                     INTAKE,
-                    "Accepted notifications; deduplicates by id",
+                    "Accepted notifications, done or not; deduplicates by id",
                     self.subjects.intake_all(),
                 )
             },
@@ -244,7 +244,7 @@ impl Definition<'_> {
                 subject_delete_marker_ttl: Some(self.options.delete_marker_ttl),
                 ..self.stream(
                     &self.subjects.state_stream(),
-                    "Recipients, preferences, templates, keys and settings that this region wrote",
+                    "Recipients, categories, templates and API keys that this region wrote",
                     self.subjects.state_all(),
                 )
             },
