@@ -1,5 +1,6 @@
 //! The table of commands, and what holds for all of them.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -53,7 +54,12 @@ enum Command {
 pub async fn run(cli: Cli) -> ExitCode {
     // What libraries warn of goes to stderr, so that stdout stays what the command is for.
     let filter = EnvFilter::try_from_env("PEAL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let output = Output::new(cli.json);
     // Boxed: the futures of some commands are large, and only one of them ever runs.
     let done = match cli.command {

@@ -82,7 +82,8 @@ fn write_line(to: &mut impl io::Write, text: &str) -> io::Result<()> {
 }
 
 /// An error with its causes; a cause that the text above it already says is left out.
-fn chain(error: &anyhow::Error) -> String {
+#[must_use]
+pub fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let cause = cause.to_string();

@@ -30,7 +30,7 @@ pub struct ListArgs {
     #[command(flatten)]
     filter: Filter,
     /// How many at most
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
     limit: u16,
     /// The cursor that an earlier list ended with
     #[arg(long, value_name = "CURSOR")]
@@ -82,12 +82,23 @@ pub async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> 
 }
 
 async fn list(args: ListArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let mut query = args.filter.pairs();
-    query.push(("limit", args.limit.to_string()));
-    query.extend(args.after.map(|after| ("after", after)));
-    let page = args.gateway.gateway()?.get(&["v1", "dead-letters"], &query).await?;
-    output.json(&page)?;
-    let all = page["data"].as_array().context("the gateway's answer holds no list")?;
+    let gateway = args.gateway.gateway()?;
+    let limit = usize::from(args.limit);
+    let mut after = args.after;
+    let mut all: Vec<Value> = Vec::new();
+    // A page may hold fewer than asked for although more follow.
+    loop {
+        let mut query = args.filter.pairs();
+        query.push(("limit", (limit - all.len()).to_string()));
+        query.extend(after.take().map(|after| ("after", after)));
+        let page = gateway.get(&["v1", "dead-letters"], &query).await?;
+        all.extend(page["data"].as_array().context("the gateway's answer holds no list")?.iter().cloned());
+        after = page["next"].as_str().map(str::to_owned);
+        if after.is_none() || all.len() >= limit {
+            break;
+        }
+    }
+    output.json(&json!({ "data": all, "next": after }))?;
     if all.is_empty() {
         output.line("no dead letters")?;
         return Ok(ExitCode::SUCCESS);
@@ -101,8 +112,8 @@ async fn list(args: ListArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let rows: Vec<Vec<String>> =
         all.iter().map(|letter| names.iter().map(|name| cell(letter, name)).collect()).collect();
     output.line(table(&["ID", "AT", "CHANNEL", "REASON", "ATTEMPTS", "NOTIFICATION", "RECIPIENT"], &rows))?;
-    if let Some(next) = page["next"].as_str() {
-        output.line(format!("more: add --after '{next}'"))?;
+    if let Some(after) = after {
+        output.line(format!("more: add --after '{after}'"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -118,17 +129,24 @@ async fn replay(args: ReplayArgs, output: &Output) -> anyhow::Result<ExitCode> {
             return Err(UsageError(text.to_owned()).into());
         }
     };
-    let answer = args.gateway.gateway()?.post(&["v1", "dead-letters", "replay"], &body).await?;
-    output.json(&answer)?;
-    let failed = answer["failed"].as_array().map_or(&[][..], Vec::as_slice);
-    output.line(format!("replayed: {}", count(&answer["replayed"])))?;
-    for letter in failed {
-        output.line(format!("not replayed: {letter}"))?;
+    let gateway = args.gateway.gateway()?;
+    let mut replayed = 0;
+    let mut failed: Vec<Value> = Vec::new();
+    // One request replays so many; what could not be replayed stays and must not be counted again and again.
+    loop {
+        let answer = gateway.post(&["v1", "dead-letters", "replay"], &body).await?;
+        let now = answer["replayed"].as_u64().context("the gateway's answer holds no number")?;
+        replayed += now;
+        failed = answer["failed"].as_array().cloned().unwrap_or(failed);
+        if answer["more"] != true || now == 0 {
+            break;
+        }
+    }
+    output.json(&json!({ "replayed": replayed, "failed": failed }))?;
+    output.line(format!("replayed: {replayed}"))?;
+    for letter in &failed {
+        let said = |name: &str| letter[name].as_str().unwrap_or("?");
+        output.line(format!("not replayed: {}: {} [{}]", said("id"), said("detail"), said("code")))?;
     }
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
-}
-
-/// A number, or the length of a list.
-fn count(value: &Value) -> String {
-    value.as_array().map_or_else(|| value.to_string(), |list| list.len().to_string())
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::api;
 use crate::doctor::{Check, Status, power_loss, processes, region, work};
-use crate::output::{FAILED, Output, table};
+use crate::output::{FAILED, Output, chain, table};
 use crate::region::{self as settings_of, ConfigArgs};
 
 /// The usual port of nats-server's monitoring pages.
@@ -48,7 +48,7 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
         }
         Err(error) => {
             let advice = "start the server (`peal up` on a laptop), or correct nats.urls and the credentials";
-            checks.push(Check::fail("connection", format!("{error:#}"), advice));
+            checks.push(Check::fail("connection", chain(&error), advice));
         }
     }
     checks.extend(processes(&settings, &client).await);

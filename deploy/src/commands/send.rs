@@ -39,10 +39,10 @@ pub struct SendArgs {
     #[arg(long, value_name = "ID", conflicts_with_all = ["title", "body", "link"], required_unless_present_any = ["title", "body"])]
     template: Option<TemplateId>,
     /// A variable of the template; the value is taken as text. Repeat it for more
-    #[arg(long, value_name = "NAME=VALUE", value_parser = variable, requires = "template")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable, requires = "template", conflicts_with_all = ["title", "body"])]
     data: Vec<(String, String)>,
     /// Variables of the template as a JSON object, for values that are not text
-    #[arg(long, value_name = "JSON", value_parser = object, requires = "template")]
+    #[arg(long, value_name = "JSON", value_parser = object, requires = "template", conflicts_with_all = ["title", "body"])]
     data_json: Option<Map<String, Value>>,
     /// The headline
     #[arg(long)]

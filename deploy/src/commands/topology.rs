@@ -11,6 +11,11 @@ use serde_json::json;
 use crate::output::{FAILED, Output};
 use crate::region::{self, ConfigArgs};
 
+/// What the server says when a stream would reserve more than it may use.
+const NO_SPACE: &str = "insufficient storage resources";
+const NO_SPACE_ADVICE: &str = "the streams reserve more disk than the server may use: raise `max_file_store` in the \
+                               jetstream block of its configuration, or, to try Peal out, use `peal up`";
+
 /// What to do with the topology.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -90,7 +95,12 @@ async fn apply(args: ApplyArgs, output: &Output) -> anyhow::Result<ExitCode> {
         Err(error @ ApplyError::Destructive(_)) => {
             anyhow::bail!("{error}\nadd --allow-destructive when that is what you want")
         }
-        done => done?,
+        Err(error @ ApplyError::Refused { .. }) => {
+            let error = anyhow::Error::new(error);
+            let full = error.chain().any(|cause| cause.to_string().contains(NO_SPACE));
+            return Err(if full { error.context(NO_SPACE_ADVICE) } else { error });
+        }
+        Ok(()) => {}
     }
     output.json(&json!({ "region": settings.region.name, "applied": plan }))?;
     output.line(format!("region {}\n{plan}", settings.region.name))?;

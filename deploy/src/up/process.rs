@@ -72,6 +72,8 @@ impl Program {
         let child = command
             .arg("--config")
             .arg(&self.settings)
+            // The log is a file, not a terminal.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -1,0 +1,9 @@
+//! The `peal` command as people run it: the binary itself, against a real nats-server.
+
+mod arguments;
+mod doctor;
+mod keys;
+mod support;
+mod tail;
+mod topology;
+mod up;
