@@ -1,0 +1,193 @@
+//! Whether every promise was kept: what the sender was told, what the streams say and what the provider saw, compared.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use peal_common::event::Status;
+
+use crate::faults::Incident;
+use crate::journal::{Entries, Journal};
+use crate::provider::{Calls, Provider};
+use crate::region::{Api, Region};
+use crate::wait::{self, Stall};
+
+/// How long nothing may move before something counts as lost. Twice the acknowledgement wait of Peal's own topology.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(200);
+/// How long the read model may lag behind.
+const MODEL_LIMIT: Duration = Duration::from_secs(30);
+/// From the call of the provider until its event is durable: the request limit of JetStream and as much again, and time
+/// for a machine that is overloaded.
+const HANDLING: Duration = Duration::from_secs(5);
+
+/// A delivery that the provider got twice in a row.
+#[derive(Debug, Clone)]
+pub struct Repeat {
+    /// The delivery.
+    pub delivery: String,
+    /// The call before.
+    pub first_ms: i64,
+    /// The call again.
+    pub again_ms: i64,
+    /// When its first settling event was stored.
+    pub settled_ms: Option<i64>,
+    /// The incident at which it was in flight; `None` is a broken promise.
+    pub incident: Option<usize>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Accepted, and not delivered to the provider or not settled.
+    pub lost: Vec<String>,
+    /// Deliveries that ended in more than one way, or otherwise than delivered.
+    pub wrong_end: Vec<String>,
+    /// Notifications with more than one delivery, or webhooks of notifications that nobody had accepted.
+    pub foreign: Vec<String>,
+    /// Deliveries that ended as ambiguous.
+    pub ambiguous: u64,
+    /// Deliveries that the provider got more than once.
+    pub repeats: Vec<Repeat>,
+    /// How often the stream of events lost what had been read from it.
+    pub losses: u32,
+}
+
+impl Findings {
+    /// Fails unless everything accepted ended in exactly one way and only what was in flight at an incident was repeated.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let unexplained: Vec<_> = self.repeats.iter().filter(|repeat| repeat.incident.is_none()).collect();
+        anyhow::ensure!(self.lost.is_empty(), "{} lost: {:?}", self.lost.len(), first(&self.lost));
+        anyhow::ensure!(self.wrong_end.is_empty(), "wrong ends: {:?}", first(&self.wrong_end));
+        anyhow::ensure!(self.foreign.is_empty(), "not asked for: {:?}", first(&self.foreign));
+        anyhow::ensure!(self.losses == 0, "EVENTS lost {} times what it had shown", self.losses);
+        anyhow::ensure!(
+            unexplained.is_empty(),
+            "{} of {} repetitions were not in flight at any incident: {:?}",
+            unexplained.len(),
+            self.repeats.len(),
+            first(&unexplained)
+        );
+        Ok(())
+    }
+}
+
+fn first<T>(all: &[T]) -> &[T] {
+    &all[..all.len().min(8)]
+}
+
+/// Waits until all that was accepted is settled and nothing is left in any queue.
+///
+/// # Errors
+/// When nothing moves any more before that.
+pub async fn settle(
+    region: &mut Region,
+    journal: &Journal,
+    provider: &Provider,
+    accepted: &BTreeSet<String>,
+) -> anyhow::Result<()> {
+    let mut stall = Stall::new(STALL_LIMIT);
+    let mut interval = tokio::time::interval(POLL);
+    loop {
+        interval.tick().await;
+        region.check()?;
+        let (settled, events) = {
+            let entries = journal.entries();
+            (entries.notifications.len(), entries.events)
+        };
+        // A server that was just restarted may not answer yet.
+        let left = region.left_over().await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        if settled >= accepted.len() && left.is_empty() {
+            return Ok(());
+        }
+        let what = format!("{settled} of {} are settled", accepted.len());
+        stall.look(&what, (settled, events, provider.total(), left))?;
+    }
+}
+
+/// Compares everything. To be called when all is settled.
+pub fn compare(
+    accepted: &BTreeSet<String>,
+    entries: &Entries,
+    calls: &HashMap<String, Calls>,
+    incidents: &[Incident],
+) -> Findings {
+    let mut findings = Findings { losses: entries.losses, ..Findings::default() };
+    let mut deliveries: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (delivery, calls) in calls {
+        deliveries.entry(&calls.notification).or_default().push(delivery);
+        for pair in calls.at_ms.windows(2) {
+            let settled =
+                entries.settled.get(delivery).and_then(|s| s.statuses.iter().map(|(_, at)| *at).min());
+            let mut repeat = Repeat {
+                delivery: delivery.clone(),
+                first_ms: pair[0],
+                again_ms: pair[1],
+                settled_ms: settled,
+                incident: None,
+            };
+            repeat.incident = incidents.iter().position(|incident| was_in_flight(&repeat, incident));
+            findings.repeats.push(repeat);
+        }
+    }
+    for id in accepted {
+        match deliveries.remove(id.as_str()).as_deref() {
+            None => findings.lost.push(format!("{id}: never came")),
+            Some([delivery]) => match entries.settled.get(*delivery) {
+                None => findings.lost.push(format!("{id}: never settled")),
+                Some(settlement)
+                    if settlement.statuses.iter().any(|(status, _)| *status != Status::Delivered) =>
+                {
+                    findings.wrong_end.push(format!("{id}: {:?}", settlement.statuses));
+                }
+                Some(_) => {}
+            },
+            Some(several) => findings.foreign.push(format!("{id}: {} deliveries", several.len())),
+        }
+    }
+    findings.foreign.extend(deliveries.into_keys().map(|id| format!("{id}: was never accepted")));
+    for (delivery, settlement) in &entries.settled {
+        let is = |wanted| settlement.statuses.iter().any(|(status, _)| *status == wanted);
+        findings.ambiguous += u64::from(is(Status::Ambiguous));
+        if !calls.contains_key(delivery) {
+            let end = format!("{}: {:?} without a call", settlement.notification, settlement.statuses);
+            findings.wrong_end.push(end);
+        }
+    }
+    findings
+}
+
+/// Whether a delivery was in flight at an incident: the provider had been called, or was called before the effects of
+/// the incident were over, and no event that settles the delivery was stored when the incident began. Only then may the
+/// provider be called again. An event that was stored must be found by whoever is handed the delivery next.
+fn was_in_flight(repeat: &Repeat, incident: &Incident) -> bool {
+    let Some(aftermath) = incident.fault.resends else { return false };
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let called = incident.at_ms - ms(HANDLING)..=incident.repaired_ms + ms(aftermath);
+    called.contains(&repeat.first_ms)
+        && incident.at_ms <= repeat.again_ms
+        && repeat.settled_ms.is_none_or(|settled| settled >= incident.at_ms)
+}
+
+/// Asks the gateway about these notifications: its answers must agree with the streams.
+///
+/// # Errors
+/// When an answer is still another one after the read model had time to follow.
+pub async fn ask(api: &Api, ids: impl IntoIterator<Item = &String>) -> anyhow::Result<()> {
+    for id in ids {
+        let path = format!("/v1/notifications/{id}");
+        let mut last = None;
+        let answered = wait::until("the read model agrees", MODEL_LIMIT, async || {
+            let answer = api.get(&path).await.ok()?;
+            let deliveries = answer.body["deliveries"].as_array().map_or(0, Vec::len);
+            let agrees = answer.status == 200
+                && answer.body["status"] == "delivered"
+                && deliveries == 1
+                && answer.body["deliveries"][0]["status"] == "delivered";
+            last = Some(answer);
+            agrees.then_some(())
+        })
+        .await;
+        anyhow::ensure!(answered.is_ok(), "{id} is shown otherwise than the streams have it: {last:?}");
+    }
+    Ok(())
+}

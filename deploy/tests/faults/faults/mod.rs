@@ -1,0 +1,36 @@
+//! What can break: a file for each. A new one is a file and its line in [`RANDOM`], or in the scenario that wants it.
+
+pub mod kill_dispatcher;
+pub mod kill_gateway;
+pub mod kill_server;
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rand::rngs::StdRng;
+
+use crate::region::Region;
+
+/// The faults of the random run.
+pub const RANDOM: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
+
+/// Something that can break, and how it is repaired.
+pub struct Fault {
+    /// What the table calls it.
+    pub name: &'static str,
+    /// For how long after the repair its effects may last, if it can make a delivery be sent twice at all.
+    pub resends: Option<Duration>,
+    /// Breaks it and repairs it at once. Gives the time at which it was broken, taken before.
+    pub strike: for<'a> fn(&'a mut Region, &'a mut StdRng) -> BoxFuture<'a, anyhow::Result<i64>>,
+}
+
+/// A fault that happened.
+#[derive(Clone, Copy)]
+pub struct Incident {
+    /// What broke.
+    pub fault: &'static Fault,
+    /// When it broke, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// When what broke had been started again.
+    pub repaired_ms: i64,
+}

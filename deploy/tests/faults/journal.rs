@@ -1,0 +1,93 @@
+//! What the stream EVENTS says became of every delivery: read while it is written, from the beginning.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use peal_common::envelope::Envelope as _;
+use peal_common::event::{Event, Status};
+use peal_nats::Connection;
+use peal_nats::follow::{Followed, Follower, Stored};
+use peal_nats::topology::EVENTS;
+use tokio::task::AbortHandle;
+
+/// How a delivery was settled.
+#[derive(Debug, Clone, Default)]
+pub struct Settlement {
+    /// The notification.
+    pub notification: String,
+    /// Every status that ends a delivery, with the time at which the stream took it.
+    pub statuses: Vec<(Status, i64)>,
+}
+
+/// What is known so far.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// By delivery. What concerns a notification as a whole stands under its own id.
+    pub settled: HashMap<String, Settlement>,
+    /// The notifications among them.
+    pub notifications: HashSet<String>,
+    /// How many events there were.
+    pub events: u64,
+    /// How often the stream lost what it had shown before.
+    pub losses: u32,
+}
+
+/// Reads along until it is dropped.
+pub struct Journal {
+    entries: Arc<Mutex<Entries>>,
+    task: AbortHandle,
+}
+
+impl Journal {
+    /// Begins to read.
+    pub fn start(connection: &Connection) -> Self {
+        let entries = Arc::new(Mutex::new(Entries::default()));
+        let mut follower = Follower::new(connection.clone(), EVENTS, "", None, 0);
+        let written = Arc::clone(&entries);
+        let task = tokio::spawn(async move {
+            loop {
+                match follower.next().await {
+                    Followed::Messages(messages) => {
+                        let mut entries = lock(&written);
+                        messages.iter().for_each(|message| entries.note(message));
+                    }
+                    Followed::Quiet(_) => {}
+                    Followed::Replaced(state) => {
+                        lock(&written).losses += 1;
+                        follower.restart(&state);
+                    }
+                }
+            }
+        });
+        Journal { entries, task: task.abort_handle() }
+    }
+
+    /// What is known so far. Must not be held across an await.
+    pub fn entries(&self) -> MutexGuard<'_, Entries> {
+        lock(&self.entries)
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
+    entries.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Entries {
+    fn note(&mut self, message: &Stored) {
+        self.events += 1;
+        let event = Event::decode(&message.payload).expect("EVENTS holds events only");
+        let Some(status) = event.kind.status().filter(|status| status.is_settled()) else { return };
+        let notification = event.notification.to_string();
+        let delivery = event.delivery.map_or_else(|| notification.clone(), |delivery| delivery.to_string());
+        self.notifications.insert(notification.clone());
+        let settlement = self.settled.entry(delivery).or_default();
+        settlement.notification = notification;
+        settlement.statuses.push((status, message.at_ms));
+    }
+}

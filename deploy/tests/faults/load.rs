@@ -1,0 +1,232 @@
+//! Notifications on their way in, as a careful service sends them: each is repeated under its own id until there is an
+//! answer for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::region::{Answer, Api, CATEGORY, RECIPIENTS};
+use crate::wait::now_ms;
+
+/// Requests on their way at the same time.
+const CALLERS: usize = 4;
+/// The pause before a request is repeated: shorter than the gateway asks for, so that recovery is noticed.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How many notifications may be accepted and not yet delivered: a share of all, so that both go on side by side.
+const WINDOW_SHARE: u64 = 5;
+const LEAST_WINDOW: u64 = 2_000;
+
+/// One request and what came of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// When it was sent, in milliseconds since the Unix epoch.
+    pub from_ms: i64,
+    /// When its answer came, or the sign that none would.
+    pub until_ms: i64,
+    /// How many notifications it got accepted.
+    pub accepted: u64,
+}
+
+/// What the sender knows.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// The ids that were accepted.
+    pub accepted: BTreeSet<String>,
+    /// How many acceptances were told to be repetitions.
+    pub duplicates: u64,
+    /// How many notifications were sent in requests without any answer, so that nobody knew what became of them.
+    pub unanswered: u64,
+    /// All requests.
+    pub requests: Vec<Request>,
+}
+
+/// A series of notifications.
+pub struct Load {
+    api: Api,
+    prefix: String,
+    webhook: String,
+    log: Arc<Mutex<Log>>,
+}
+
+impl Load {
+    /// A series whose ids begin with `prefix`; one in ten names the webhook itself instead of a recipient.
+    pub fn new(api: &Api, prefix: &str, webhook: &str) -> Self {
+        Load { api: api.clone(), prefix: prefix.to_owned(), webhook: webhook.to_owned(), log: Arc::default() }
+    }
+
+    /// What is known so far. Must not be held across an await.
+    pub fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ids that were accepted so far.
+    pub fn accepted(&self) -> BTreeSet<String> {
+        self.log().accepted.clone()
+    }
+
+    /// Sends all of `total` in batches of 100 to 500 and single requests, never too far ahead of `delivered`.
+    ///
+    /// # Errors
+    /// When the gateway refuses what it must not refuse.
+    pub async fn run(
+        self: Arc<Self>,
+        total: u64,
+        seed: u64,
+        delivered: watch::Receiver<u64>,
+    ) -> anyhow::Result<()> {
+        let places = Arc::new(Semaphore::new(LEAST_WINDOW.max(total / WINDOW_SHARE) as usize));
+        let feeder = tokio::spawn(give_back(Arc::clone(&places), delivered));
+        let batches = Arc::new(Mutex::new(batches(total, seed)));
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS {
+            let (load, places, batches) = (Arc::clone(&self), Arc::clone(&places), Arc::clone(&batches));
+            callers.spawn(async move {
+                loop {
+                    let next = batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(batch) = next else { return Ok(()) };
+                    places.acquire_many(batch.len() as u32).await?.forget();
+                    load.send(batch).await?;
+                }
+            });
+        }
+        let mut result = Ok(());
+        while let Some(ended) = callers.join_next().await {
+            result = result.and(ended?);
+        }
+        feeder.abort();
+        result
+    }
+
+    /// Sends these notifications, in one request or one by one as their number says, until each is accepted.
+    pub async fn send(&self, numbers: Vec<u64>) -> anyhow::Result<()> {
+        let single = numbers.len() == 1;
+        let mut open = numbers;
+        while !open.is_empty() {
+            let from_ms = now_ms();
+            let (path, body) = match single {
+                true => ("/v1/notifications", self.notification(open[0])),
+                false => ("/v1/notifications/batch", self.batch(&open)),
+            };
+            let answer = self.api.post(path, &body).await;
+            let before = open.len();
+            match &answer {
+                Ok(answer) if answer.status == 202 && single => {
+                    self.take(&mut open, &[answer.body.clone()])?
+                }
+                Ok(answer) if answer.status == 202 => {
+                    let results =
+                        answer.body["results"].as_array().context("a batch's answer has no results")?;
+                    self.take(&mut open, results)?;
+                }
+                Ok(answer) => anyhow::ensure!(is_passing(answer), "a request was refused: {answer:?}"),
+                Err(_) => self.log().unanswered += open.len() as u64,
+            }
+            let accepted = (before - open.len()) as u64;
+            self.log().requests.push(Request { from_ms, until_ms: now_ms(), accepted });
+            if !open.is_empty() {
+                sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Strikes out what was accepted; what comes with an error that passes stays.
+    fn take(&self, open: &mut Vec<u64>, results: &[Value]) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            results.len() == open.len(),
+            "{} results for {} notifications",
+            results.len(),
+            open.len()
+        );
+        let mut left = Vec::new();
+        let mut log = self.log();
+        for (number, result) in open.iter().zip(results) {
+            let id = self.id(*number);
+            if let Some(code) = result["error"]["code"].as_str() {
+                let passes = matches!(
+                    code,
+                    "unavailable"
+                        | "jetstream_unavailable"
+                        | "not_ready"
+                        | "in_flight"
+                        | "timed_out"
+                        | "contended"
+                );
+                anyhow::ensure!(passes, "a notification was refused: {result}");
+                left.push(*number);
+                continue;
+            }
+            anyhow::ensure!(
+                result["id"] == id.as_str() && result["status"] == "accepted",
+                "no acceptance: {result}"
+            );
+            log.duplicates += u64::from(result["duplicate"] == true);
+            log.accepted.insert(id);
+        }
+        *open = left;
+        Ok(())
+    }
+
+    fn id(&self, number: u64) -> String {
+        format!("{}-{number:06}", self.prefix)
+    }
+
+    fn batch(&self, numbers: &[u64]) -> Value {
+        json!({ "notifications": numbers.iter().map(|number| self.notification(*number)).collect::<Vec<_>>() })
+    }
+
+    /// Always the same for the same number, so that a repetition is one.
+    pub fn notification(&self, number: u64) -> Value {
+        let recipient = number % RECIPIENTS;
+        let to = match number % 10 {
+            0 => json!({ "webhook": format!("{}/{recipient}", self.webhook) }),
+            _ => json!({ "recipient": format!("u-{recipient}") }),
+        };
+        let priority =
+            ["normal", "bulk", "high", "normal", "critical", "bulk", "normal"][(number % 7) as usize];
+        json!({
+            "id": self.id(number),
+            "category": CATEGORY,
+            "to": [to],
+            "priority": priority,
+            "content": { "title": "Shipped", "body": format!("Order {number} is on its way") },
+        })
+    }
+}
+
+/// Whether the same request may succeed in a moment.
+fn is_passing(answer: &Answer) -> bool {
+    answer.is_come_back() || (answer.status == 409 && answer.body["code"] == "in_flight")
+}
+
+/// One request in ten carries one notification, the others carry 100 to 500.
+fn batches(total: u64, seed: u64) -> VecDeque<Vec<u64>> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut batches = VecDeque::new();
+    let mut next = 0;
+    while next < total {
+        let count = if rng.random_range(0..10) == 0 { 1 } else { rng.random_range(100..=500) };
+        let end = total.min(next + count);
+        batches.push_back((next..end).collect());
+        next = end;
+    }
+    batches
+}
+
+/// A delivered notification makes room for another.
+async fn give_back(places: Arc<Semaphore>, mut delivered: watch::Receiver<u64>) {
+    let mut known = *delivered.borrow_and_update();
+    while delivered.changed().await.is_ok() {
+        let now = *delivered.borrow_and_update();
+        places.add_permits((now - known) as usize);
+        known = now;
+    }
+}

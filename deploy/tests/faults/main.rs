@@ -1,0 +1,32 @@
+//! What happens when something breaks: real processes, killed, stopped and starved while notifications flow.
+//!
+//! Each test runs a [`region`] of its own: a nats-server, a gateway and dispatchers as processes, on free ports and in a
+//! folder of its own. A [`provider`] in this process records every webhook: it is the oracle, since it knows nothing of
+//! Peal's own bookkeeping. A [`load`] sends notifications and repeats each until it has an answer, [`faults`] has a file
+//! for each thing that can break, [`schedule`] decides by a seed when it does, [`journal`] reads what the streams say
+//! became of everything, and [`audit`] compares the three. [`scenarios`] has a file for each test.
+//!
+//! `PEAL_FAULT_SEED`, `PEAL_FAULT_NOTIFICATIONS` and `PEAL_FAULT_KILLS` repeat or scale the random run;
+//! `PEAL_FAULT_KEEP=1` leaves the folders with all logs behind.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test ends at the first thing that fails and prints what it found; the lints exempt only test functions"
+)]
+
+mod scenarios;
+
+mod faults;
+mod schedule;
+
+mod load;
+mod provider;
+mod region;
+
+mod audit;
+mod journal;
+mod report;
+
+mod wait;

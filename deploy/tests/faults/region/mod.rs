@@ -1,0 +1,219 @@
+//! A region of its own for each test: nats-server, gateway and dispatchers as processes.
+
+mod api;
+mod program;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use peal_common::clock::{Clock, HybridClock};
+use peal_common::id::{AppId, Region as RegionName};
+use peal_common::key::{Grant, Scope};
+use peal_common::seal::{KEY_BYTES, Sealer};
+use peal_nats::Connection;
+use peal_nats::connect::Options as ConnectOptions;
+use peal_nats::inspect::StreamFacts;
+use peal_nats::keys::Keys;
+use peal_nats::mirror::Mirror;
+use peal_nats::server::{Server, ServerConfig, free_port};
+use peal_nats::state::StateWriter;
+use peal_nats::topology::{self, Current, Topology};
+use rand::rngs::StdRng;
+use serde_json::json;
+use tempfile::TempDir;
+
+pub use api::{Answer, Api};
+pub use program::Program;
+
+/// The app that everything belongs to.
+pub const APP: &str = "shop";
+/// The category of all notifications.
+pub const CATEGORY: &str = "orders";
+/// Registered recipients, `u-0`, `u-1`, …
+pub const RECIPIENTS: u64 = 40;
+
+const NAME: &str = "faulty";
+const GIB: u64 = 1024 * 1024 * 1024;
+/// What the server may store; the streams reserve their sizes of it.
+const STORE_BYTES: u64 = 128 * GIB;
+/// How long the server may take to come back: it reads its streams first, on a machine that does much else.
+const SERVER_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a test wants to have.
+pub struct Wanted<'a> {
+    /// How many dispatchers.
+    pub dispatchers: usize,
+    /// After how long the server hands a message out again; `None` is what Peal's own topology says.
+    pub ack_wait: Option<Duration>,
+    /// Where webhooks go.
+    pub webhook: &'a str,
+    /// Where the server keeps its streams, unless it is the test's own folder.
+    pub nats_folder: Option<PathBuf>,
+}
+
+impl<'a> Wanted<'a> {
+    /// A region as users run it, with one dispatcher, whose webhooks go to `webhook`.
+    pub fn new(webhook: &'a str) -> Self {
+        Wanted { dispatchers: 1, ack_wait: None, webhook, nats_folder: None }
+    }
+}
+
+/// Everything that runs. It ends when it is dropped.
+pub struct Region {
+    /// The nats-server.
+    pub server: Server,
+    /// The gateway.
+    pub gateway: Program,
+    /// The dispatchers.
+    pub dispatchers: Vec<Program>,
+    /// For looking into the streams.
+    pub connection: Connection,
+    /// For calling the gateway.
+    pub api: Api,
+    folder: TempDir,
+}
+
+impl Region {
+    /// Starts everything, waits until it is ready, and makes the category and the recipients.
+    pub async fn start(wanted: Wanted<'_>) -> anyhow::Result<Self> {
+        let mut folder = tempfile::tempdir()?;
+        folder.disable_cleanup(std::env::var_os("PEAL_FAULT_KEEP").is_some());
+        let name: RegionName = NAME.parse()?;
+        let nats_folder = wanted.nats_folder.unwrap_or_else(|| folder.path().join("nats"));
+        let mut config = ServerConfig::new(name.clone(), nats_folder);
+        config.max_file_store = Some(STORE_BYTES);
+        config.start_limit = SERVER_LIMIT;
+        let server = Server::start(config).await?;
+        let options = ConnectOptions::new([server.url()], name, "peal-faults");
+        let connection = peal_nats::connect(&options).await?;
+        apply_topology(&connection, wanted.ack_wait).await?;
+
+        let region_key = STANDARD.encode([7; KEY_BYTES]);
+        let (key, secret) = make_key(&connection, Arc::new(Sealer::from_base64(&region_key)?)).await?;
+        let settings = Settings { folder: folder.path(), region_key: &region_key, nats: &server.url() };
+        let mut gateway = settings.program("peal-gateway", "gateway", "gateway")?;
+        gateway.start()?;
+        let mut dispatchers = Vec::new();
+        for number in 0..wanted.dispatchers {
+            let mut dispatcher =
+                settings.program("peal-dispatcher", &format!("dispatcher-{number}"), "dispatcher")?;
+            dispatcher.start()?;
+            dispatchers.push(dispatcher);
+        }
+        gateway.until_ready().await?;
+        for dispatcher in &mut dispatchers {
+            dispatcher.until_ready().await?;
+        }
+        let api = Api::new(gateway.address, &key, &secret)?;
+        let region = Region { server, gateway, dispatchers, connection, api, folder };
+        region.register(wanted.webhook).await?;
+        Ok(region)
+    }
+
+    async fn register(&self, webhook: &str) -> anyhow::Result<()> {
+        let category = json!({ "class": "transactional", "channels": ["webhook"] });
+        self.api.put(&format!("/v1/categories/{CATEGORY}"), &category).await?;
+        for number in 0..RECIPIENTS {
+            // Each has an endpoint of its own, as users do.
+            let contact = json!({ "channel": "webhook", "address": format!("{webhook}/{number}") });
+            self.api.put(&format!("/v1/recipients/u-{number}"), &json!({ "contacts": [contact] })).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails when a process has ended by itself.
+    pub fn check(&mut self) -> anyhow::Result<()> {
+        self.gateway.check()?;
+        self.dispatchers.iter_mut().try_for_each(Program::check)
+    }
+
+    /// Whatever still waits in a stream or is with a dispatcher, a line for each; nothing when all work is done.
+    pub async fn left_over(&self) -> anyhow::Result<Vec<String>> {
+        Ok(self.connection.stream_facts().await?.iter().flat_map(unfinished).collect())
+    }
+
+    /// The ends of all logs, for errors.
+    pub fn logs(&self) -> String {
+        let programs = std::iter::once(&self.gateway).chain(&self.dispatchers);
+        let mut logs: Vec<_> =
+            programs.map(|program| format!("-- {}\n{}", program.name, program.log_tail())).collect();
+        logs.push(format!("-- nats-server\n{}", program::tail(&self.server.log_file())));
+        logs.push(format!("-- folder: {}", self.folder.path().display()));
+        logs.join("\n")
+    }
+}
+
+fn unfinished(stream: &StreamFacts) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_queue = stream.name.starts_with("WORK_") || stream.name == topology::SCHEDULE;
+    if stream.messages > 0 && (is_queue || stream.name == topology::DEAD_LETTERS) {
+        found.push(format!("{}: {} messages", stream.name, stream.messages));
+    }
+    for consumer in &stream.consumers {
+        let waits = consumer.pending + consumer.unacknowledged as u64;
+        if waits > 0 {
+            found.push(format!("{} {}: {waits} in work", stream.name, consumer.name));
+        }
+    }
+    found
+}
+
+async fn apply_topology(connection: &Connection, ack_wait: Option<Duration>) -> anyhow::Result<()> {
+    let mut wanted = Topology::for_region(&connection.region, &topology::Options::default());
+    if let Some(ack_wait) = ack_wait {
+        let consumers = wanted.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
+        consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
+    }
+    let current = Current::read(&connection.jetstream, &wanted).await?;
+    topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), false).await?;
+    Ok(())
+}
+
+async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Result<(String, String)> {
+    let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
+    // Without its task the mirror stays empty and the writer asks JetStream, which is right for a single write.
+    let (mirror, _) = Mirror::new(connection.clone(), PathBuf::new(), Clock::System, Arc::clone(&hybrid));
+    let keys = Keys::new(StateWriter::new(connection.clone(), mirror, hybrid), sealer);
+    let app: AppId = APP.parse()?;
+    let grant = Grant {
+        app,
+        name: "fault tests".to_owned(),
+        scopes: vec![Scope::Send, Scope::Read, Scope::Manage, Scope::Admin],
+        created_at: Clock::System.now(),
+        expires_at: None,
+        rate_limit_per_second: Some(1_000_000),
+    };
+    let made = keys.create(grant, &mut rand::make_rng::<StdRng>()).await?;
+    Ok((made.key.key.to_string(), made.secret.to_string()))
+}
+
+/// What the settings of all programs have in common.
+struct Settings<'a> {
+    folder: &'a Path,
+    region_key: &'a str,
+    nats: &'a str,
+}
+
+impl Settings<'_> {
+    /// A program with settings of its own; `section` is the one that says where it listens and keeps its data.
+    fn program(&self, binary: &str, name: &str, section: &str) -> anyhow::Result<Program> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let data = self.folder.join(name);
+        let text = format!(
+            "[region]\nname = \"{NAME}\"\nkey = \"{}\"\n\n[nats]\nurls = [\"{}\"]\n\n\
+             [{section}]\nlisten = \"{address}\"\ndata_dir = \"{}\"\n{}\n\
+             [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n",
+            self.region_key,
+            self.nats,
+            data.display(),
+            if section == "dispatcher" { "retry_base_ms = 50\n" } else { "" },
+        );
+        let file = self.folder.join(format!("{name}.toml"));
+        std::fs::write(&file, text)?;
+        Program::new(binary, name, file, address)
+    }
+}
