@@ -1,5 +1,6 @@
 //! Reading a stream from a position onwards, in batches, for ever: what the mirror, the read model and `peal tail` do.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -7,6 +8,7 @@ use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
 use crate::connect::Connection;
 
@@ -14,6 +16,9 @@ use crate::connect::Connection;
 pub const MAX_BATCH: usize = 2_000;
 /// How often a quiet stream is asked whether it is still the same one.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is looked whether the connection is another one. The server has forgotten the consumer then, which the
+/// client itself notices only after several heartbeats.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -177,6 +182,9 @@ pub struct Follower {
     /// a stream that was made again; so another name means to look at the stream first.
     consumer: Option<String>,
     messages: Option<futures_util::stream::ReadyChunks<Ordered>>,
+    /// How often the client had connected when the messages were asked for.
+    connects: u64,
+    quiet_since: Instant,
     pause: Duration,
 }
 
@@ -194,6 +202,8 @@ impl Follower {
             since_ms: None,
             consumer: None,
             messages: None,
+            connects: 0,
+            quiet_since: Instant::now(),
             pause: FIRST_PAUSE,
         }
     }
@@ -221,20 +231,28 @@ impl Follower {
                 }
                 continue;
             };
-            match tokio::time::timeout(IDENTITY_INTERVAL, messages.next()).await {
+            match tokio::time::timeout(RECONNECT_INTERVAL, messages.next()).await {
                 Ok(Some(chunk)) => {
+                    self.quiet_since = Instant::now();
                     if let Some(messages) = self.take(chunk) {
                         return Followed::Messages(messages);
                     }
                 }
                 Ok(None) => self.messages = None,
-                Err(_) => {
+                Err(_) if self.connects != self.connects_now() => self.messages = None,
+                Err(_) if self.quiet_since.elapsed() >= IDENTITY_INTERVAL => {
+                    self.quiet_since = Instant::now();
                     if let Some(quiet) = self.look().await {
                         return quiet;
                     }
                 }
+                Err(_) => {}
             }
         }
+    }
+
+    fn connects_now(&self) -> u64 {
+        self.connection.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     fn take(
@@ -271,6 +289,7 @@ impl Follower {
     }
 
     async fn open(&mut self) -> Option<Followed> {
+        self.connects = self.connects_now();
         match self.connection.stream_state(&self.stream).await {
             Ok(state) => {
                 if self.is_replaced(&state) {
@@ -286,6 +305,7 @@ impl Follower {
         }
         match self.consume().await {
             Ok(messages) => {
+                self.quiet_since = Instant::now();
                 self.consumer = None;
                 self.messages = Some(messages.ready_chunks(MAX_BATCH));
             }
