@@ -83,8 +83,8 @@ async fn fields_that_do_not_fit_are_named_and_their_values_are_not_repeated() {
             "invalid_phone",
         ),
         (
-            json!({"contacts": [{"channel": "email", "address": "private@x.de", "token": "t"}]}),
-            "contacts[0].token",
+            json!({"contacts": [{"channel": "email", "address": "private@x.de", "topic": "t"}]}),
+            "contacts[0].topic",
             "unexpected_field",
         ),
         (json!({"groups": ["private group"]}), "groups[0]", "invalid_value"),
