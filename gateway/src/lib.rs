@@ -28,6 +28,7 @@ use peal_common::clock::{Clock, HybridClock};
 use peal_common::settings::Settings;
 use peal_nats::catalog::Catalog;
 use peal_nats::connect::{self, Options};
+use peal_nats::group::GroupPublisher;
 use peal_nats::keys::Keys;
 use peal_nats::mirror::Mirror;
 use peal_nats::state::StateWriter;
@@ -183,8 +184,14 @@ async fn start(
     let networks = Networks::parse(&settings.channels.webhook.allowed_networks).map_err(|text| {
         anyhow!("channels.webhook.allowed_networks: {text} is no network; write one such as 10.1.0.0/16")
     })?;
+    let (publisher, gathering) = GroupPublisher::new(connection.clone(), tasks_stop.clone());
+    tasks.spawn(async move {
+        gathering.await;
+        "the publisher"
+    });
     let acceptor = Acceptor::new(
         connection.clone(),
+        publisher,
         catalog.clone(),
         writer.clone(),
         model.clone(),

@@ -14,6 +14,7 @@ pub mod browse;
 pub mod catalog;
 pub mod dead_letter;
 pub mod follow;
+pub mod group;
 pub mod inspect;
 pub mod keys;
 pub mod mirror;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::connection::State;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishAckFuture, PublishError as NatsError, PublishErrorKind};
@@ -44,46 +45,45 @@ pub struct Published {
 /// A message on its way into a stream.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    subject: String,
-    message: PublishMessage,
+    pub(crate) subject: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Bytes,
 }
 
 impl Outgoing {
     /// A message for a subject.
     #[must_use]
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
-        Outgoing { subject: subject.into(), message: PublishMessage::build().payload(payload.into()) }
+        Outgoing { subject: subject.into(), headers: HeaderMap::new(), payload: payload.into() }
     }
 
     /// The id by which the stream recognises a repetition within its duplicate window.
     #[must_use]
-    pub fn id(mut self, id: &str) -> Self {
-        self.message = self.message.message_id(id);
-        self
+    pub fn id(self, id: &str) -> Self {
+        self.header("Nats-Msg-Id", id)
     }
 
     /// Only if the last message of the subject has this sequence; 0 means that there is none.
     #[must_use]
-    pub fn expect_last(mut self, sequence: u64) -> Self {
-        self.message = self.message.expected_last_subject_sequence(sequence);
-        self
+    pub fn expect_last(self, sequence: u64) -> Self {
+        self.header("Nats-Expected-Last-Subject-Sequence", &sequence.to_string())
     }
 
     /// The server removes the message after this time, which is at least a second.
     #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.message = self.message.header("Nats-TTL", format!("{}s", ttl.as_secs().max(1)).as_str());
-        self
+    pub fn ttl(self, ttl: Duration) -> Self {
+        self.header("Nats-TTL", &format!("{}s", ttl.as_secs().max(1)))
     }
 
     /// The server publishes the payload to `target` at `at`; a message in the past is published at once. Another
     /// message on the same subject replaces this one.
     #[must_use]
-    pub fn at(mut self, at: Timestamp, target: &str) -> Self {
-        self.message = self
-            .message
-            .header("Nats-Schedule", format!("@at {}", rfc3339_seconds(at)).as_str())
-            .header("Nats-Schedule-Target", target);
+    pub fn at(self, at: Timestamp, target: &str) -> Self {
+        self.header("Nats-Schedule", &format!("@at {}", rfc3339_seconds(at))).header("Nats-Schedule-Target", target)
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.insert(name, value);
         self
     }
 }
@@ -125,7 +125,9 @@ impl Connection {
         if !self.is_connected() {
             return Err(PublishError::Unavailable { reason: "not connected to a NATS server", source: None });
         }
-        self.jetstream.send_publish(outgoing.subject, outgoing.message).await.map(Pending).map_err(classify)
+        let Outgoing { subject, headers, payload } = outgoing;
+        let message = PublishMessage::build().headers(headers).payload(payload);
+        self.jetstream.send_publish(subject, message).await.map(Pending).map_err(classify)
     }
 
     /// Publishes a message and waits until the stream has it.

@@ -10,6 +10,7 @@ mod draft;
 mod in_flight;
 mod resolve;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -20,6 +21,7 @@ use peal_common::id::{AppId, NotificationId, Region};
 use peal_common::notification::Notification;
 use peal_common::problem::FieldError;
 use peal_nats::catalog::{Catalog, CatalogError};
+use peal_nats::group::GroupPublisher;
 use peal_nats::mirror::NotReady;
 use peal_nats::publish::{Outgoing, PublishError};
 use peal_nats::state::{StateWriter, WriteError};
@@ -118,6 +120,7 @@ pub struct Acceptor {
 
 struct Inner {
     connection: Connection,
+    publisher: GroupPublisher,
     subjects: Subjects,
     catalog: Catalog,
     writer: StateWriter,
@@ -140,6 +143,7 @@ impl Acceptor {
     #[must_use]
     pub fn new(
         connection: Connection,
+        publisher: GroupPublisher,
         catalog: Catalog,
         writer: StateWriter,
         model: ReadModel,
@@ -148,7 +152,7 @@ impl Acceptor {
     ) -> Self {
         let subjects = Subjects::new(&connection.region);
         let in_flight = InFlight::default();
-        Acceptor { inner: Arc::new(Inner { connection, subjects, catalog, writer, model, clock, networks, in_flight }) }
+        Acceptor { inner: Arc::new(Inner { connection, publisher, subjects, catalog, writer, model, clock, networks, in_flight }) }
     }
 
     /// Accepts one notification of an app.
@@ -161,37 +165,63 @@ impl Acceptor {
             Checked::New(draft) => draft,
             Checked::Before(acceptance) => return Ok(acceptance),
         };
-        let pending = self.inner.connection.send(draft.outgoing()?).await?;
-        self.finish(draft, pending.acknowledged().await).await
+        let pending = self.inner.publisher.send(draft.outgoing()?).await?;
+        self.finish(draft, pending.await).await
     }
 
     /// Accepts many notifications of an app at once. Each has a result of its own, in order; all are written before the
-    /// first acknowledgement is waited for.
+    /// first acknowledgement is waited for. One that repeats an id of the same batch is handled after the first one.
     pub async fn accept_all(
         &self,
         app: &AppId,
         notifications: Vec<Result<Notification, Refusal>>,
     ) -> Vec<Result<Acceptance, Refusal>> {
-        let mut started = Vec::with_capacity(notifications.len());
-        for notification in notifications {
-            started.push(self.start(app, notification).await);
-        }
-        join_all(started.into_iter().map(|started| async {
-            match started? {
-                Started::Sent(draft, pending) => self.finish(draft, pending.acknowledged().await).await,
-                Started::Before(acceptance) => Ok(acceptance),
+        let mut seen = HashSet::new();
+        let mut repeated = Vec::new();
+        let mut results = Vec::with_capacity(notifications.len());
+        for (index, notification) in notifications.into_iter().enumerate() {
+            let id = notification.as_ref().ok().and_then(|notification| notification.id.clone());
+            if id.is_some_and(|id| !seen.insert(id)) {
+                repeated.push((index, notification));
+                results.push(None);
+                continue;
             }
+            results.push(Some(self.start(app, notification).await));
+        }
+        let mut results: Vec<_> = join_all(results.into_iter().map(async |started| match started {
+            Some(Ok(acceptance)) => Some(acceptance.await),
+            Some(Err(refusal)) => Some(Err(refusal)),
+            None => None,
         }))
-        .await
+        .await;
+        for (index, notification) in repeated {
+            results[index] = Some(match notification {
+                Ok(notification) => self.accept(app, notification).await,
+                Err(refusal) => Err(refusal),
+            });
+        }
+        results.into_iter().flatten().collect()
     }
 
-    async fn start(&self, app: &AppId, notification: Result<Notification, Refusal>) -> Result<Started, Refusal> {
-        Ok(match self.check(app, notification?).await? {
+    /// Checks a notification and puts it on its way; what comes back is waited for apart.
+    async fn start(
+        &self,
+        app: &AppId,
+        notification: Result<Notification, Refusal>,
+    ) -> Result<impl Future<Output = Result<Acceptance, Refusal>>, Refusal> {
+        let checked = self.check(app, notification?).await?;
+        let sent = match checked {
             Checked::New(mut draft) => {
-                let pending = self.inner.connection.send(draft.outgoing()?).await?;
-                Started::Sent(draft, pending)
+                let pending = self.inner.publisher.send(draft.outgoing()?).await?;
+                Ok((draft, pending))
             }
-            Checked::Before(acceptance) => Started::Before(acceptance),
+            Checked::Before(acceptance) => Err(acceptance),
+        };
+        Ok(async move {
+            match sent {
+                Ok((draft, pending)) => self.finish(draft, pending.await).await,
+                Err(acceptance) => Ok(acceptance),
+            }
         })
     }
 
@@ -258,11 +288,6 @@ impl Acceptor {
             .ok_or_else(gone)?;
         Intake::decode(&stored.payload).map_err(|_| gone())
     }
-}
-
-enum Started {
-    Sent(Box<Draft>, peal_nats::publish::Pending),
-    Before(Acceptance),
 }
 
 /// The id by which INTAKE recognises a notification.

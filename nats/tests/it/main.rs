@@ -8,6 +8,7 @@
 mod config;
 mod connect;
 mod guide;
+mod group;
 mod mirror;
 mod server;
 mod support;
