@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod api;
 pub mod app;
+pub mod console;
 pub mod door;
 pub mod health;
 pub mod http;

@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::problem::Problem;
 use crate::api;
 use crate::app::App;
+use crate::console;
 
 /// All routes, grouped by who may call them, each group behind its check.
 pub fn router(app: App) -> Router {
@@ -31,6 +32,7 @@ pub fn router(app: App) -> Router {
     let (routes, document) = keyed.merge(api::open()).split_for_parts();
     routes
         .merge(api::docs::pages(document))
+        .merge(console::routes(&app))
         .fallback(|| async { Problem::no_route() })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(from_fn(request::observe))

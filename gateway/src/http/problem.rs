@@ -134,6 +134,14 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, "no_route", "there is nothing at this path; see /docs")
     }
 
+    /// The request names a host that this gateway does not answer for here.
+    #[must_use]
+    pub fn foreign_host() -> Self {
+        let detail = "without a key the console answers at localhost, 127.0.0.1 and [::1] only; \
+                      set gateway.console_requires_key = true to open it at other names";
+        Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail)
+    }
+
     /// The route has no such method; the answer's `Allow` names those it has.
     #[must_use]
     pub fn method_not_allowed() -> Self {

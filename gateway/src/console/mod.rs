@@ -1,0 +1,61 @@
+//! The console: what an operator or a developer looks at in a browser. Rendered here, useful without scripts; a few
+//! lines of script keep the overview up to date.
+//!
+//! [`overview`] is the first page, [`feed`] its stream of changes, [`sandbox`] the messages that the sandbox provider
+//! recorded, [`notification`] one notification with everything that happened to it. [`access`] says who gets in and what
+//! a page may do in the browser. Nothing here changes anything. Addresses stand on the sandbox's page alone.
+
+mod access;
+mod feed;
+mod notification;
+mod overview;
+mod page;
+mod queues;
+mod sandbox;
+mod tone;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::FromRef;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::Redirect;
+use axum::routing::get;
+use peal_common::key::Scope;
+
+use self::queues::Queues;
+use crate::app::App;
+use crate::http::auth;
+
+/// What the pages have at hand.
+#[derive(Clone)]
+struct Console {
+    app: App,
+    queues: Arc<Queues>,
+}
+
+impl FromRef<Console> for App {
+    fn from_ref(console: &Console) -> App {
+        console.app.clone()
+    }
+}
+
+/// The console's routes with their own rule of access: the setting `gateway.console_requires_key`.
+pub fn routes(app: &App) -> Router<App> {
+    let console = Console { app: app.clone(), queues: Arc::new(Queues::new(app.connection.clone())) };
+    let pages = Router::new()
+        .route("/console", get(overview::page))
+        .route("/console/", get(|| async { Redirect::permanent("/console") }))
+        .route("/console/feed", get(feed::watch))
+        .route("/console/sandbox", get(sandbox::page))
+        .route("/console/notifications/{app}/{id}", get(notification::page))
+        .with_state(console);
+    let guarded = if app.settings.gateway.console_requires_key {
+        pages
+            .route_layer(from_fn_with_state(Scope::Read, auth::require))
+            .route_layer(from_fn_with_state(app.clone(), auth::authenticate))
+    } else {
+        pages.route_layer(from_fn(access::only_local_names))
+    };
+    guarded.route_layer(from_fn(access::restrict))
+}

@@ -1,0 +1,156 @@
+//! How much waits where: the depth of each lane of each queue, asked from JetStream.
+//!
+//! Asking takes dozens of requests, so all viewers share one answer for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peal_common::channel::{Channel, Priority};
+use peal_nats::Connection;
+use peal_nats::inspect::StreamFacts;
+use peal_nats::topology::{
+    DEAD_LETTERS, INTAKE, SANDBOX, SCHEDULE, deliver_consumer, fanout_consumer, work_stream,
+};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// For how long an answer is good.
+pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long asking may take.
+const ASK_LIMIT: Duration = Duration::from_secs(3);
+
+/// One lane: a priority of one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Lane {
+    /// Messages that nobody has been given yet.
+    pub(super) waiting: u64,
+    /// Messages that somebody has and has not finished.
+    pub(super) in_hand: u64,
+}
+
+/// The lanes of one queue, in the order of [`Priority::ALL`].
+pub(super) type Lanes = [Lane; Priority::ALL.len()];
+
+/// How much waits in this region.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Depths {
+    /// Notifications that wait for their fan-out.
+    pub(super) fanout: Lanes,
+    /// Deliveries that wait for their channel, for each channel that has a queue.
+    pub(super) channels: Vec<(Channel, Lanes)>,
+    /// Messages that wait for their time.
+    pub(super) scheduled: u64,
+    /// Deliveries that were given up and may be replayed.
+    pub(super) dead_letters: u64,
+    /// Whether this region has a sandbox.
+    pub(super) sandbox: bool,
+}
+
+impl Depths {
+    fn of(streams: &[StreamFacts]) -> Self {
+        let stream = |name: &str| streams.iter().find(|stream| stream.name == name);
+        let messages = |name: &str| stream(name).map_or(0, |stream| stream.messages);
+        let channel =
+            |channel: Channel| Some((channel, lanes(stream(&work_stream(channel))?, deliver_consumer)));
+        Depths {
+            fanout: stream(INTAKE).map(|stream| lanes(stream, fanout_consumer)).unwrap_or_default(),
+            channels: Channel::ALL.into_iter().filter_map(channel).collect(),
+            scheduled: messages(SCHEDULE),
+            dead_letters: messages(DEAD_LETTERS),
+            sandbox: stream(SANDBOX).is_some(),
+        }
+    }
+
+    /// All that waits or is in hand, in all lanes.
+    pub(super) fn total(&self) -> u64 {
+        let lanes = self.channels.iter().flat_map(|(_, lanes)| lanes).chain(&self.fanout);
+        lanes.map(|lane| lane.waiting + lane.in_hand).sum()
+    }
+}
+
+fn lanes(stream: &StreamFacts, consumer: fn(Priority) -> String) -> Lanes {
+    Priority::ALL.map(|priority| {
+        let name = consumer(priority);
+        let found = stream.consumers.iter().find(|consumer| consumer.name == name);
+        found.map_or_else(Lane::default, |consumer| Lane {
+            waiting: consumer.pending,
+            in_hand: u64::try_from(consumer.unacknowledged).unwrap_or(u64::MAX),
+        })
+    })
+}
+
+/// Asks for the depths, not too often.
+pub(super) struct Queues {
+    connection: Connection,
+    answer: Mutex<Option<(Instant, Option<Arc<Depths>>)>>,
+}
+
+impl Queues {
+    /// Depths as `connection` says them.
+    pub(super) fn new(connection: Connection) -> Self {
+        Queues { connection, answer: Mutex::default() }
+    }
+
+    /// The depths as they were at most [`ASK_INTERVAL`] ago. `None` while JetStream does not answer.
+    pub(super) async fn depths(&self) -> Option<Arc<Depths>> {
+        let mut answer = self.answer.lock().await;
+        if let Some((asked, depths)) = &*answer
+            && asked.elapsed() < ASK_INTERVAL
+        {
+            return depths.clone();
+        }
+        let depths = match tokio::time::timeout(ASK_LIMIT, self.connection.stream_facts()).await {
+            Ok(Ok(streams)) => Some(Arc::new(Depths::of(&streams))),
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the depth of the queues is unknown"
+                );
+                None
+            }
+            Err(_) => None,
+        };
+        *answer = Some((Instant::now(), depths.clone()));
+        depths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peal_nats::inspect::ConsumerFacts;
+
+    use super::*;
+
+    fn stream(name: &str, messages: u64, consumers: &[(&str, u64, usize)]) -> StreamFacts {
+        let consumers = consumers.iter().map(|(name, pending, unacknowledged)| ConsumerFacts {
+            name: (*name).to_owned(),
+            pending: *pending,
+            unacknowledged: *unacknowledged,
+            redelivered: 0,
+            waiting: 0,
+        });
+        StreamFacts {
+            name: name.to_owned(),
+            messages,
+            bytes: 0,
+            max_bytes: None,
+            replicas: 1,
+            consumers: consumers.collect(),
+        }
+    }
+
+    #[test]
+    fn lanes_are_read_from_their_consumers() {
+        let depths = Depths::of(&[
+            stream("INTAKE", 900, &[("fanout_critical", 1, 2), ("fanout_bulk", 4, 0)]),
+            stream("WORK_SMS", 7, &[("deliver_normal", 5, 1), ("other", 99, 99)]),
+            stream("DEAD_LETTERS", 3, &[]),
+        ]);
+        assert_eq!(depths.fanout[0], Lane { waiting: 1, in_hand: 2 });
+        assert_eq!(depths.fanout[3], Lane { waiting: 4, in_hand: 0 });
+        let [(Channel::Sms, sms)] = depths.channels.as_slice() else { panic!("{depths:?}") };
+        assert_eq!(sms[2], Lane { waiting: 5, in_hand: 1 });
+        assert_eq!((depths.total(), depths.dead_letters, depths.scheduled), (13, 3, 0));
+        assert!(!depths.sandbox);
+    }
+}
