@@ -65,7 +65,9 @@ fn fold<'m>(messages: impl IntoIterator<Item = &'m Message>) -> Row {
     for message in messages {
         match message {
             Message::Accepted(sequence) => {
-                row.accept(intake(*sequence), ["u-1".into(), "addr:email:x1".into()])
+                let part = intake(*sequence);
+                let (key, _) = Logged::accepted("n-1").encode(part.accepted_at, &[]);
+                row.accept(part, key, ["u-1".into(), "addr:email:x1".into()]);
             }
             Message::Event(event) => record(&mut row, event.clone()),
         }

@@ -9,7 +9,7 @@ use peal_nats::Connection;
 use peal_nats::Subjects;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::topology;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -19,18 +19,20 @@ use super::store::{Applied, Batch, Commit, Cutoffs, Position, Store, StoreError}
 use super::{Forget, Inner, Retention};
 
 /// How much of the file is kept in memory.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// A crash of the machine makes the read model fold again what came in this time.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long messages are gathered before they are written, unless somebody waits for them. The row of a notification
 /// whose messages come in this time is written once.
-const GATHER: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(200);
+/// The same while somebody watches events or inboxes.
+const GATHER_WATCHED: Duration = Duration::from_millis(50);
 /// The most messages of one transaction, give or take a batch.
-const MAX_MESSAGES: usize = 8_000;
+const MAX_MESSAGES: usize = 4_000;
 /// Batches that wait for the writer.
-const QUEUE: usize = 16;
+const QUEUE: usize = 4;
 /// The most that messages which were read and not yet folded take in memory.
-const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+const QUEUE_BYTES: usize = 8 * 1024 * 1024;
 /// How often it is looked whether something is due although no message came.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the ends of the streams are asked for once the read model is ready.
@@ -136,7 +138,7 @@ impl ReadModelTask {
         let [intake, events, inbox] = [&positions[0], &positions[1], &positions[2]].map(|at| at.sequence);
         tracing::info!(intake, events, inbox, "the read model follows its streams");
         let (mut fed, mut followers) = self.follow(&positions);
-        let mut writer = Writer::new(Arc::clone(&self.inner), positions, self.retention);
+        let mut writer = Writer::new(Arc::clone(&self.inner), positions, self.retention)?;
         let mut gathered =
             Gathered { messages: Vec::new(), memory: Vec::new(), forget: Vec::new(), deadline: None };
         let mut tick = tokio::time::interval(TICK);
@@ -164,7 +166,7 @@ impl ReadModelTask {
                     Followed::Messages(messages) => {
                         gathered.messages.extend(messages.into_iter().map(|message| (source, message)));
                         gathered.memory.extend(memory);
-                        gathered.deadline.get_or_insert_with(|| Instant::now() + GATHER);
+                        gathered.deadline.get_or_insert_with(|| Instant::now() + inner.gather());
                         gathered.messages.len() >= MAX_MESSAGES
                     }
                     Followed::Quiet(state) => {
@@ -228,6 +230,7 @@ async fn feed(source: Source, mut follower: Follower, fed: mpsc::Sender<Fed>, me
 /// Writes what was gathered and knows how far the streams are folded.
 struct Writer {
     inner: Arc<Inner>,
+    thread: WriterThread,
     positions: [Position; 3],
     progress: [Progress; 3],
     retention: Retention,
@@ -238,20 +241,21 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(inner: Arc<Inner>, positions: [Position; 3], retention: Retention) -> Self {
+    fn new(inner: Arc<Inner>, positions: [Position; 3], retention: Retention) -> Result<Self, StoreError> {
+        let thread = WriterThread::start().map_err(|error| StoreError::Damaged(Box::new(error)))?;
         let progress =
             positions.each_ref().map(|at| Progress { reached: at.sequence, ..Progress::default() });
-        let flushed = Instant::now();
-        Writer {
+        Ok(Writer {
             inner,
+            thread,
             positions,
             progress,
             retention,
-            flushed,
+            flushed: Instant::now(),
             unflushed: false,
             expired: None,
             looked: None,
-        }
+        })
     }
 
     /// Asks where the streams end, and which ones they are; not often, once that is known.
@@ -304,12 +308,14 @@ impl Writer {
         let count = messages.len() as u64;
         let forgotten: Vec<_> = forget.iter().map(|it| (it.app.clone(), it.recipient.clone())).collect();
         let Some(store) = self.inner.store() else { return Err(StoreError::damaged("the file is not open")) };
-        let written = tokio::task::spawn_blocking(move || {
-            let (mut batch, foreign) = decode(messages);
-            batch.forget = forgotten;
-            store.apply(batch, &commit).map(|applied| (applied, foreign))
-        });
-        let (applied, foreign) = written.await.map_err(|error| StoreError::Damaged(Box::new(error)))??;
+        let (applied, foreign) = self
+            .thread
+            .run(move || {
+                let (mut batch, foreign) = decode(messages);
+                batch.forget = forgotten;
+                store.apply(batch, &commit).map(|applied| (applied, foreign))
+            })
+            .await??;
         drop(memory);
         if durable {
             self.flushed = Instant::now();
@@ -371,6 +377,40 @@ impl Writer {
     }
 }
 
+/// The one thread that decodes and writes. The runtime's pool would give every transaction to another thread, and the
+/// allocator would keep for each of them what a transaction takes.
+struct WriterThread {
+    jobs: std::sync::mpsc::Sender<Box<dyn FnOnce() + Send>>,
+}
+
+impl WriterThread {
+    fn start() -> std::io::Result<Self> {
+        let (jobs, waiting) = std::sync::mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        // It ends with the last sender, or when a job makes it fail.
+        std::thread::Builder::new().name("read-model".to_owned()).spawn(move || {
+            for job in waiting {
+                job();
+            }
+        })?;
+        Ok(WriterThread { jobs })
+    }
+
+    /// Runs a job; only one at a time, since each is waited for.
+    async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let failed = || StoreError::damaged("the writer failed");
+        let (done, result) = oneshot::channel();
+        let job = Box::new(move || {
+            // Whoever waits may have gone.
+            let _ = done.send(job());
+        });
+        self.jobs.send(job).map_err(|_| failed())?;
+        result.await.map_err(|_| failed())
+    }
+}
+
 fn decode(messages: Vec<(Source, Stored)>) -> (Batch, Vec<(Source, Stored)>) {
     let mut batch = Batch::default();
     let mut foreign = Vec::new();
@@ -415,6 +455,10 @@ impl Inner {
 
     fn set_store(&self, store: Option<Arc<Store>>) {
         *self.store.write().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
+    fn gather(&self) -> Duration {
+        if self.is_watched() { GATHER_WATCHED } else { GATHER }
     }
 
     /// Whether changes are to be told: not while the past is folded.
