@@ -226,7 +226,7 @@ async fn get(address: SocketAddr, path: &str, authorization: &str) -> anyhow::Re
 async fn apply_topology(connection: &Connection) -> anyhow::Result<()> {
     let options = topology::Options {
         max_bytes: MaxBytes {
-            intake: 16 * GIB,
+            intake: 8 * GIB,
             work: 2 * GIB,
             events: 8 * GIB,
             dead_letters: GIB,

@@ -234,19 +234,23 @@ impl Report {
 
     fn latencies(&self) -> Vec<Comparison> {
         let mut rows = Vec::new();
-        let mut row = |what: &str, critical: &CriticalLatency, note: String| {
+        let mut row = |what: &str, critical: &CriticalLatency, note: String, target| {
             let latency = &critical.to_provider;
             let figure = format!("p50 {:.1} ms, p99 {:.1} ms{note}", latency.p50_ms, latency.p99_ms);
-            let target = Some(Target::MillisBelow(CRITICAL_P99_MS));
             rows.push(comparison(what, figure, latency.p99_ms, target));
         };
+        let target = Some(Target::MillisBelow(CRITICAL_P99_MS));
         if let Some(light) = &self.light {
-            row("critical to provider, p99, light load", light, String::new());
+            row("critical to provider, p99, light load", light, String::new(), target);
         }
         if let Some(backlog) = &self.backlog {
-            let note =
-                format!(", behind {} to {} bulk ones", backlog.waiting_at_start, backlog.waiting_at_end);
-            row("critical to provider, p99, behind a backlog", &backlog.critical, note);
+            let (from, to) = (backlog.waiting_at_start, backlog.waiting_at_end);
+            let what = "critical to provider, p99, behind a backlog";
+            match to {
+                // Then some of them had nothing in front, and the figure says nothing about a backlog.
+                0 => row(what, &backlog.critical, format!(", but the backlog of {from} ran out"), None),
+                _ => row(what, &backlog.critical, format!(", behind {from} to {to} bulk ones"), target),
+            }
         }
         rows
     }
