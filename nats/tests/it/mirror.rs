@@ -36,7 +36,7 @@ impl Home {
     }
 
     async fn apply_topology(&self) {
-        let topology = Topology::for_region(&self.connection.region, &Options::default());
+        let topology = Topology::for_region(&self.connection.region, &Options::laptop());
         let current = Current::read(&self.connection.jetstream, &topology).await.unwrap();
         apply(&self.connection.jetstream, &plan(&current, &topology), false).await.unwrap();
     }

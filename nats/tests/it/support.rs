@@ -23,6 +23,8 @@ pub struct Running {
 pub async fn start(adapt: impl FnOnce(&mut ServerConfig)) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let mut config = ServerConfig::new(region(), folder.path());
+    // What the streams may grow to, not what the test's disk has free right now.
+    config.max_file_store = Some(64 << 30);
     adapt(&mut config);
     Running { server: Server::start(config).await.unwrap(), folder }
 }

@@ -61,9 +61,12 @@ impl Region {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let region: peal_nats::Region = "test-1".parse().unwrap();
-        let server = Server::start(ServerConfig::new(region.clone(), folder.path().join("nats"))).await.unwrap();
+        let mut config = ServerConfig::new(region.clone(), folder.path().join("nats"));
+        // What the streams may grow to, not what the test's disk has free right now.
+        config.max_file_store = Some(8 << 30);
+        let server = Server::start(config).await.unwrap();
         let connection = connect(&ConnectOptions::new([server.url()], region.clone(), "test")).await.unwrap();
-        let topology = Topology::for_region(&region, &Options { sandbox: true, ..Options::default() });
+        let topology = Topology::for_region(&region, &Options::laptop());
         let current = Current::read(&connection.jetstream, &topology).await.unwrap();
         apply(&connection.jetstream, &plan(&current, &topology), false).await.unwrap();
         let key = Sealer::generate_key(&mut rand::rng());
