@@ -16,6 +16,9 @@ Exit codes: 0 it worked, 1 it failed, 2 wrong arguments or settings.
 Settings: --config FILE or PEAL_CONFIG names the settings file; without one, commands look at .peal/peal.toml, which
 `peal up` writes. A variable PEAL__SECTION__KEY overrides any key of it.";
 
+/// What is logged unless `PEAL_LOG` says otherwise: the connection's own troubles end up in a command's error.
+const LOGGED: &str = "warn,peal_nats::connect=off,async_nats=off";
+
 /// Peal, a notification system on NATS JetStream.
 #[derive(Debug, Parser)]
 #[command(name = "peal", version, about, after_help = AFTER_HELP, propagate_version = true)]
@@ -53,7 +56,7 @@ enum Command {
 /// Runs a command and prints its errors.
 pub async fn run(cli: Cli) -> ExitCode {
     // What libraries warn of goes to stderr, so that stdout stays what the command is for.
-    let filter = EnvFilter::try_from_env("PEAL_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("PEAL_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,6 +1,7 @@
 //! `peal tail`: what happens to notifications, live, from INTAKE and EVENTS.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use jiff::SignedDuration;
@@ -17,6 +18,11 @@ use serde::de::IntoDeserializer as _;
 use super::keys::duration;
 use crate::output::Output;
 use crate::region::ConfigArgs;
+
+/// How long nothing must come before what came is shown.
+const SETTLE: Duration = Duration::from_millis(30);
+/// How many events are held back for that at most.
+const MAX_PENDING: usize = 1_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,11 +79,20 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
         output.progress(format!("following region {} from now on; Ctrl-C ends", connection.region));
     }
     let mut left = args.count;
+    let mut pending: Vec<Event> = Vec::new();
     loop {
+        // Two streams come in parallel; a moment's wait lets them be told in the order in which things happened.
+        let settled = tokio::time::sleep(if pending.is_empty() { Duration::MAX } else { SETTLE });
         // Every branch can be dropped: a follower loses nothing, and the signal comes again.
         let (followed, from) = tokio::select! {
             followed = intake.next() => (followed, INTAKE),
             followed = events.next() => (followed, EVENTS),
+            () = settled => {
+                if show(&mut pending, &mut left, output)? {
+                    return Ok(ExitCode::SUCCESS);
+                }
+                continue;
+            }
             done = tokio::signal::ctrl_c() => {
                 done?;
                 return Ok(ExitCode::SUCCESS);
@@ -85,13 +100,10 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
         };
         match followed {
             Followed::Messages(messages) => {
-                for event in messages.iter().filter_map(read).filter(|event| args.wants(event)) {
-                    output.json(&event)?;
-                    output.line(line(&event))?;
-                    left = left.map(|left| left - 1);
-                    if left == Some(0) {
-                        return Ok(ExitCode::SUCCESS);
-                    }
+                pending.extend(messages.iter().filter_map(read).filter(|event| args.wants(event)));
+                // A stream that never rests must not be waited for, nor fill the memory.
+                if pending.len() >= MAX_PENDING && show(&mut pending, &mut left, output)? {
+                    return Ok(ExitCode::SUCCESS);
                 }
             }
             Followed::Quiet(_) => {}
@@ -101,6 +113,20 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
             }
         }
     }
+}
+
+/// Prints what came, in order of time. True when as many were shown as were asked for.
+fn show(pending: &mut Vec<Event>, left: &mut Option<u64>, output: &Output) -> anyhow::Result<bool> {
+    pending.sort_by_key(|event| event.at);
+    for event in pending.drain(..) {
+        output.json(&event)?;
+        output.line(line(&event))?;
+        *left = left.map(|left| left - 1);
+        if *left == Some(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn follower(connection: &Connection, stream: &str, args: &TailArgs) -> anyhow::Result<Follower> {
