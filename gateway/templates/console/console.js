@@ -4,9 +4,10 @@ const live = document.getElementById("live");
 const figures = document.getElementById("figures");
 const KEPT = 100;
 const source = new EventSource("/console/feed");
-source.onopen = () => { live.dataset.state = "live"; live.textContent = "live"; };
-source.onerror = () => { live.dataset.state = "lost"; live.textContent = "reconnecting"; };
-source.addEventListener("feed", (message) => { feed.innerHTML = message.data; });
+const show = (state, text) => { live.dataset.state = state; live.textContent = text; };
+show("still", "connecting");
+source.onerror = () => show("lost", "reconnecting");
+source.addEventListener("feed", (message) => { feed.innerHTML = message.data; show("live", "live"); });
 source.addEventListener("figures", (message) => { figures.innerHTML = message.data; });
 source.addEventListener("events", (message) => {
   const part = document.createElement("template");

@@ -3,6 +3,8 @@
 mod harness;
 
 mod auth;
+mod browser;
+mod console;
 mod dead_letters;
 mod erase;
 mod inbox;
