@@ -96,7 +96,8 @@ fn query<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
 
 /// Numbers are read from text here, and fail with messages of their own.
 fn in_words(path: &str, message: &str) -> FieldError {
-    if message.contains("digit") || message.contains("number too") {
+    const OF_INTEGERS: [&str; 3] = ["invalid digit found in string", "number too ", "cannot parse integer"];
+    if OF_INTEGERS.iter().any(|start| message.starts_with(start)) {
         return FieldError::new(path, "wrong_type", "expected a whole number within its range");
     }
     data_error(path, message)
@@ -121,6 +122,7 @@ mod tests {
         assert_eq!((list.limit, list.after.as_deref()), (Some(5), Some("a b")));
         for (text, field, code) in [
             ("limit=x", "limit", "wrong_type"),
+            ("limit=", "limit", "wrong_type"),
             ("limit=-1", "limit", "wrong_type"),
             ("limit=99999999999", "limit", "wrong_type"),
             ("limt=5", "limt", "unknown_field"),
