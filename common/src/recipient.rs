@@ -300,7 +300,7 @@ pub fn write_body(
     body: &RecipientBody,
     stamp: &crate::clock::Stamp,
     sealer: &Sealer,
-    rng: &mut (impl rand::Rng + rand::CryptoRng),
+    rng: &mut impl rand::CryptoRng,
 ) -> Result<(), SealError> {
     let data_key = match record.get(DATA_KEY_FACET).and_then(Value::as_str) {
         Some(wrapped) => sealer.unwrap(wrapped, key.as_str())?,

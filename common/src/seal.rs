@@ -10,7 +10,7 @@ use aes_gcm::{Aes256Gcm, Key};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use hmac::{Hmac, Mac};
-use rand::{CryptoRng, Rng};
+use rand::CryptoRng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -49,7 +49,7 @@ impl fmt::Debug for DataKey {
 impl DataKey {
     /// A new random key.
     #[must_use]
-    pub fn generate(rng: &mut (impl Rng + CryptoRng)) -> Self {
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         rng.fill_bytes(bytes.as_mut());
         DataKey(bytes)
@@ -60,7 +60,7 @@ impl DataKey {
     ///
     /// # Errors
     /// [`SealError::TooLarge`] beyond the cipher's limit of 64 GiB.
-    pub fn seal(&self, plain: &[u8], place: &str, rng: &mut (impl Rng + CryptoRng)) -> Result<String, SealError> {
+    pub fn seal(&self, plain: &[u8], place: &str, rng: &mut impl CryptoRng) -> Result<String, SealError> {
         seal_with(&self.0, plain, place, rng)
     }
 
@@ -106,7 +106,7 @@ impl Sealer {
 
     /// A new random region key in the form that [`Sealer::from_base64`] takes.
     #[must_use]
-    pub fn generate_key(rng: &mut (impl Rng + CryptoRng)) -> String {
+    pub fn generate_key(rng: &mut impl CryptoRng) -> String {
         let mut bytes = Zeroizing::new([0u8; KEY_BYTES]);
         rng.fill_bytes(bytes.as_mut());
         STANDARD.encode(bytes.as_ref())
@@ -116,7 +116,7 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`DataKey::seal`].
-    pub fn wrap(&self, key: &DataKey, place: &str, rng: &mut (impl Rng + CryptoRng)) -> Result<String, SealError> {
+    pub fn wrap(&self, key: &DataKey, place: &str, rng: &mut impl CryptoRng) -> Result<String, SealError> {
         seal_with(&self.wrapping, key.0.as_ref(), place, rng)
     }
 
@@ -134,7 +134,7 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`DataKey::seal`].
-    pub fn seal_secret(&self, plain: &str, place: &str, rng: &mut (impl Rng + CryptoRng)) -> Result<String, SealError> {
+    pub fn seal_secret(&self, plain: &str, place: &str, rng: &mut impl CryptoRng) -> Result<String, SealError> {
         seal_with(&self.secrets, plain.as_bytes(), place, rng)
     }
 
@@ -182,7 +182,7 @@ fn seal_with(
     key: &[u8; KEY_BYTES],
     plain: &[u8],
     place: &str,
-    rng: &mut (impl Rng + CryptoRng),
+    rng: &mut impl CryptoRng,
 ) -> Result<String, SealError> {
     let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key));
     let mut nonce = [0u8; NONCE_BYTES];

@@ -2,6 +2,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::large_futures,
     clippy::expect_used,
     reason = "a test ends at the first thing that fails; the lint exempts only test functions"
 )]
