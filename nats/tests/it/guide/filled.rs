@@ -7,37 +7,34 @@ use std::time::Duration;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::StreamExt as _;
-use jiff::Timestamp;
 use peal_common::category::{CATEGORY_FACET, Category, Class};
 use peal_common::channel::{Channel, ChannelChoice, Priority};
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::envelope::{
-    Accepted, DeadLetter, ENVELOPE_VERSION, Envelope as _, InboxChange, InboxEntry, Intake, ResolvedTarget,
-    SandboxMessage, Text, Work,
+    DeadLetter, ENVELOPE_VERSION, Envelope as _, InboxChange, InboxEntry, SandboxMessage,
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
-use peal_common::id::{AppId, AppKey, DeliveryId, RecipientId};
+use peal_common::id::AppKey;
 use peal_common::key::{ApiKey, Grant, Scope, SealedSecret};
 use peal_common::recipient::{Contact, RecipientBody, write_body};
 use peal_common::seal::Sealer;
 use peal_common::state::{Kind, Record, RecordKey};
-use peal_common::template::Content;
 use peal_nats::connect::{self, Auth, Connection};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Login, Server, ServerConfig, free_port};
-use peal_nats::service::{Description, Service};
-use peal_nats::subjects::{self, Region, Subjects};
+use peal_nats::service::{Description, Request, Service};
+use peal_nats::subjects::{self, Subjects};
 use peal_nats::topology::{
     self, Current, INTAKE, Options, Topology, deliver_consumer, fanout_consumer, work_stream,
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
+use super::messages::{
+    APP, RECIPIENT, app, contact, content, delivery, intake, later, local, now, recipient, work,
+};
 use crate::support::eventually;
 
-/// The app that everything belongs to.
-const APP: &str = "shop";
-/// The recipient that the guide asks for.
-const RECIPIENT: &str = "u-42";
 /// The user of the region and of the hub, as in `nats/config/region-node.conf`.
 const USER: &str = "peal";
 /// The user's password, awkward on purpose.
@@ -54,7 +51,7 @@ pub struct Filled {
     /// The folder of both, with room for what the commands leave behind.
     pub folder: TempDir,
     connection: Connection,
-    _services: Vec<Service>,
+    _dispatcher: Service,
 }
 
 impl Filled {
@@ -85,18 +82,13 @@ impl Filled {
         fill.rest().await;
         fill.state().await;
         fill.work_in_progress().await;
-        let services = vec![
-            service(&connection, "peal-gateway", "Takes notifications and answers questions about them")
-                .await,
-            service(
-                &connection,
-                "peal-dispatcher",
-                "Decides who gets a notification, on which channel and when, and delivers it",
-            )
-            .await,
-        ];
+        let dispatcher = "Decides who gets a notification, on which channel and when, and delivers it";
+        let dispatcher = service(&connection, "peal-dispatcher", dispatcher).await;
+        let gateway =
+            service(&connection, "peal-gateway", "Takes notifications and keeps what they need").await;
+        tokio::spawn(answer(gateway, fill.subjects.api("notifications")));
         through_the_hub(&hub).await;
-        Filled { region, hub, folder, connection, _services: services }
+        Filled { region, hub, folder, connection, _dispatcher: dispatcher }
     }
 
     /// Goes on working, for commands that show what happens now: deliveries are sent and given up until it is dropped.
@@ -160,15 +152,16 @@ leafnodes {{ remotes: [ {{ url: "{remote}", account: PEAL }} ] }}
     )
 }
 
-/// The region that the guide speaks of.
-fn local() -> Region {
-    "local".parse().unwrap()
-}
-
 async fn service(connection: &Connection, name: &'static str, description: &'static str) -> Service {
     let metadata = HashMap::from([("region".to_owned(), local().to_string())]);
     let description = Description { name, version: env!("CARGO_PKG_VERSION"), description, metadata };
     Service::register(connection, &description).await.unwrap()
+}
+
+/// The gateway's door over NATS, as far as `nats micro` sees it; ends with the test.
+async fn answer(gateway: Service, subject: String) {
+    let agree = |request: Request| async move { request.answer(Ok("{}".into())).await };
+    gateway.serve("notifications", &subject, 1, &CancellationToken::new(), agree).await.unwrap();
 }
 
 struct Fill<'a> {
@@ -194,7 +187,7 @@ impl Fill<'_> {
             self.connection.publish(outgoing.id(&format!("{APP}:{id}"))).await.unwrap();
         }
         let mut later = intake("new-year", Priority::Normal);
-        let at = Timestamp::now().checked_add(jiff::Span::new().hours(24)).unwrap();
+        let at = now().checked_add(jiff::Span::new().hours(24)).unwrap();
         later.send_at = Some(at);
         let target = self.subjects.due(&["intake", "normal", APP]);
         let waiting = self.subjects.schedule(&["intake", APP, "new-year"]);
@@ -210,7 +203,7 @@ impl Fill<'_> {
     }
 
     async fn event(&self, id: &str, kind: EventType, channel: Channel, reason: Option<&str>) {
-        let mut event = Event::new(kind, Timestamp::now(), app(), id.parse().unwrap());
+        let mut event = Event::new(kind, now(), app(), id.parse().unwrap());
         let channel = (kind != EventType::Planned).then_some(channel);
         event.channel = channel;
         event.reason = reason.map(str::to_owned);
@@ -253,7 +246,7 @@ impl Fill<'_> {
         for (id, channel, reason) in given_up {
             let letter = DeadLetter {
                 v: ENVELOPE_VERSION,
-                at: Timestamp::now(),
+                at: now(),
                 reason: reason.to_owned(),
                 stream: work_stream(channel),
                 subject: self.subjects.work(channel, Priority::Normal, APP),
@@ -269,7 +262,7 @@ impl Fill<'_> {
     async fn rest(&self) {
         let entry = InboxEntry {
             v: ENVELOPE_VERSION,
-            at: Timestamp::now(),
+            at: now(),
             app: app(),
             recipient: recipient(),
             item: delivery("order-1042-shipped", Channel::Inbox),
@@ -285,7 +278,7 @@ impl Fill<'_> {
         self.publish(self.subjects.attempt(Channel::Sms, "node-1"), b"{}".to_vec()).await;
         let recorded = SandboxMessage {
             v: ENVELOPE_VERSION,
-            at: Timestamp::now(),
+            at: now(),
             app: app(),
             notification: "order-1042-shipped".parse().unwrap(),
             delivery: delivery("order-1042-shipped", Channel::Sms),
@@ -329,13 +322,13 @@ impl Fill<'_> {
                 app: app(),
                 name: "warehouse".to_owned(),
                 scopes: vec![Scope::Send],
-                created_at: Timestamp::now(),
+                created_at: now(),
                 expires_at: None,
                 rate_limit_per_second: None,
             },
             secrets: vec![SealedSecret {
                 sealed: sealer.seal_secret("sk_0", key.as_str(), &mut rand::rng()).unwrap(),
-                created_at: Timestamp::now(),
+                created_at: now(),
             }],
             revoked: false,
         };
@@ -372,79 +365,7 @@ impl Fill<'_> {
         let lane: PullConsumer =
             self.connection.jetstream.get_consumer_from_stream(consumer, stream).await.unwrap();
         let messages =
-            lane.fetch().max_messages(count).expires(Duration::from_secs(10)).messages().await.unwrap();
+            lane.batch().max_messages(count).expires(Duration::from_secs(10)).messages().await.unwrap();
         messages.take(count).map(Result::unwrap).collect().await
-    }
-}
-
-fn app() -> AppId {
-    APP.parse().unwrap()
-}
-
-fn recipient() -> RecipientId {
-    RECIPIENT.parse().unwrap()
-}
-
-fn contact() -> String {
-    "lP2cYvQmT0y1mZ3c9XQy0A".to_owned()
-}
-
-fn delivery(id: &str, channel: Channel) -> DeliveryId {
-    DeliveryId::derive(&app(), &id.parse().unwrap(), &recipient(), channel, &contact(), 0)
-}
-
-fn later() -> Timestamp {
-    Timestamp::now().checked_add(jiff::Span::new().hours(72)).unwrap()
-}
-
-fn content() -> Content {
-    Content {
-        title: Some("Shipped".to_owned()),
-        body: Some("Your order is on its way.".to_owned()),
-        url: None,
-        by_channel: std::collections::BTreeMap::new(),
-    }
-}
-
-fn accepted(id: &str, priority: Priority) -> Accepted {
-    Accepted {
-        app: app(),
-        id: id.parse().unwrap(),
-        category: "orders".parse().unwrap(),
-        priority,
-        accepted_at: Timestamp::now(),
-        expires_at: later(),
-        text: Text::Content(content()),
-        channels: None,
-        collapse_key: None,
-        metadata: serde_json::Map::new(),
-    }
-}
-
-fn intake(id: &str, priority: Priority) -> Intake {
-    Intake {
-        v: ENVELOPE_VERSION,
-        region: local(),
-        state_seq: 1,
-        fingerprint: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned(),
-        send_at: None,
-        targets: vec![ResolvedTarget { recipient: recipient(), only: None }],
-        notification: accepted(id, priority),
-    }
-}
-
-fn work(id: &str, channel: Channel, priority: Priority) -> Work {
-    Work {
-        v: ENVELOPE_VERSION,
-        delivery: delivery(id, channel),
-        recipient: recipient(),
-        channel,
-        contact: contact(),
-        state_seq: 1,
-        attempts: 0,
-        hops: 0,
-        repeat: false,
-        replays: 0,
-        notification: accepted(id, priority),
     }
 }
