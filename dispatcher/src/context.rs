@@ -19,6 +19,7 @@ use peal_nats::pull::Job;
 use peal_nats::{Connection, Subjects};
 
 use crate::channels::Providers;
+use crate::delivery::InHand;
 use crate::outcomes::RecentOutcomes;
 
 /// How long a decision waits for the mirror to reach the position that it depends on.
@@ -51,6 +52,8 @@ pub struct Context {
     pub providers: Providers,
     /// What recently became of deliveries, asked after redeliveries.
     pub outcomes: RecentOutcomes,
+    /// The deliveries that are being made right now.
+    pub in_hand: InHand,
     /// Limits.
     pub policy: Policy,
 }

@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use channels::Providers;
 use context::{Context, Policy, Shared};
+use delivery::InHand;
 use outcomes::RecentOutcomes;
 
 /// How long what is in flight may take to end after a stop.
@@ -59,7 +60,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let context = Arc::new(Context {
         subjects: Subjects::new(&connection.region),
         catalog: Catalog::new(mirror.clone(), sealer),
-        outcomes: RecentOutcomes::new(connection.clone()),
+        outcomes: RecentOutcomes::new(connection.clone(), clock.clone()),
+        in_hand: InHand::default(),
         policy: policy(&settings),
         providers,
         mirror,

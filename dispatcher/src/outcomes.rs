@@ -1,24 +1,35 @@
-//! What recently became of deliveries, for redeliveries only: in normal running nobody asks and nothing is read.
+//! What recently became of deliveries, for those that may come a second time: in normal running nobody asks and nothing
+//! is read.
 //!
 //! A delivery that comes a second time may have been settled the first time, with only the acknowledgement lost. Its
-//! event tells. The index is filled from EVENTS when the first redelivery asks and is kept up to the stream's end at
-//! each question, so the answer is exact for everything that was durable when it was asked.
+//! event tells. The index is filled from EVENTS when the first question comes, and kept up to the stream's end.
+//!
+//! A server that was killed does not know what it handed out in its last moments (2.15 writes that down a little
+//! later): after it has started again it hands the same messages out as if for the first time. So whatever entered its
+//! stream before the connection was made is looked up as well. All events of the time before the server went away are
+//! stored when it is back; they are read once for each connection, and further questions cost no request.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
+use peal_common::clock::Clock;
 use peal_common::envelope::Envelope as _;
 use peal_common::event::{Event, Status};
 use peal_common::id::DeliveryId;
 use peal_nats::Connection;
-use peal_nats::follow::{Followed, Follower, StateError, Stored};
+use peal_nats::follow::{Followed, Follower, StateError, Stored, StreamState};
 use peal_nats::topology::EVENTS;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 /// How long one question may take; the delivery waits for its next redelivery then.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Clocks of servers and dispatchers differ: reading starts this much earlier.
+/// Reading starts this much earlier than what is looked for can be: time for a call of a provider, and for clocks of
+/// servers and dispatchers that differ.
 const MARGIN_MS: i64 = 60_000;
+/// How far the clock of the servers may be behind: messages count as older by this much than they say.
+const SKEW_MS: i64 = 2_000;
 /// The most settled deliveries that are remembered, about 100 bytes each.
 const CAPACITY: usize = 500_000;
 
@@ -33,16 +44,44 @@ pub enum UnknownOutcome {
     TooSlow,
 }
 
+/// Why a delivery may have been settled before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// It was handed out or queued before, as the message itself says.
+    Repeated,
+    /// It was there before the connection was made, and the server may have forgotten that it was handed out.
+    Forgotten,
+}
+
 /// The index.
 pub struct RecentOutcomes {
     connection: Connection,
+    clock: Clock,
+    standing: SyncMutex<Standing>,
     index: Mutex<Option<Index>>,
+}
+
+/// The connection as it was seen last.
+#[derive(Debug, Clone, Copy, Default)]
+struct Standing {
+    /// How often it had been made.
+    connects: u64,
+    /// When it was seen first.
+    since_ms: i64,
+    /// When it was seen last.
+    seen_ms: i64,
+    /// When the connection before it was seen last.
+    before_ms: Option<i64>,
 }
 
 struct Index {
     follower: Follower,
     from_ms: i64,
     position: u64,
+    /// The connection for which everything has been read that was stored before it was made.
+    complete_for: u64,
+    /// Everything has been read that was stored before this moment.
+    complete_at: Instant,
     settled: HashSet<(DeliveryId, u32)>,
     order: VecDeque<(DeliveryId, u32)>,
 }
@@ -50,41 +89,92 @@ struct Index {
 impl RecentOutcomes {
     /// An empty index.
     #[must_use]
-    pub fn new(connection: Connection) -> Self {
-        RecentOutcomes { connection, index: Mutex::new(None) }
+    pub fn new(connection: Connection, clock: Clock) -> Self {
+        RecentOutcomes { connection, clock, standing: SyncMutex::default(), index: Mutex::new(None) }
     }
 
-    /// Whether a delivery whose message entered its queue at `since_ms` has been settled.
+    /// Whether a message that was handed out `deliveries` times and entered its stream at `at_ms` may be a repetition.
+    #[must_use]
+    pub fn suspicion(&self, deliveries: u32, at_ms: i64) -> Option<Suspicion> {
+        let standing = self.standing();
+        match deliveries {
+            ..=1 => (at_ms < standing.since_ms + SKEW_MS).then_some(Suspicion::Forgotten),
+            _ => Some(Suspicion::Repeated),
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let (connects, now) = (self.connection.connects(), self.clock.now_ms());
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        if standing.connects != connects {
+            let before_ms = Some(standing.seen_ms).filter(|_| standing.connects > 0);
+            *standing = Standing { connects, since_ms: now, seen_ms: now, before_ms };
+        }
+        standing.seen_ms = now;
+        *standing
+    }
+
+    /// Makes sure that what was settled before the connection was made is known. To be called before anything is
+    /// published because of a message that is suspected: later nobody could tell when the server went away.
     ///
     /// # Errors
     /// [`UnknownOutcome`] when nobody can tell now.
-    pub async fn is_settled(&self, delivery: &DeliveryId, replays: u32, since_ms: i64) -> Result<bool, UnknownOutcome> {
-        let mut index = self.index.lock().await;
-        tokio::time::timeout(LIMIT, self.look(&mut index, delivery, replays, since_ms))
-            .await
-            .map_err(|_| UnknownOutcome::TooSlow)?
+    pub async fn prepare(&self, at_ms: i64) -> Result<(), UnknownOutcome> {
+        self.up_to_date(at_ms, Suspicion::Forgotten, |_| ()).await
     }
 
-    async fn look(
+    /// Whether a delivery whose message entered its queue at `at_ms` has been settled.
+    ///
+    /// # Errors
+    /// [`UnknownOutcome`] when nobody can tell now.
+    pub async fn is_settled(
         &self,
-        slot: &mut Option<Index>,
         delivery: &DeliveryId,
         replays: u32,
-        since_ms: i64,
+        at_ms: i64,
+        suspicion: Suspicion,
     ) -> Result<bool, UnknownOutcome> {
-        let end = self.connection.stream_state(EVENTS).await?;
-        let from_ms = since_ms - MARGIN_MS;
-        let usable = slot.as_ref().is_some_and(|index| index.from_ms <= from_ms);
-        if !usable {
-            *slot = Some(Index {
-                follower: Follower::since(self.connection.clone(), EVENTS, from_ms),
-                from_ms,
-                position: 0,
-                settled: HashSet::new(),
-                order: VecDeque::new(),
-            });
+        let key = (delivery.clone(), replays);
+        self.up_to_date(at_ms, suspicion, |index| index.settled.contains(&key)).await
+    }
+
+    async fn up_to_date<T>(
+        &self,
+        at_ms: i64,
+        suspicion: Suspicion,
+        answer: impl FnOnce(&Index) -> T,
+    ) -> Result<T, UnknownOutcome> {
+        let asked = Instant::now();
+        let mut slot = self.index.lock().await;
+        // Whoever had to wait may find that the one before has read far enough for both.
+        if let Some(index) = slot.as_ref().filter(|index| index.reaches(at_ms, suspicion)) {
+            let is_complete = match suspicion {
+                Suspicion::Repeated => index.complete_at >= asked,
+                Suspicion::Forgotten => index.complete_for == self.connection.connects(),
+            };
+            if is_complete {
+                return Ok(answer(index));
+            }
         }
-        let Some(index) = slot else { return Ok(false) };
+        let caught_up = tokio::time::timeout(LIMIT, self.catch_up(&mut slot, at_ms, suspicion)).await;
+        caught_up.map_err(|_| UnknownOutcome::TooSlow)??;
+        slot.as_ref().map(answer).ok_or(UnknownOutcome::TooSlow)
+    }
+
+    /// Reads up to the stream's present end. When it is broken off, the next one goes on from there.
+    async fn catch_up(
+        &self,
+        slot: &mut Option<Index>,
+        at_ms: i64,
+        suspicion: Suspicion,
+    ) -> Result<(), UnknownOutcome> {
+        // Both are asked before the end is: what is stored later belongs to the next question.
+        let (standing, now) = (self.standing(), Instant::now());
+        let end = self.connection.stream_state(EVENTS).await?;
+        if !slot.as_ref().is_some_and(|index| index.reaches(at_ms, suspicion)) {
+            *slot = Some(self.open(at_ms, suspicion, standing, &end).await?);
+        }
+        let Some(index) = slot else { return Ok(()) };
         while index.position < end.last {
             match index.follower.next().await {
                 Followed::Messages(messages) => {
@@ -99,11 +189,47 @@ impl RecentOutcomes {
                 }
             }
         }
-        Ok(index.settled.contains(&(delivery.clone(), replays)))
+        index.complete_for = standing.connects;
+        index.complete_at = now;
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        at_ms: i64,
+        suspicion: Suspicion,
+        standing: Standing,
+        end: &StreamState,
+    ) -> Result<Index, UnknownOutcome> {
+        // While the server is away nothing is stored. What it may have forgotten was settled shortly before, so shortly
+        // before the last event that is stored, or before this process lost the connection, however long ago that is.
+        let last = match end.messages {
+            0 => None,
+            _ => self.connection.message_at(EVENTS, end.last).await?,
+        };
+        let last_ms = last.map_or(at_ms, |last| last.at_ms).min(standing.before_ms.unwrap_or(i64::MAX));
+        let from_ms = match suspicion {
+            Suspicion::Repeated => at_ms.min(last_ms),
+            Suspicion::Forgotten => last_ms,
+        } - MARGIN_MS;
+        Ok(Index {
+            follower: Follower::since(self.connection.clone(), EVENTS, from_ms),
+            from_ms,
+            position: 0,
+            complete_for: 0,
+            complete_at: Instant::now(),
+            settled: HashSet::new(),
+            order: VecDeque::new(),
+        })
     }
 }
 
 impl Index {
+    /// Whether what is looked for lies in what is read.
+    fn reaches(&self, at_ms: i64, suspicion: Suspicion) -> bool {
+        suspicion == Suspicion::Forgotten || self.from_ms <= at_ms - MARGIN_MS
+    }
+
     fn note(&mut self, message: &Stored) {
         let Ok(event) = Event::decode(&message.payload) else { return };
         let settles = event.kind.status().is_some_and(Status::is_settled);

@@ -19,6 +19,10 @@ use crate::subjects::Region;
 /// How long a request may take, and so how long a gateway waits for an acknowledgement of the intake.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 
+/// Messages that may wait for their acknowledgement at once. Whoever sends many before waiting for the first holds room
+/// for all of them, so there has to be plenty.
+const MAX_UNACKNOWLEDGED: usize = 100_000;
+
 /// The longest delay between two attempts to connect.
 const MAX_DELAY: Duration = Duration::from_secs(4);
 /// The delay before the second attempt; it doubles from there.
@@ -154,6 +158,15 @@ pub struct Connection {
     pub region: Region,
 }
 
+impl Connection {
+    /// How often the connection has been made, the first time included. Another number means that the server may have
+    /// been away, or that it is another one.
+    #[must_use]
+    pub fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -250,6 +263,7 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
         .domain(options.region.as_str())
         .timeout(options.request_limit)
         .ack_timeout(options.request_limit)
+        .max_ack_inflight(MAX_UNACKNOWLEDGED)
         .build(client.clone());
     Ok(Connection { client, jetstream, region: options.region.clone() })
 }

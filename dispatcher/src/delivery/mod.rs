@@ -1,24 +1,33 @@
 //! Delivery: one recipient on one channel, decided again at the last moment, handed to the provider, and settled.
 
 mod attempt;
+mod in_hand;
 mod settle;
+
+pub use in_hand::InHand;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
 use peal_common::envelope::{Envelope as _, Work};
+use peal_common::outcome::Outcome;
+use peal_nats::publish::PublishError;
 use peal_nats::pull::{AckError, Job, Lane};
 use peal_nats::topology::{deliver_consumer, work_stream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, SayError, Shared};
-use crate::outcomes::UnknownOutcome;
+use crate::outcomes::{Suspicion, UnknownOutcome};
 use attempt::Decision;
 
 /// The pause before a delivery is taken up again that could not be settled.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The pause before JetStream is asked again to store what came of a delivery.
+const UNSAID_PAUSE: Duration = Duration::from_millis(200);
 /// How often a slow provider's delivery tells the server that it is still in hand; well below the consumers' wait.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -37,6 +46,9 @@ enum DeliveryError {
     /// It was not acknowledged.
     #[error(transparent)]
     Ack(#[from] AckError),
+    /// Nothing could be settled.
+    #[error("not connected to a NATS server")]
+    Disconnected,
 }
 
 impl From<peal_nats::mirror::NotReady> for DeliveryError {
@@ -47,7 +59,13 @@ impl From<peal_nats::mirror::NotReady> for DeliveryError {
 
 /// Makes the deliveries of one channel and priority until `stop`. Each priority has permits of its own, so that no
 /// backlog of bulk messages can take the last one.
-pub async fn run(context: Shared, channel: Channel, priority: Priority, tasks: TaskTracker, stop: CancellationToken) {
+pub async fn run(
+    context: Shared,
+    channel: Channel,
+    priority: Priority,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
     let lane = Lane {
         stream: work_stream(channel),
         consumer: deliver_consumer(priority),
@@ -94,19 +112,60 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
 struct WrongChannel;
 
 async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), DeliveryError> {
-    if (job.deliveries > 1 || work.repeat)
-        && context.outcomes.is_settled(&work.delivery, work.replays, job.at_ms).await?
+    let Some(_in_hand) = context.in_hand.take(&work.delivery, work.replays) else {
+        return Ok(job.nak(PAUSE).await?);
+    };
+    let suspicion = match work.repeat {
+        true => Some(Suspicion::Repeated),
+        false => context.outcomes.suspicion(job.deliveries, job.at_ms),
+    };
+    if let Some(suspicion) = suspicion
+        && context.outcomes.is_settled(&work.delivery, work.replays, job.at_ms, suspicion).await?
     {
         return Ok(job.ack().await?);
     }
     context.caught_up(work.state_seq).await?;
     match attempt::decide(context, &work)? {
         Decision::Send(ready) => {
+            // What could not be settled now would have to be sent again.
+            if !context.connection.is_connected() {
+                return Err(DeliveryError::Disconnected);
+            }
             let outcome = attempt::send(context, job, &work, &ready).await;
-            settle::after_attempt(context, job, work, ready.class, outcome).await
+            settle(context, job, work, ready.class, outcome).await
         }
         Decision::End(kind, reason) => settle::without_attempt(context, job, &work, kind, &reason).await,
         Decision::Hold(until) => settle::hold(context, job, *work, until).await,
+    }
+}
+
+/// Settles what was tried. What came of a call is known to this process alone until an event says it: while JetStream
+/// can't store that event, the process keeps the delivery in hand, since giving it back would call the provider again.
+async fn settle(
+    context: &Context,
+    job: &Job,
+    work: Box<Work>,
+    class: Class,
+    outcome: Outcome,
+) -> Result<(), DeliveryError> {
+    let mut told = Instant::now();
+    loop {
+        match settle::after_attempt(context, job, work.clone(), class, outcome.clone()).await {
+            Err(DeliveryError::Say(SayError::Publish(error @ PublishError::Unavailable { .. }))) => {
+                tracing::debug!(
+                    sequence = job.sequence,
+                    error = &error as &dyn std::error::Error,
+                    "what came of a delivery cannot be said yet"
+                );
+            }
+            settled => return settled,
+        }
+        tokio::time::sleep(UNSAID_PAUSE).await;
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            told = Instant::now();
+            // Without it the server hands the delivery to somebody else, who knows nothing of the call.
+            let _ = job.progress().await;
+        }
     }
 }
 
@@ -117,7 +176,8 @@ mod tests {
     #[test]
     fn every_priority_has_permits_of_its_own_and_bulk_the_fewest() {
         for concurrency in [8, 128, 4096] {
-            let all: Vec<_> = Priority::ALL.into_iter().map(|priority| permits(concurrency, priority)).collect();
+            let all: Vec<_> =
+                Priority::ALL.into_iter().map(|priority| permits(concurrency, priority)).collect();
             assert!(all.iter().all(|permits| *permits >= 1));
             assert!(all.iter().sum::<usize>() <= concurrency);
             assert!(all[3] <= all[0]);

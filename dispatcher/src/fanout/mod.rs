@@ -1,8 +1,8 @@
 //! Fan-out: from one accepted notification to its deliveries.
 //!
 //! Each message of INTAKE becomes one message in WORK for every recipient and contact that the rules choose. Delivery
-//! ids are derived, and WORK recognises them for a while, so doing it twice does no harm; a message that is handed out
-//! a second time marks its deliveries as possible repetitions.
+//! ids are derived, and WORK recognises them for a while, so doing it twice does no harm; a message that may have been
+//! handed out before marks its deliveries as possible repetitions.
 
 mod deliveries;
 
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, SayError, Shared};
+use crate::outcomes::UnknownOutcome;
 use deliveries::Decided;
 
 /// Notifications of one priority that are fanned out at once.
@@ -41,6 +42,9 @@ enum FanOutError {
     /// It was not acknowledged.
     #[error(transparent)]
     Ack(#[from] AckError),
+    /// Nobody can tell what was settled before.
+    #[error(transparent)]
+    Unknown(#[from] UnknownOutcome),
 }
 
 impl From<peal_nats::mirror::NotReady> for FanOutError {
@@ -89,6 +93,10 @@ pub async fn handle(context: &Context, job: Job, origin: Origin) {
 }
 
 async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -> Result<(), FanOutError> {
+    let suspicion = context.outcomes.suspicion(job.deliveries, job.at_ms);
+    if suspicion.is_some() {
+        context.outcomes.prepare(job.at_ms).await?;
+    }
     context.caught_up(intake.state_seq).await?;
     let now = context.clock.now();
     let notification = &intake.notification;
@@ -113,7 +121,7 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
         context.event(&event).await?;
         return Ok(job.ack().await?);
     }
-    let decided = deliveries::decide(context, &intake, now, job.deliveries > 1)?;
+    let decided = deliveries::decide(context, &intake, now, suspicion.is_some())?;
     publish(context, decided).await?;
     Ok(job.ack().await?)
 }
