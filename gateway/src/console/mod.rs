@@ -17,7 +17,6 @@ mod tone;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Redirect;
 use axum::routing::get;
@@ -32,12 +31,6 @@ use crate::http::auth;
 struct Console {
     app: App,
     queues: Arc<Queues>,
-}
-
-impl FromRef<Console> for App {
-    fn from_ref(console: &Console) -> App {
-        console.app.clone()
-    }
 }
 
 /// The console's routes with their own rule of access: the setting `gateway.console_requires_key`.

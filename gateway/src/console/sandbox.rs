@@ -40,6 +40,8 @@ pub(super) struct Message {
     pub(super) channel: &'static str,
     address: String,
     pub(super) headline: Option<String>,
+    /// The first line for the overview, when there is no headline.
+    first_line: String,
     pub(super) text: String,
     /// A document for a frame: an e-mail's HTML part, or a text that is HTML itself.
     document: Option<String>,
@@ -51,6 +53,10 @@ impl Message {
     fn new(message: SandboxMessage, now: Timestamp) -> Self {
         let rendered = message.rendered;
         // Telegram's text is HTML with line breaks as they stand in it.
+        let first_line = match message.channel {
+            Channel::Telegram => first_line(&without_tags(&rendered.text)),
+            _ => first_line(&rendered.text),
+        };
         let (text, document) = match message.channel {
             Channel::Telegram => {
                 let document =
@@ -69,6 +75,7 @@ impl Message {
             channel: message.channel.as_str(),
             address: message.address,
             headline: rendered.subject.or(rendered.title),
+            first_line,
             text,
             document,
             links: buttons.chain(opens).collect(),
@@ -78,9 +85,28 @@ impl Message {
 
     /// What the overview shows of it.
     pub(super) fn summary(&self) -> &str {
-        let text = self.text.lines().next().unwrap_or_default();
-        self.headline.as_deref().unwrap_or(if text.is_empty() { "(formatted text)" } else { text })
+        self.headline.as_deref().unwrap_or(&self.first_line)
     }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+}
+
+/// The words of a text in Telegram's HTML, for a line that is shown as plain text.
+fn without_tags(html: &str) -> String {
+    let mut text = String::with_capacity(html.len());
+    let mut within = false;
+    for character in html.chars() {
+        match character {
+            '<' => within = true,
+            '>' if within => within = false,
+            _ if !within => text.push(character),
+            _ => {}
+        }
+    }
+    // Ampersands last: what they make must not be read again.
+    text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&")
 }
 
 impl Link {
@@ -127,6 +153,12 @@ pub(super) async fn page(State(console): State<Console>, viewer: Viewer) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_formatted_text_has_a_plain_line() {
+        assert_eq!(first_line(&without_tags("\n<b>1 &lt; 2</b> &amp;amp;\nmore")), "1 < 2 &amp;");
+        assert_eq!(first_line(""), "");
+    }
 
     #[test]
     fn only_pages_are_linked() {

@@ -80,6 +80,8 @@ async fn busy() -> Harness {
         let (id, channel) =
             (format!("order-{}-shipped", 1042 + n), channels[usize::try_from(n).unwrap() % 4]);
         let ago = 90 - n * 6;
+        let mut notification = accepted(&harness, &id);
+        notification.accepted_at = harness.clock.now() - SignedDuration::from_secs(ago + 1);
         let intake = Intake {
             v: ENVELOPE_VERSION,
             region: region().as_str().parse().unwrap(),
@@ -87,7 +89,7 @@ async fn busy() -> Harness {
             fingerprint: "00".repeat(32),
             send_at: None,
             targets: Vec::new(),
-            notification: accepted(&harness, &id),
+            notification,
         };
         harness.publish(harness.subjects.intake(Priority::Normal, APP), &intake).await;
         happened(&harness, APP, &id, channel, EventType::Planned, ago).await;
