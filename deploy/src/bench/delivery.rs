@@ -1,6 +1,7 @@
 //! From the first request to the last webhook: the delivered rate, and how long a critical notification takes, with
 //! nothing and with a backlog in front of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -8,6 +9,7 @@ use peal_common::channel::Priority;
 use serde::Serialize;
 
 use super::deployment::Deployment;
+use super::process::Busy;
 use super::role::load::{self, Pace};
 use super::sink::Sink;
 use super::statistics::{Latency, median};
@@ -52,6 +54,8 @@ pub struct EndToEnd {
     pub per_second: f64,
     /// Each measurement.
     pub runs: Vec<Delivered>,
+    /// Processors that each process kept busy in the last one. The load generator is gone before its end.
+    pub processors: BTreeMap<String, f64>,
 }
 
 /// How long critical notifications took.
@@ -94,19 +98,24 @@ pub async fn end_to_end(
     rounds: usize,
 ) -> anyhow::Result<EndToEnd> {
     let mut runs = Vec::with_capacity(rounds);
+    let mut processors = BTreeMap::new();
     // The first one opens connections and fills caches, and is not counted.
     for round in 0..=rounds {
         let total = if round == 0 { total / 10 } else { total };
         let series = format!("e2e-{round}");
+        let mut pids = deployment.pids();
+        pids.extend(sink.pid().map(|pid| ("sink".to_owned(), pid)));
+        let busy = Busy::start(pids);
         let done = batched(deployment, &series, Priority::Normal, people, total).await?;
         let delivered = collect(sink, &series, done.accepted, done.first_ns).await?;
+        processors = busy.processors();
         deployment.settle(SETTLE_LIMIT).await?;
         if round > 0 {
             runs.push(delivered);
         }
     }
     let rates: Vec<_> = runs.iter().map(|run| run.per_second).collect();
-    Ok(EndToEnd { per_second: median(&rates), runs })
+    Ok(EndToEnd { per_second: median(&rates), runs, processors })
 }
 
 /// Measures critical notifications at light load.

@@ -1,5 +1,6 @@
 //! The measured processes: started beside this one, watched through /proc, gone when dropped.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,6 +8,7 @@ use std::process::Stdio;
 use anyhow::Context as _;
 use serde::Serialize;
 use tokio::process::{Child, Command};
+use tokio::time::Instant;
 
 use super::machine::kilobytes;
 
@@ -133,6 +135,44 @@ pub fn processor_seconds(pid: u32) -> f64 {
     let ticks: u64 =
         fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks as f64 / TICKS_PER_SECOND
+}
+
+/// The processor time of some processes since a moment.
+#[derive(Debug)]
+pub struct Busy {
+    pids: BTreeMap<String, u32>,
+    before: BTreeMap<String, f64>,
+    since: Instant,
+}
+
+impl Busy {
+    /// Begins to count.
+    #[must_use]
+    pub fn start(pids: BTreeMap<String, u32>) -> Self {
+        let before = times(&pids);
+        Busy { pids, before, since: Instant::now() }
+    }
+
+    /// How many processors each process has kept busy since then, on average.
+    #[must_use]
+    pub fn processors(&self) -> BTreeMap<String, f64> {
+        let seconds = self.since.elapsed().as_secs_f64();
+        let share = |(name, after): (String, f64)| {
+            let before = self.before.get(&name).copied().unwrap_or_default();
+            (name, (after - before) / seconds)
+        };
+        times(&self.pids).into_iter().map(share).collect()
+    }
+}
+
+fn times(pids: &BTreeMap<String, u32>) -> BTreeMap<String, f64> {
+    pids.iter().map(|(name, pid)| (name.clone(), processor_seconds(*pid))).collect()
+}
+
+/// Processors that each process kept busy, in words.
+#[must_use]
+pub fn busy_words(processors: &BTreeMap<String, f64>) -> String {
+    processors.iter().map(|(name, share)| format!("{name} {share:.2}")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

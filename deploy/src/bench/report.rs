@@ -8,7 +8,7 @@ use super::delivery::{Backlog, CriticalLatency, Delivered, EndToEnd};
 use super::deployment::Deployment;
 use super::machine::{Disk, Machine};
 use super::many::Many;
-use super::process::Memory;
+use super::process::{Memory, busy_words};
 use super::throughput::{Series, Shape};
 use crate::output::table;
 
@@ -234,10 +234,11 @@ impl Report {
 
     fn latencies(&self) -> Vec<Comparison> {
         let mut rows = Vec::new();
-        let mut row = |what: &str, critical: &CriticalLatency, note: String, target| {
+        let mut row = |what: &str, critical: &CriticalLatency, note: String, target: Option<Target>| {
             let latency = &critical.to_provider;
             let figure = format!("p50 {:.1} ms, p99 {:.1} ms{note}", latency.p50_ms, latency.p99_ms);
-            rows.push(comparison(what, figure, latency.p99_ms, target));
+            let value = target.map_or(f64::NAN, |_| latency.p99_ms);
+            rows.push(comparison(what, figure, value, target));
         };
         let target = Some(Target::MillisBelow(CRITICAL_P99_MS));
         if let Some(light) = &self.light {
@@ -350,8 +351,11 @@ impl Report {
                 self.disk.file_system,
                 self.disk.device
             ),
-            format!("{SHARED}; messages of {} bytes; {:.0} s in all", self.payload_bytes, self.seconds),
+            format!("{SHARED}; {:.0} s in all", self.seconds),
         ];
+        if self.payload_bytes > 0 {
+            lines.push(format!("Messages of {} bytes, as the gateway writes them", self.payload_bytes));
+        }
         if self.quick {
             lines.push("Quick sizes: this shows that it works, not how fast it is.".to_owned());
         }
@@ -370,7 +374,7 @@ impl Report {
     /// Processors that each process took, of every shape.
     fn processors(&self) -> Option<String> {
         let synced = self.always.iter().flat_map(|always| [&always.plain, &always.gateway]);
-        let rows: Vec<Vec<String>> = self
+        let mut rows: Vec<Vec<String>> = self
             .accepting
             .iter()
             .map(|series| (series, "default"))
@@ -381,7 +385,6 @@ impl Report {
                     Shape::Single { .. } => "single",
                     Shape::Batched { .. } => "batched",
                 };
-                let busy = series.processors.iter().map(|(name, share)| format!("{name} {share:.2}"));
                 let latency =
                     series.latency.as_ref().map(|l| format!("{:.1} / {:.1} ms", l.p50_ms, l.p99_ms));
                 vec![
@@ -390,11 +393,16 @@ impl Report {
                     sync.to_owned(),
                     format!("{:.0}/s", series.per_second),
                     latency.unwrap_or_default(),
-                    busy.collect::<Vec<_>>().join(", "),
+                    busy_words(&series.processors),
                     format!("{:.1} s", series.settled_after_seconds),
                 ]
             })
             .collect();
+        if let Some(measured) = &self.end_to_end {
+            let rate = format!("{:.0}/s", measured.per_second);
+            let cells = ["end to end", "", "default", &rate, "", &busy_words(&measured.processors)];
+            rows.push(cells.map(str::to_owned).to_vec());
+        }
         let heading = ["KIND", "SHAPE", "SYNC", "RATE", "P50 / P99", "PROCESSORS BUSY", "INDEXED AFTER"];
         (!rows.is_empty()).then(|| table(&heading, &rows))
     }
@@ -479,7 +487,7 @@ mod tests {
         let mut report = report();
         report.accepting[2].refused = 1;
         let run = Delivered { accepted: 10, arrived: 9, repeated: 0, seconds: 1.0, per_second: 9.0 };
-        report.end_to_end = Some(EndToEnd { per_second: 9.0, runs: vec![run] });
+        report.end_to_end = Some(EndToEnd { per_second: 9.0, runs: vec![run], processors: BTreeMap::new() });
         report.compare();
         assert_eq!(report.faults.len(), 2);
     }

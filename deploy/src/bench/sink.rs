@@ -29,6 +29,12 @@ impl Sink {
         Ok(Sink { worker, port: listening.port })
     }
 
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.worker.pid()
+    }
+
     /// The URL of its webhook.
     #[must_use]
     pub fn url(&self) -> String {

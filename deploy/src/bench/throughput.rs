@@ -9,7 +9,7 @@ use peal_nats::topology::INTAKE;
 use serde::Serialize;
 
 use super::deployment::{Deployment, RAW_SUBJECT};
-use super::process::processor_seconds;
+use super::process::Busy;
 use super::role::load::{self, Pace, Recipients, What};
 use super::role::{Role, Worker, publisher};
 use super::seed;
@@ -158,16 +158,9 @@ impl Measurement<'_> {
         let mut pids = self.deployment.pids();
         let name = if series.shape.is_raw() { "publisher" } else { "load generator" };
         pids.extend(worker.pid().map(|pid| (name.to_owned(), pid)));
-        let used = || pids.iter().map(|(name, pid)| (name.clone(), processor_seconds(*pid)));
-        let before: BTreeMap<_, _> = used().collect();
+        let busy = Busy::start(pids);
         tokio::time::sleep(self.measure).await;
-        let seconds = self.measure.as_secs_f64();
-        series.processors = used()
-            .map(|(name, after)| {
-                let share = (after - before.get(&name).copied().unwrap_or_default()) / seconds;
-                (name, share)
-            })
-            .collect();
+        series.processors = busy.processors();
         if series.shape.is_raw() {
             let done: publisher::Done = worker.hear(limit).await?;
             series.runs.push(done.acknowledged as f64 / done.seconds);

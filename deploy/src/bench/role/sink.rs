@@ -88,8 +88,8 @@ fn questions() -> mpsc::Receiver<anyhow::Result<Question>> {
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             let question = line.map_err(anyhow::Error::from);
-            let question =
-                question.and_then(|line| serde_json::from_str(&line).context("the sink was asked no question"));
+            let question = question
+                .and_then(|line| serde_json::from_str(&line).context("the sink was asked no question"));
             if sender.blocking_send(question).is_err() {
                 break;
             }
