@@ -288,7 +288,10 @@ impl From<NotReady> for Problem {
 impl From<crate::readmodel::NotReady> for Problem {
     fn from(error: crate::readmodel::NotReady) -> Self {
         Problem::log_unavailable(&error);
-        Problem::unavailable("not_ready", "this gateway is still reading what happened; try again in a moment")
+        Problem::unavailable(
+            "not_ready",
+            "this gateway is still reading what happened; try again in a moment",
+        )
     }
 }
 
@@ -301,7 +304,10 @@ impl From<Refusal> for Problem {
             Refusal::TooLarge => Problem::message_too_large(),
             Refusal::Unavailable { reason, .. } => {
                 Problem::log_unavailable(&refusal);
-                Problem::unavailable("unavailable", format!("not accepted: {reason}; repeat it with the same id"))
+                Problem::unavailable(
+                    "unavailable",
+                    format!("not accepted: {reason}; repeat it with the same id"),
+                )
             }
         }
     }
