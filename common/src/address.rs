@@ -18,7 +18,9 @@ const MAX_TOKEN_BYTES: usize = 4_096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Not an e-mail address.
-    #[error("write an e-mail address such as name@example.com, without spaces, line breaks or a display name")]
+    #[error(
+        "write an e-mail address such as name@example.com, without spaces, line breaks or a display name"
+    )]
     Email,
     /// Not a phone number.
     #[error("write a phone number in E.164 form such as +821012345678")]
@@ -30,7 +32,9 @@ pub enum AddressError {
     #[error("write an absolute http or https URL with a host and without user name or password")]
     Url,
     /// A private, loopback or link-local target.
-    #[error("the webhook's host is not a public address; allow its network with channels.webhook.allowed_networks")]
+    #[error(
+        "the webhook's host is not a public address; allow its network with channels.webhook.allowed_networks"
+    )]
     PrivateTarget,
     /// Not a token.
     #[error("write the device token as the platform gave it, 1 to 4096 characters without spaces")]
@@ -132,14 +136,16 @@ pub fn literal_target(url: &Url) -> Option<IpAddr> {
         Host::Ipv6(ip) => Some(IpAddr::V6(ip)),
         Host::Domain(name) => {
             let name = name.trim_end_matches('.');
-            let local = name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
+            let local =
+                name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost");
             local.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST))
         }
     }
 }
 
 fn token(address: &str) -> Result<String, AddressError> {
-    let plausible = (1..=MAX_TOKEN_BYTES).contains(&address.len()) && address.bytes().all(|b| b.is_ascii_graphic());
+    let plausible =
+        (1..=MAX_TOKEN_BYTES).contains(&address.len()) && address.bytes().all(|b| b.is_ascii_graphic());
     if plausible { Ok(address.to_owned()) } else { Err(AddressError::Token) }
 }
 
@@ -203,8 +209,20 @@ mod tests {
     fn emails_are_checked_and_their_domain_lowered() {
         assert_eq!(normalize(Channel::Email, "A.b+c@Example.COM").unwrap(), "A.b+c@example.com");
         for bad in [
-            "", "a", "@x", "a@", "a b@x.de", "a@x..de", "a@-x.de", "a\r\nBcc: b@x.de", "a@x.de\r\n", "a\0@x.de",
-            "Name <a@x.de>", ".a@x.de", "a..b@x.de", "a@x_y.de",
+            "",
+            "a",
+            "@x",
+            "a@",
+            "a b@x.de",
+            "a@x..de",
+            "a@-x.de",
+            "a\r\nBcc: b@x.de",
+            "a@x.de\r\n",
+            "a\0@x.de",
+            "Name <a@x.de>",
+            ".a@x.de",
+            "a..b@x.de",
+            "a@x_y.de",
         ] {
             assert_eq!(normalize(Channel::Email, bad), Err(AddressError::Email), "{bad:?}");
         }
@@ -221,11 +239,28 @@ mod tests {
     #[test]
     fn private_targets_are_recognised_in_every_spelling() {
         for bad in [
-            "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f.1/", "http://[::1]/",
-            "http://[::ffff:10.0.0.1]/", "http://169.254.169.254/", "http://10.1.2.3/", "http://192.168.0.1/",
-            "http://172.16.0.1/", "http://0.0.0.0/", "http://100.64.0.1/", "http://[fe80::1]/", "http://[fc00::1]/",
-            "http://localhost/", "http://x.localhost./", "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/",
-            "http://[::]/", "http://[::127.0.0.1]/", "http://255.255.255.255/", "http://224.0.0.1/",
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://2130706433/",
+            "http://0x7f.1/",
+            "http://[::1]/",
+            "http://[::ffff:10.0.0.1]/",
+            "http://169.254.169.254/",
+            "http://10.1.2.3/",
+            "http://192.168.0.1/",
+            "http://172.16.0.1/",
+            "http://0.0.0.0/",
+            "http://100.64.0.1/",
+            "http://[fe80::1]/",
+            "http://[fc00::1]/",
+            "http://localhost/",
+            "http://x.localhost./",
+            "http://[64:ff9b::7f00:1]/",
+            "http://[2002:7f00:1::]/",
+            "http://[::]/",
+            "http://[::127.0.0.1]/",
+            "http://255.255.255.255/",
+            "http://224.0.0.1/",
         ] {
             let url = webhook(bad).unwrap();
             assert!(!is_public(literal_target(&url).unwrap()), "{bad}");
@@ -237,7 +272,15 @@ mod tests {
 
     #[test]
     fn webhook_urls_are_absolute_http_without_credentials() {
-        for bad in ["example.com", "/x", "ftp://x/", "http://u:p@x/", "http://", "https://x/\r\na", "javascript:alert(1)"] {
+        for bad in [
+            "example.com",
+            "/x",
+            "ftp://x/",
+            "http://u:p@x/",
+            "http://",
+            "https://x/\r\na",
+            "javascript:alert(1)",
+        ] {
             assert_eq!(webhook(bad), Err(AddressError::Url), "{bad:?}");
         }
     }

@@ -276,7 +276,11 @@ mod tests {
         }
     }
 
-    fn channels_of(recipient: &Recipient, rules: &Category, asked: Option<&[ChannelChoice]>) -> (Vec<Channel>, Vec<(Channel, Reason)>) {
+    fn channels_of(
+        recipient: &Recipient,
+        rules: &Category,
+        asked: Option<&[ChannelChoice]>,
+    ) -> (Vec<Channel>, Vec<(Channel, Reason)>) {
         let plan = plan(&Question {
             recipient,
             category: &"orders".parse().unwrap(),
@@ -293,10 +297,15 @@ mod tests {
     fn the_most_specific_rule_of_each_axis_speaks_and_both_axes_must_allow() {
         let orders: CategoryId = "orders".parse().unwrap();
         let plain = category(json!({"class": "transactional"}));
-        let check = |wants: Value, rules: &Category, channel| permitted(&preferences(wants), &orders, rules, channel);
+        let check =
+            |wants: Value, rules: &Category, channel| permitted(&preferences(wants), &orders, rules, channel);
         assert_eq!(check(json!({}), &plain, Channel::Email), Ok(()));
-        assert_eq!(check(json!({"channels": {"email": false}}), &plain, Channel::Email), Err(Reason::ChannelOptOut));
-        let narrow = json!({"channels": {"email": false}, "categories": {"orders": {"channels": {"email": true}}}});
+        assert_eq!(
+            check(json!({"channels": {"email": false}}), &plain, Channel::Email),
+            Err(Reason::ChannelOptOut)
+        );
+        let narrow =
+            json!({"channels": {"email": false}, "categories": {"orders": {"channels": {"email": true}}}});
         assert_eq!(check(narrow.clone(), &plain, Channel::Email), Ok(()));
         let off = json!({"categories": {"orders": {"enabled": false, "channels": {"email": true}}}});
         assert_eq!(check(off.clone(), &plain, Channel::Email), Err(Reason::CategoryOptOut));
@@ -305,7 +314,10 @@ mod tests {
         assert_eq!(check(push, &plain, Channel::Fcm), Err(Reason::ChannelOptOut));
 
         let marketing = category(json!({"class": "marketing"}));
-        assert_eq!(check(json!({"marketing": false}), &marketing, Channel::Email), Err(Reason::MarketingOptOut));
+        assert_eq!(
+            check(json!({"marketing": false}), &marketing, Channel::Email),
+            Err(Reason::MarketingOptOut)
+        );
         assert_eq!(check(json!({"marketing": false}), &plain, Channel::Email), Ok(()));
         let mandatory = category(json!({"class": "transactional", "mandatory": true}));
         assert_eq!(check(off, &mandatory, Channel::Email), Ok(()));
@@ -313,7 +325,8 @@ mod tests {
 
     #[test]
     fn the_first_usable_channel_gets_it() {
-        let everything = [(Channel::Sms, "s"), (Channel::Email, "e"), (Channel::Apns, "a"), (Channel::Fcm, "f")];
+        let everything =
+            [(Channel::Sms, "s"), (Channel::Email, "e"), (Channel::Apns, "a"), (Channel::Fcm, "f")];
         let plain = category(json!({"class": "transactional", "channels": ["sms", "email", "push"]}));
         let (got, passed) = channels_of(&recipient(&everything, json!({})), &plain, None);
         assert_eq!(got, [Channel::Email]);
@@ -327,15 +340,20 @@ mod tests {
         assert_eq!(channels_of(&recipient(&[], json!({})), &open, None).0, [Channel::Inbox]);
         let refused = recipient(&[(Channel::Email, "e")], json!({"channels": {"email": false}}));
         let only_email = category(json!({"class": "transactional", "channels": ["email"]}));
-        assert_eq!(channels_of(&refused, &only_email, None), (vec![], vec![(Channel::Email, Reason::ChannelOptOut)]));
+        assert_eq!(
+            channels_of(&refused, &only_email, None),
+            (vec![], vec![(Channel::Email, Reason::ChannelOptOut)])
+        );
     }
 
     #[test]
     fn quiet_hours_end_at_the_recipients_own_morning() {
-        let wants = preferences(json!({"quiet_hours": {"from": "22:00", "to": "08:00", "except_priority": "high"}}));
+        let wants =
+            preferences(json!({"quiet_hours": {"from": "22:00", "to": "08:00", "except_priority": "high"}}));
         let plain = category(json!({"class": "transactional"}));
         let until = |now: &str, priority| {
-            quiet_until(&wants, Some("Asia/Seoul"), &plain, priority, now.parse().unwrap()).map(|t| t.to_string())
+            quiet_until(&wants, Some("Asia/Seoul"), &plain, priority, now.parse().unwrap())
+                .map(|t| t.to_string())
         };
         // 23:30 in Seoul: until 08:00 the next morning there.
         assert_eq!(until("2026-12-01T14:30:00Z", Priority::Normal).as_deref(), Some("2026-12-01T23:00:00Z"));
@@ -343,7 +361,10 @@ mod tests {
         assert_eq!(until("2026-12-01T23:00:00Z", Priority::Normal), None);
         assert_eq!(until("2026-12-01T14:30:00Z", Priority::High), None);
         let mandatory = category(json!({"class": "transactional", "mandatory": true}));
-        assert_eq!(quiet_until(&wants, None, &mandatory, Priority::Bulk, "2026-12-01T23:00:00Z".parse().unwrap()), None);
+        assert_eq!(
+            quiet_until(&wants, None, &mandatory, Priority::Bulk, "2026-12-01T23:00:00Z".parse().unwrap()),
+            None
+        );
     }
 
     #[test]

@@ -320,7 +320,11 @@ mod tests {
     fn golden<T: Envelope + PartialEq + std::fmt::Debug>(file: &str) -> T {
         let decoded = T::decode(file.as_bytes()).unwrap();
         let again: Value = serde_json::from_slice(&decoded.encode().unwrap()).unwrap();
-        assert_eq!(again, serde_json::from_str::<Value>(file).unwrap(), "what is read must be written the same");
+        assert_eq!(
+            again,
+            serde_json::from_str::<Value>(file).unwrap(),
+            "what is read must be written the same"
+        );
         decoded
     }
 

@@ -170,7 +170,10 @@ impl Status {
     /// Whether the dispatcher is done with it. Receipts may still say more about what was sent.
     #[must_use]
     pub const fn is_settled(self) -> bool {
-        !matches!(self, Status::Accepted | Status::Planned | Status::Scheduled | Status::Held | Status::Queued)
+        !matches!(
+            self,
+            Status::Accepted | Status::Planned | Status::Scheduled | Status::Held | Status::Queued
+        )
     }
 }
 

@@ -149,9 +149,14 @@ impl DeliveryId {
         step: u32,
     ) -> Self {
         let mut hash = Sha256::new();
-        for part in
-            [app.as_str(), notification.as_str(), recipient.as_str(), channel.as_str(), contact, &step.to_string()]
-        {
+        for part in [
+            app.as_str(),
+            notification.as_str(),
+            recipient.as_str(),
+            channel.as_str(),
+            contact,
+            &step.to_string(),
+        ] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part.as_bytes());
         }

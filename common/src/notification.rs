@@ -180,14 +180,22 @@ impl Notification {
         self.check_times(now, &mut errors);
         if let Some(channels) = &self.channels {
             if channels.is_empty() {
-                errors.push(FieldError::new("channels", "empty", "name at least one channel or leave the field out"));
+                errors.push(FieldError::new(
+                    "channels",
+                    "empty",
+                    "name at least one channel or leave the field out",
+                ));
             }
             errors.extend(check_choices("channels", channels).err().into_iter().flatten());
         }
         if let Some(key) = &self.collapse_key
             && (key.is_empty() || key.len() > MAX_KEY_BYTES || key.chars().any(char::is_control))
         {
-            errors.push(FieldError::new("collapse_key", "invalid_value", "write 1 to 256 bytes without control characters"));
+            errors.push(FieldError::new(
+                "collapse_key",
+                "invalid_value",
+                "write 1 to 256 bytes without control characters",
+            ));
         }
         if serde_json::to_string(&self.metadata).is_ok_and(|text| text.len() > MAX_METADATA_BYTES) {
             errors.push(FieldError::new("metadata", "too_large", "metadata holds at most 16 KiB of JSON"));
@@ -201,18 +209,29 @@ impl Notification {
             errors.push(FieldError::new("to", "required", "name at least one target"));
         }
         if self.to.len() > MAX_TARGETS {
-            errors.push(FieldError::new("to", "too_many", "a notification has at most 1,000 targets; use a group"));
+            errors.push(FieldError::new(
+                "to",
+                "too_many",
+                "a notification has at most 1,000 targets; use a group",
+            ));
             return;
         }
         for (index, target) in self.to.iter_mut().enumerate() {
             let Some((channel, address)) = target.inline() else { continue };
             match address::normalize(channel, address) {
                 Ok(normal) => match target {
-                    Target::Email(own) | Target::Phone(own) | Target::Telegram(own) | Target::Webhook(own) => *own = normal,
+                    Target::Email(own)
+                    | Target::Phone(own)
+                    | Target::Telegram(own)
+                    | Target::Webhook(own) => *own = normal,
                     Target::Recipient(_) | Target::Group(_) | Target::OnCall(_) => {}
                 },
                 Err(error) => {
-                    errors.push(FieldError::new(format!("to[{index}].{}", target.field()), error.code(), error.to_string()));
+                    errors.push(FieldError::new(
+                        format!("to[{index}].{}", target.field()),
+                        error.code(),
+                        error.to_string(),
+                    ));
                 }
             }
         }
@@ -220,9 +239,15 @@ impl Notification {
 
     fn check_text(&self, errors: &mut Vec<FieldError>) {
         match (&self.template, &self.content) {
-            (None, None) => errors.push(FieldError::new("content", "required", "give either template or content")),
+            (None, None) => {
+                errors.push(FieldError::new("content", "required", "give either template or content"))
+            }
             (Some(_), Some(_)) => {
-                errors.push(FieldError::new("content", "conflict", "give either template or content, not both"));
+                errors.push(FieldError::new(
+                    "content",
+                    "conflict",
+                    "give either template or content, not both",
+                ));
             }
             (None, Some(content)) => {
                 if let Err(inner) = content.validate() {
@@ -232,7 +257,11 @@ impl Notification {
                     }));
                 }
                 if !self.data.is_empty() {
-                    errors.push(FieldError::new("data", "unexpected_field", "data belongs to a template; content is sent as it is"));
+                    errors.push(FieldError::new(
+                        "data",
+                        "unexpected_field",
+                        "data belongs to a template; content is sent as it is",
+                    ));
                 }
             }
             (Some(_), None) => {}
@@ -248,7 +277,11 @@ impl Notification {
         if let Some(SendAt::Moment(at)) = self.send_at {
             let ahead = at.as_second() - now.as_second();
             if ahead < -PAST_TOLERANCE_SECONDS {
-                errors.push(FieldError::new("send_at", "in_the_past", "write a time that is not more than 5 minutes past"));
+                errors.push(FieldError::new(
+                    "send_at",
+                    "in_the_past",
+                    "write a time that is not more than 5 minutes past",
+                ));
             } else if ahead > MAX_AHEAD_SECONDS {
                 errors.push(FieldError::new("send_at", "too_far_ahead", "write a time within the next year"));
             }
@@ -258,7 +291,11 @@ impl Notification {
     /// Refuses what this version does not do yet, rather than take it and leave it undone.
     fn check_available(&self, errors: &mut Vec<FieldError>) {
         let mut refuse = |field: String, what: &str| {
-            errors.push(FieldError::new(field, "not_available", format!("{what} are not available in this version")));
+            errors.push(FieldError::new(
+                field,
+                "not_available",
+                format!("{what} are not available in this version"),
+            ));
         };
         for (index, target) in self.to.iter().enumerate() {
             match target {
@@ -345,7 +382,13 @@ mod tests {
 
     #[test]
     fn a_target_is_exactly_one_thing() {
-        for bad in [json!({}), json!({"recipient": "a", "email": "b@x.de"}), json!({"sms": "+1"}), json!("u"), json!({"recipient": "a b"})] {
+        for bad in [
+            json!({}),
+            json!({"recipient": "a", "email": "b@x.de"}),
+            json!({"sms": "+1"}),
+            json!("u"),
+            json!({"recipient": "a b"}),
+        ] {
             assert!(serde_json::from_value::<Target>(bad.clone()).is_err(), "{bad}");
         }
     }

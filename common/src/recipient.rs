@@ -108,7 +108,10 @@ impl Contact {
         for (name, present) in given {
             if present != (name == expected) {
                 let (code, detail) = if present {
-                    ("unexpected_field", format!("a contact on {} has no {name}; give its {expected}", self.channel))
+                    (
+                        "unexpected_field",
+                        format!("a contact on {} has no {name}; give its {expected}", self.channel),
+                    )
                 } else {
                     ("required", format!("a contact on {} needs its {expected}", self.channel))
                 };
@@ -116,13 +119,21 @@ impl Contact {
             }
         }
         if self.topic.is_some() && self.channel != Channel::Apns {
-            errors.push(FieldError::new(format!("{field}.topic"), "unexpected_field", "only apns has a topic"));
+            errors.push(FieldError::new(
+                format!("{field}.topic"),
+                "unexpected_field",
+                "only apns has a topic",
+            ));
         }
         for value in [&mut self.address, &mut self.token].into_iter().flatten() {
             match address::normalize(self.channel, value) {
                 Ok(normal) => *value = normal,
                 Err(error) => {
-                    errors.push(FieldError::new(format!("{field}.{expected}"), error.code(), error.to_string()));
+                    errors.push(FieldError::new(
+                        format!("{field}.{expected}"),
+                        error.code(),
+                        error.to_string(),
+                    ));
                 }
             }
         }
@@ -130,7 +141,11 @@ impl Contact {
             && address::webhook(&subscription.endpoint).is_err()
         {
             let error = address::AddressError::Url;
-            errors.push(FieldError::new(format!("{field}.subscription.endpoint"), error.code(), error.to_string()));
+            errors.push(FieldError::new(
+                format!("{field}.subscription.endpoint"),
+                error.code(),
+                error.to_string(),
+            ));
         }
     }
 }
@@ -172,7 +187,11 @@ impl RecipientBody {
         if let Some(zone) = &self.time_zone
             && jiff::tz::TimeZone::get(zone).is_err()
         {
-            errors.push(FieldError::new("time_zone", "unknown_time_zone", "write an IANA name such as Asia/Seoul"));
+            errors.push(FieldError::new(
+                "time_zone",
+                "unknown_time_zone",
+                "write an IANA name such as Asia/Seoul",
+            ));
         }
         if serde_json::to_string(&self.attributes).is_ok_and(|text| text.len() > MAX_ATTRIBUTES_BYTES) {
             errors.push(FieldError::new("attributes", "too_large", "attributes hold at most 16 KiB of JSON"));
@@ -193,8 +212,12 @@ impl RecipientBody {
 
 fn is_locale(text: &str) -> bool {
     let mut parts = text.split('-');
-    let language = parts.next().is_some_and(|p| (2..=3).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphabetic()));
-    language && text.len() <= 35 && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
+    let language = parts
+        .next()
+        .is_some_and(|p| (2..=3).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphabetic()));
+    language
+        && text.len() <= 35
+        && parts.all(|p| (2..=8).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
 /// What stands in the contacts facet: the sealed contacts, and what may be seen without opening them.
@@ -323,7 +346,9 @@ pub fn write_body(
     let index = body
         .contacts
         .iter()
-        .map(|contact| format!("{}:{}", contact.channel, sealer.blind_index(app, contact.channel, contact.identity())))
+        .map(|contact| {
+            format!("{}:{}", contact.channel, sealer.blind_index(app, contact.channel, contact.identity()))
+        })
         .collect();
     let contacts = serde_json::to_value(SealedContacts { sealed, index }).map_err(|_| SealError::TooLarge)?;
     record.set(PROFILE_FACET, Value::String(profile), stamp);
@@ -494,7 +519,8 @@ impl Preferences {
                 _ => {}
             }
         }
-        if let Some(wishes) = record.get(PREFERENCES_FACET).and_then(|value| Wishes::deserialize(value).ok()) {
+        if let Some(wishes) = record.get(PREFERENCES_FACET).and_then(|value| Wishes::deserialize(value).ok())
+        {
             out.quiet_hours = wishes.quiet_hours;
             out.channel_order = wishes.channel_order;
             for (category, digest) in wishes.digests {
@@ -525,7 +551,9 @@ impl Preferences {
         let existing: Vec<String> =
             record.facets.keys().filter(|name| name.starts_with(ALLOW)).cloned().collect();
         for name in existing {
-            if !wanted.contains_key(&name) && record.facets.get(&name).is_some_and(|facet| !facet.value.is_null()) {
+            if !wanted.contains_key(&name)
+                && record.facets.get(&name).is_some_and(|facet| !facet.value.is_null())
+            {
                 record.set_guarded(&name, None, stamp);
             }
         }

@@ -134,7 +134,12 @@ impl Sealer {
     ///
     /// # Errors
     /// As [`DataKey::seal`].
-    pub fn seal_secret(&self, plain: &str, place: &str, rng: &mut impl CryptoRng) -> Result<String, SealError> {
+    pub fn seal_secret(
+        &self,
+        plain: &str,
+        place: &str,
+        rng: &mut impl CryptoRng,
+    ) -> Result<String, SealError> {
         seal_with(&self.secrets, plain.as_bytes(), place, rng)
     }
 
@@ -228,10 +233,16 @@ mod tests {
         assert!(!sealed.contains("example"));
         assert_eq!(key.open(&sealed, "recipient.shop.u").unwrap().as_slice(), b"a@example.com");
         assert_eq!(key.open(&sealed, "recipient.shop.v").unwrap_err(), SealError::CannotOpen);
-        assert_eq!(DataKey::generate(&mut rng).open(&sealed, "recipient.shop.u").unwrap_err(), SealError::CannotOpen);
+        assert_eq!(
+            DataKey::generate(&mut rng).open(&sealed, "recipient.shop.u").unwrap_err(),
+            SealError::CannotOpen
+        );
 
         let wrapped = sealer.wrap(&key, "p", &mut rng).unwrap();
-        assert_eq!(sealer.unwrap(&wrapped, "p").unwrap().open(&sealed, "recipient.shop.u").unwrap().len(), 13);
+        assert_eq!(
+            sealer.unwrap(&wrapped, "p").unwrap().open(&sealed, "recipient.shop.u").unwrap().len(),
+            13
+        );
         assert!(sealer.unwrap(&wrapped, "q").is_err());
         for damaged in ["", "AAAA", "!", &wrapped[1..]] {
             assert_eq!(sealer.unwrap(damaged, "p").unwrap_err(), SealError::CannotOpen);

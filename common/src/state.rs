@@ -235,10 +235,8 @@ impl Record {
 
     /// Sets a facet.
     pub fn set(&mut self, name: &str, value: Value, stamp: &Stamp) {
-        self.facets.insert(
-            name.to_owned(),
-            Facet { stamp: stamp.clone(), value, denied: None, cleared: None },
-        );
+        self.facets
+            .insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied: None, cleared: None });
     }
 
     /// The value of a guarded facet: `Some(false)` while a denial stands.

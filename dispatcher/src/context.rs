@@ -101,7 +101,13 @@ impl Context {
     ///
     /// # Errors
     /// [`SayError`]
-    pub async fn dead_letter(&self, job: &Job, work: Box<Work>, attempts: u32, reason: &str) -> Result<(), SayError> {
+    pub async fn dead_letter(
+        &self,
+        job: &Job,
+        work: Box<Work>,
+        attempts: u32,
+        reason: &str,
+    ) -> Result<(), SayError> {
         let subject = self.subjects.dead(Some(work.channel), work.notification.app.as_str());
         let id = format!("{}:{}", work.delivery, work.replays);
         let letter = DeadLetter {
@@ -109,7 +115,11 @@ impl Context {
             at: self.clock.now(),
             reason: reason.to_owned(),
             stream: job.stream.clone(),
-            subject: self.subjects.work(work.channel, work.notification.priority, work.notification.app.as_str()),
+            subject: self.subjects.work(
+                work.channel,
+                work.notification.priority,
+                work.notification.app.as_str(),
+            ),
             attempts,
             work: Some(work),
             raw: None,
@@ -119,7 +129,12 @@ impl Context {
     }
 
     /// Puts a message aside that is none of ours, tells the server never to hand it out again, and goes on.
-    pub async fn foreign(&self, job: &Job, channel: Option<Channel>, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+    pub async fn foreign(
+        &self,
+        job: &Job,
+        channel: Option<Channel>,
+        error: &(dyn std::error::Error + Send + Sync + 'static),
+    ) {
         let reason = error.to_string();
         tracing::warn!(stream = %job.stream, sequence = job.sequence, reason, "a message is none of ours");
         let letter = DeadLetter {
@@ -143,7 +158,10 @@ impl Context {
         let ended = match published {
             Ok(_) => job.term(&self.connection, &letter.reason).await,
             Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a foreign message could not be put aside");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a foreign message could not be put aside"
+                );
                 job.nak(FOREIGN_PAUSE).await
             }
         };
@@ -156,7 +174,13 @@ impl Context {
     ///
     /// # Errors
     /// [`SayError`]
-    pub async fn schedule(&self, name: &[&str], target: &str, at: Timestamp, payload: Vec<u8>) -> Result<(), SayError> {
+    pub async fn schedule(
+        &self,
+        name: &[&str],
+        target: &str,
+        at: Timestamp,
+        payload: Vec<u8>,
+    ) -> Result<(), SayError> {
         let outgoing = Outgoing::new(self.subjects.schedule(name), payload).at(at, target);
         self.connection.publish(outgoing).await?;
         Ok(())

@@ -37,12 +37,19 @@ async fn handle(context: &Context, job: Job) {
         Err(error) => return context.foreign(&job, None, &error).await,
     };
     if let Err(error) = queue(context, &job, work).await {
-        tracing::warn!(sequence = job.sequence, error = &error as &dyn std::error::Error, "a due delivery waits on");
+        tracing::warn!(
+            sequence = job.sequence,
+            error = &error as &dyn std::error::Error,
+            "a due delivery waits on"
+        );
         let _ = job.nak(PAUSE).await;
         return;
     }
     if let Err(error) = job.ack().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "a due delivery will be queued twice and recognised");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "a due delivery will be queued twice and recognised"
+        );
     }
 }
 

@@ -29,7 +29,12 @@ struct Readiness {
 }
 
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
-pub async fn serve(listener: TcpListener, context: Shared, exporter: PrometheusHandle, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    context: Shared,
+    exporter: PrometheusHandle,
+    stop: CancellationToken,
+) {
     let health = Health { context, exporter, stop: stop.clone() };
     let routes = Router::new()
         .route("/livez", get(async || "ok"))

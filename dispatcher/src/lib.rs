@@ -54,8 +54,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let clock = Clock::System;
     let sealer = Arc::new(settings.sealer()?);
     let hybrid = Arc::new(HybridClock::new(clock.clone(), settings.region.name.clone()));
-    let (mirror, mirror_task) =
-        Mirror::new(connection.clone(), settings.dispatcher.data_dir.join("state.redb"), clock.clone(), hybrid);
+    let (mirror, mirror_task) = Mirror::new(
+        connection.clone(),
+        settings.dispatcher.data_dir.join("state.redb"),
+        clock.clone(),
+        hybrid,
+    );
     let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
     let context = Arc::new(Context {
         subjects: Subjects::new(&connection.region),
@@ -145,7 +149,10 @@ async fn register(context: Shared, stop: CancellationToken) {
             service.stop().await;
         }
         Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the dispatcher is not listed by `nats micro`");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the dispatcher is not listed by `nats micro`"
+            );
             stop.cancelled().await;
         }
     }

@@ -15,7 +15,8 @@ const ATTEMPTS: &str = "peal_dispatcher_attempts_total";
 
 /// Counts an event.
 pub fn event(kind: EventType, channel: Option<Channel>) {
-    counter!(EVENTS, "type" => kind.as_str(), "channel" => channel.map_or("none", Channel::as_str)).increment(1);
+    counter!(EVENTS, "type" => kind.as_str(), "channel" => channel.map_or("none", Channel::as_str))
+        .increment(1);
 }
 
 /// Counts a provider call.

@@ -41,7 +41,10 @@ pub async fn serve(connection: Connection, router: Router, stop: CancellationTok
                 service.stop().await;
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the door over NATS is not open yet");
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the door over NATS is not open yet"
+                );
             }
         }
         if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {

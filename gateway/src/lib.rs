@@ -95,8 +95,8 @@ pub async fn run_on(
         }
     });
     let drained = stop.clone();
-    let server = axum::serve(listener, router)
-        .with_graceful_shutdown(async move { drained.cancelled().await });
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
     let mut server = Box::pin(server.into_future());
     tracing::info!(%address, region = %app.settings.region.name, "the gateway listens");
 
@@ -145,8 +145,7 @@ async fn start(
     let path = settings.gateway.data_dir.join("model.redb");
     let retention = Retention::days(settings.topology.events_max_age_days);
     let (model, model_task) = ReadModel::new(connection.clone(), path, clock.clone(), retention);
-    let health =
-        Arc::new(Health::new(clock.clone(), connection.clone(), mirror.clone(), model.clone()));
+    let health = Arc::new(Health::new(clock.clone(), connection.clone(), mirror.clone(), model.clone()));
     let metrics = metrics::recorder()?;
 
     tasks.spawn({

@@ -20,7 +20,12 @@ impl Connection {
     /// Copies a message that cannot be read to the dead letters, as it stands. `reason` is a stable word. A failure is
     /// logged: the message itself stays in the stream that it was read from.
     pub async fn put_aside(&self, stream: &str, message: &Stored, reason: &'static str, at: Timestamp) {
-        tracing::warn!(stream, sequence = message.sequence, reason, "a message is none of ours and is put aside");
+        tracing::warn!(
+            stream,
+            sequence = message.sequence,
+            reason,
+            "a message is none of ours and is put aside"
+        );
         let letter = DeadLetter {
             v: ENVELOPE_VERSION,
             at,

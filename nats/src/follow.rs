@@ -47,7 +47,8 @@ impl Stored {
     /// own marker for what has expired.
     #[must_use]
     pub fn is_removal(&self) -> bool {
-        matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")) || self.header("Nats-Marker-Reason").is_some()
+        matches!(self.header("KV-Operation"), Some("DEL" | "PURGE"))
+            || self.header("Nats-Marker-Reason").is_some()
     }
 
     fn read(message: async_nats::jetstream::Message) -> Option<Self> {
@@ -115,7 +116,10 @@ impl Connection {
     /// # Errors
     /// [`StateError`] when there is no such stream or nobody answers.
     pub async fn stream_state(&self, stream: &str) -> Result<StreamState, StateError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError { stream: stream.to_owned(), source };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError {
+            stream: stream.to_owned(),
+            source,
+        };
         let found = self.jetstream.get_stream(stream).await.map_err(|error| failed(Box::new(error)))?;
         let info = found.cached_info();
         Ok(StreamState {
@@ -133,8 +137,12 @@ impl Connection {
     /// [`StateError`] when nobody answers.
     pub async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, StateError> {
         use async_nats::jetstream::stream::DirectGetErrorKind;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError { stream: stream.to_owned(), source };
-        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(Box::new(error)))?;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError {
+            stream: stream.to_owned(),
+            source,
+        };
+        let handle =
+            self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(Box::new(error)))?;
         match handle.direct_get(sequence).await {
             Ok(message) => Ok(Some(Stored::fetched(message))),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
@@ -148,8 +156,12 @@ impl Connection {
     /// [`StateError`] when nobody answers.
     pub async fn last_of(&self, stream: &str, subject: &str) -> Result<Option<Stored>, StateError> {
         use async_nats::jetstream::stream::DirectGetErrorKind;
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError { stream: stream.to_owned(), source };
-        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(Box::new(error)))?;
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| StateError {
+            stream: stream.to_owned(),
+            source,
+        };
+        let handle =
+            self.jetstream.get_stream_no_info(stream).await.map_err(|error| failed(Box::new(error)))?;
         match handle.direct_get_last_for_subject(subject).await {
             Ok(message) => Ok(Some(Stored::fetched(message))),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
@@ -192,7 +204,13 @@ impl Follower {
     /// Follows what comes after `position` (0 is the beginning) on the subjects of `filter`. `created` names the stream
     /// that the position belongs to, if there is one.
     #[must_use]
-    pub fn new(connection: Connection, stream: &str, filter: &str, created: Option<String>, position: u64) -> Self {
+    pub fn new(
+        connection: Connection,
+        stream: &str,
+        filter: &str,
+        created: Option<String>,
+        position: u64,
+    ) -> Self {
         Follower {
             connection,
             stream: stream.to_owned(),
@@ -257,7 +275,9 @@ impl Follower {
 
     fn take(
         &mut self,
-        chunk: Vec<Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::OrderedError>>,
+        chunk: Vec<
+            Result<async_nats::jetstream::Message, async_nats::jetstream::consumer::pull::OrderedError>,
+        >,
     ) -> Option<Vec<Stored>> {
         let mut out = Vec::with_capacity(chunk.len());
         for item in chunk {

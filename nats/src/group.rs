@@ -119,7 +119,6 @@ struct Commit {
 
 impl GroupPublisher {
     /// A publisher on a connection. The returned future must run for it to gather; it ends at `stop`.
-    #[must_use]
     pub fn new(connection: Connection, stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, entries) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
@@ -150,7 +149,10 @@ impl GroupPublisher {
     ///
     /// # Errors
     /// [`PublishError::Unavailable`] at once when the connection is down.
-    pub async fn send(&self, outgoing: Outgoing) -> Result<impl Future<Output = Result<Published, PublishError>> + Send + use<>, PublishError> {
+    pub async fn send(
+        &self,
+        outgoing: Outgoing,
+    ) -> Result<impl Future<Output = Result<Published, PublishError>> + Send + use<>, PublishError> {
         if self.inner.gathering.load(Ordering::Relaxed) {
             if !self.inner.connection.is_connected() {
                 return Err(gone());
@@ -280,7 +282,13 @@ impl Inner {
     }
 
     /// Lets the answers of the last batch turn into new requests, as many as there were, for a moment.
-    async fn linger(&self, waiting: &mut Vec<Entry>, entries: &mut mpsc::Receiver<Entry>, size: usize, limit: Duration) {
+    async fn linger(
+        &self,
+        waiting: &mut Vec<Entry>,
+        entries: &mut mpsc::Receiver<Entry>,
+        size: usize,
+        limit: Duration,
+    ) {
         let gathered = async {
             while waiting.len() < size {
                 let Some(entry) = entries.recv().await else { return };
@@ -352,7 +360,8 @@ impl Inner {
             in_batch(&last.outgoing, &id, entries.len()).header("Nats-Batch-Commit", "1");
         let answer = client.request_with_headers(subject, headers, payload).await;
         let answer = answer.map_err(|_| "no acknowledgement in time")?;
-        let commit: Commit = serde_json::from_slice(&answer.payload).map_err(|_| "no acknowledgement of a batch")?;
+        let commit: Commit =
+            serde_json::from_slice(&answer.payload).map_err(|_| "no acknowledgement of a batch")?;
         match commit {
             Commit { error: None, last: Some(last), count: Some(count) } if count == entries.len() as u64 => {
                 Ok(Some(last + 1 - count))

@@ -20,8 +20,8 @@ pub mod keys;
 pub mod mirror;
 pub mod publish;
 pub mod pull;
-pub mod service;
 pub mod remove;
+pub mod service;
 pub mod state;
 
 pub use connect::{Connection, connect};

@@ -79,7 +79,8 @@ impl Outgoing {
     /// message on the same subject replaces this one.
     #[must_use]
     pub fn at(self, at: Timestamp, target: &str) -> Self {
-        self.header("Nats-Schedule", &format!("@at {}", rfc3339_seconds(at))).header("Nats-Schedule-Target", target)
+        self.header("Nats-Schedule", &format!("@at {}", rfc3339_seconds(at)))
+            .header("Nats-Schedule-Target", target)
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
@@ -144,8 +145,12 @@ fn classify(error: NatsError) -> PublishError {
         PublishErrorKind::WrongLastSequence => PublishError::Conflict,
         PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
         PublishErrorKind::TimedOut => unavailable("no acknowledgement in time", error),
-        PublishErrorKind::StreamNotFound => unavailable("no stream takes this subject; run `peal topology apply`", error),
-        PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => unavailable("the connection is overloaded", error),
+        PublishErrorKind::StreamNotFound => {
+            unavailable("no stream takes this subject; run `peal topology apply`", error)
+        }
+        PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
+            unavailable("the connection is overloaded", error)
+        }
         PublishErrorKind::WrongLastMessageId | PublishErrorKind::Other => {
             let code = std::error::Error::source(&error)
                 .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())

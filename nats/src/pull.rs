@@ -46,7 +46,12 @@ impl Job {
         let (sequence, deliveries, at_ms, stream) = {
             let info = message.info().ok()?;
             let at_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
-            (info.stream_sequence, u32::try_from(info.delivered).unwrap_or(u32::MAX), at_ms, info.stream.to_owned())
+            (
+                info.stream_sequence,
+                u32::try_from(info.delivered).unwrap_or(u32::MAX),
+                at_ms,
+                info.stream.to_owned(),
+            )
         };
         Some(Job { message, sequence, deliveries, at_ms, stream, _permit: permit })
     }
@@ -189,7 +194,8 @@ impl Lane {
                 idle_heartbeat: nanoseconds(HEARTBEAT),
             };
             let payload = serde_json::to_vec(&request).map_err(|error| failed(Box::new(error)))?;
-            let asked = connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
+            let asked =
+                connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
             asked.map_err(|error| failed(Box::new(error)))?;
             while held.num_permits() > 0 {
                 let incoming = tokio::select! {
@@ -214,7 +220,11 @@ impl Lane {
     }
 
     /// All permits that are free, at least one. `None` when it is time to stop.
-    async fn free_permits(&self, permits: &Arc<Semaphore>, stop: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    async fn free_permits(
+        &self,
+        permits: &Arc<Semaphore>,
+        stop: &CancellationToken,
+    ) -> Option<OwnedSemaphorePermit> {
         let mut held = tokio::select! {
             () = stop.cancelled() => return None,
             permit = Arc::clone(permits).acquire_owned() => permit.ok()?,

@@ -1,6 +1,7 @@
 //! Writing state: read, change, and write only if nobody else wrote in between.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use peal_common::clock::{HybridClock, Stamp};
 use peal_common::state::{Record, RecordKey};
@@ -86,7 +87,12 @@ impl StateWriter {
                 return Ok(Written { sequence, record });
             }
             let payload = serde_json::to_vec(&record).map_err(WriteError::Encode)?;
-            match self.connection.publish(Outgoing::new(subject.clone(), payload).expect_last(sequence)).await {
+            let mut outgoing = Outgoing::new(subject.clone(), payload).expect_last(sequence);
+            // What has an end takes itself out of the stream, and with it out of every mirror.
+            if let Some(left) = record.expires_ms.and_then(|end| end.checked_sub(stamp.ms)) {
+                outgoing = outgoing.ttl(Duration::from_millis(left));
+            }
+            match self.connection.publish(outgoing).await {
                 Ok(published) => return Ok(Written { sequence: published.sequence, record }),
                 Err(PublishError::Conflict) => {}
                 Err(error) => return Err(WriteError::from(error).into()),
@@ -96,7 +102,9 @@ impl StateWriter {
     }
 
     async fn fetch(&self, stream: &str, subject: &str) -> Result<(u64, Record), WriteError> {
-        let Some(found) = self.connection.last_of(stream, subject).await? else { return Ok((0, Record::default())) };
+        let Some(found) = self.connection.last_of(stream, subject).await? else {
+            return Ok((0, Record::default()));
+        };
         if found.is_removal() {
             return Ok((found.sequence, Record::default()));
         }

@@ -37,7 +37,9 @@ pub enum SettingsError {
     #[error("settings: region.key or region.key_file: {0}")]
     RegionKey(#[from] SealError),
     /// Nothing gives the region's key.
-    #[error("settings: set region.key_file (or PEAL__REGION__KEY_FILE) to a file with 32 random bytes in base64")]
+    #[error(
+        "settings: set region.key_file (or PEAL__REGION__KEY_FILE) to a file with 32 random bytes in base64"
+    )]
     NoRegionKey,
 }
 
@@ -343,7 +345,11 @@ pub fn secret(
 }
 
 fn read(key: &'static str, path: &Path) -> Result<String, SettingsError> {
-    std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable { key, path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
+        key,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

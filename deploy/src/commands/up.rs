@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use peal_common::settings;
+use peal_common::settings::{self, Settings};
+use peal_nats::connect::Connection;
 use peal_nats::server::{Login, Server, ServerConfig, Sync};
 use peal_nats::topology::{self, Current};
 use serde_json::json;
@@ -16,11 +17,11 @@ use tokio::time::Instant;
 
 use crate::api::{self, Gateway};
 use crate::credentials::{Credentials, write_private};
-use crate::output::Output;
+use crate::output::{Output, chain};
 use crate::region::{self, DEFAULT_DIR};
 use crate::up::first;
 use crate::up::folder::Folder;
-use crate::up::process::{Process, Program, log_end, stop_leftovers};
+use crate::up::process::{NATS_SERVER, Process, Program, log_end, stop_leftovers};
 use crate::up::ready;
 use crate::up::settings::{Prepared, Wanted, prepare};
 use crate::up::summary::Summary;
@@ -56,6 +57,9 @@ pub struct UpArgs {
     /// The port of NATS, kept for later starts [default: 4222, or a free one when that is taken]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     nats_port: Option<u16>,
+    /// The port of the dispatcher's health and metrics, kept [default: 8081, or a free one when that is taken]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    dispatcher_port: Option<u16>,
     /// Settings to lay over those of the folder; without [nats], since the server is `peal up`'s own
     #[arg(long, value_name = "FILE", env = "PEAL_CONFIG")]
     config: Option<PathBuf>,
@@ -136,7 +140,12 @@ async fn start_and_watch(
     for leftover in stop_leftovers(folder).await? {
         output.progress(format!("stopped {leftover}, left over from a `peal up` that was killed"));
     }
-    let wanted = Wanted { port: args.port, nats_port: args.nats_port, config: args.config.clone() };
+    let wanted = Wanted {
+        port: args.port,
+        nats_port: args.nats_port,
+        dispatcher_port: args.dispatcher_port,
+        config: args.config.clone(),
+    };
     let prepared = prepare(folder, &wanted)?;
     for note in &prepared.notes {
         output.progress(note);
@@ -170,7 +179,7 @@ async fn start_and_watch(
     };
     output.json(&summary.json())?;
     output.line(summary.text())?;
-    watch(&mut noticed, output).await
+    watch(&prepared, &mut noticed, output).await
 }
 
 async fn start_nats(folder: &Folder, prepared: &Prepared, output: &Output) -> anyhow::Result<Server> {
@@ -209,13 +218,17 @@ async fn start_nats(folder: &Folder, prepared: &Prepared, output: &Output) -> an
 async fn set_up_region(folder: &Folder, prepared: &Prepared, output: &Output) -> anyhow::Result<Credentials> {
     let settings = &prepared.settings;
     let connection = region::connect(settings).await?;
+    apply_topology(&connection, settings, output).await?;
+    first::key_pair(&connection, settings, folder, &ready::base_url(settings.gateway.listen)).await
+}
+
+async fn apply_topology(connection: &Connection, settings: &Settings, output: &Output) -> anyhow::Result<()> {
     let wanted = region::topology(settings);
     let plan = topology::plan(&Current::read(&connection.jetstream, &wanted).await?, &wanted);
     if !plan.is_empty() {
         output.progress(format!("setting up streams: {} steps", plan.changes.len()));
     }
-    topology::apply(&connection.jetstream, &plan, false).await?;
-    first::key_pair(&connection, settings, folder, &ready::base_url(settings.gateway.listen)).await
+    Ok(topology::apply(&connection.jetstream, &plan, false).await?)
 }
 
 async fn deliver_first(
@@ -249,13 +262,31 @@ async fn first_death(noticed: &mut mpsc::Receiver<Notice>) -> anyhow::Error {
     }
 }
 
-async fn watch(noticed: &mut mpsc::Receiver<Notice>, output: &Output) -> anyhow::Result<()> {
+async fn restore_streams(settings: &Settings, output: &Output) -> anyhow::Result<()> {
+    let connection = region::connect(settings).await?;
+    apply_topology(&connection, settings, output).await
+}
+
+async fn watch(
+    prepared: &Prepared,
+    noticed: &mut mpsc::Receiver<Notice>,
+    output: &Output,
+) -> anyhow::Result<()> {
     while let Some(notice) = noticed.recv().await {
         match notice {
             Notice::Died { name, how, pause, .. } => {
                 output.progress(format!("{name} died ({how}); starting it again in {pause:?}"));
             }
-            Notice::Back { name } => output.progress(format!("{name} runs again")),
+            Notice::Back { name } => {
+                if name == NATS_SERVER {
+                    // What the sandbox recorded is kept in memory, so its stream went with the server.
+                    let restored = restore_streams(&prepared.settings, output).await;
+                    if let Err(error) = restored {
+                        output.progress(format!("cannot set up streams again: {}", chain(&error)));
+                    }
+                }
+                output.progress(format!("{name} runs again"));
+            }
             Notice::GivenUp { name, log } => {
                 let end = log_end(&log);
                 anyhow::bail!("{name} dies again and again; the end of {}:\n{end}", log.display());

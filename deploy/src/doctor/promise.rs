@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn the_promise_follows_from_copies_and_interval() {
-        let every = |seconds: u64| Some(SyncConfig { sync_interval: seconds * 1_000_000_000, sync_always: false });
+        let every =
+            |seconds: u64| Some(SyncConfig { sync_interval: seconds * 1_000_000_000, sync_always: false });
         let always = Some(SyncConfig { sync_interval: 0, sync_always: true });
         assert_eq!(judge(1, false, always).status, Status::Ok);
         assert_eq!(judge(1, false, every(120)).status, Status::Warn);

@@ -13,6 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::folder::Folder;
 
+/// What people call the server's process.
+pub const NATS_SERVER: &str = "nats-server";
+
 /// How long a process may take to end when it is asked to, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is looked whether a process from an earlier run is gone.
@@ -24,6 +27,7 @@ const LOG_BYTES: usize = 16 * 1024;
 
 /// A process and how to start it again.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are three, kept for the life of the process")]
 pub enum Process {
     /// nats-server.
     Nats(Box<Server>),
@@ -101,7 +105,7 @@ impl Process {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Process::Nats(_) => "nats-server",
+            Process::Nats(_) => NATS_SERVER,
             Process::Program(program) => program.name,
         }
     }

@@ -31,6 +31,8 @@ pub struct Wanted {
     pub port: Option<u16>,
     /// The port of NATS.
     pub nats_port: Option<u16>,
+    /// The port of the dispatcher.
+    pub dispatcher_port: Option<u16>,
     /// Settings to lay over those of the folder.
     pub config: Option<PathBuf>,
 }
@@ -79,7 +81,7 @@ pub fn prepare(folder: &Folder, wanted: &Wanted) -> anyhow::Result<Prepared> {
     let nats_port = nats_port(&settings)?;
     for (address, what, argument) in [
         (settings.gateway.listen, "the HTTP API", "peal up --port N"),
-        (settings.dispatcher.listen, "the dispatcher", "dispatcher.listen in the settings"),
+        (settings.dispatcher.listen, "the dispatcher", "peal up --dispatcher-port N"),
         (loopback(nats_port), "NATS", "peal up --nats-port N"),
     ] {
         require_free(address, what, argument)?;
@@ -207,7 +209,10 @@ fn with_ports(text: String, wanted: &Wanted, notes: &mut Vec<String>) -> anyhow:
     }
     let dispatcher = stands("dispatcher", "listen").and_then(|address| address.parse::<SocketAddr>().ok());
     let (before, dispatcher) = (dispatcher, dispatcher.unwrap_or(loopback(DISPATCHER_PORT)));
-    let dispatcher = free_or_other(dispatcher, "the dispatcher", notes)?;
+    let dispatcher = match wanted.dispatcher_port {
+        Some(port) => loopback(port),
+        None => free_or_other(dispatcher, "the dispatcher", notes)?,
+    };
     if before != Some(dispatcher) {
         text = with_key(&text, "dispatcher", "listen", &quoted(&dispatcher.to_string()));
     }
@@ -281,7 +286,11 @@ mod tests {
     use super::*;
 
     fn ports() -> Wanted {
-        Wanted { port: Some(free_port().unwrap()), nats_port: Some(free_port().unwrap()), config: None }
+        Wanted {
+            port: Some(free_port().unwrap()),
+            nats_port: Some(free_port().unwrap()),
+            ..Wanted::default()
+        }
     }
 
     fn prepared(folder: &Folder, wanted: &Wanted) -> Settings {

@@ -119,7 +119,7 @@ impl Load {
             let before = open.len();
             match &answer {
                 Ok(answer) if answer.status == 202 && single => {
-                    self.take(&mut open, &[answer.body.clone()])?
+                    self.take(&mut open, std::slice::from_ref(&answer.body))?
                 }
                 Ok(answer) if answer.status == 202 => {
                     let results =

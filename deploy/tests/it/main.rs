@@ -1,5 +1,11 @@
 //! The `peal` command as people run it: the binary itself, against a real nats-server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends at the first thing that fails; the lints exempt only test functions"
+)]
+
 mod arguments;
 mod bench;
 mod doctor;

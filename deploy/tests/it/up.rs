@@ -28,12 +28,18 @@ struct Place {
     folder: TempDir,
     port: String,
     nats_port: String,
+    dispatcher_port: String,
 }
 
 impl Place {
     fn new() -> Self {
         let port = || free_port().unwrap().to_string();
-        Place { folder: tempfile::tempdir().unwrap(), port: port(), nats_port: port() }
+        Place {
+            folder: tempfile::tempdir().unwrap(),
+            port: port(),
+            nats_port: port(),
+            dispatcher_port: port(),
+        }
     }
 
     fn path(&self) -> &Path {
@@ -43,6 +49,7 @@ impl Place {
     fn up(&self, arguments: &[&str]) -> Up {
         let mut command = peal(self.path());
         command.args(arguments).args(["up", "--port", &self.port, "--nats-port", &self.nats_port]);
+        command.args(["--dispatcher-port", &self.dispatcher_port]);
         // Its own process group, as a terminal gives it.
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
@@ -61,8 +68,8 @@ impl Place {
     }
 
     async fn send(&self, id: &str) -> Ran {
-        let send = ["send", "--to", "demo-user", "--category", "demo", "--title", "Hi", "--wait", "--id", id];
-        run(self.path(), send).await
+        let send = ["send", "--to", "demo-user", "--category", "demo", "--title", "Hi", "--id", id];
+        run(self.path(), send.iter().chain(&["--wait", "--timeout", "10"])).await
     }
 }
 

@@ -38,7 +38,8 @@ impl Providers {
             providers.set(Channel::Webhook, Provider::Webhook(client));
         }
         if settings.inbox.enabled {
-            providers.set(Channel::Inbox, Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())));
+            providers
+                .set(Channel::Inbox, Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())));
         }
         if let Some(smtp) = &settings.email.smtp {
             let options = email::smtp::Options::from_settings(smtp)?;
@@ -46,7 +47,8 @@ impl Providers {
         }
         if let Some(bot) = &settings.telegram {
             let options = telegram::Options::from_settings(bot)?;
-            providers.set(Channel::Telegram, Provider::Telegram(telegram::Client::new(options, clock.clone())?));
+            providers
+                .set(Channel::Telegram, Provider::Telegram(telegram::Client::new(options, clock.clone())?));
         }
         if settings.sandbox.enabled {
             for channel in Channel::ALL.into_iter().filter(|channel| *channel != Channel::Inbox) {

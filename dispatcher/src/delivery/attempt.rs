@@ -59,26 +59,37 @@ pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, Catalog
             None => return end(EventType::Suppressed, Reason::ContactRemoved),
         },
     };
-    if let Err(reason) = decide::permitted(&recipient.preferences, &notification.category, &rules, work.channel) {
+    if let Err(reason) =
+        decide::permitted(&recipient.preferences, &notification.category, &rules, work.channel)
+    {
         return end(EventType::Suppressed, reason);
     }
     let zone = recipient.body.time_zone.as_deref();
     // The inbox makes no noise: an item may arrive at any hour.
     if work.channel != Channel::Inbox
-        && let Some(until) = decide::quiet_until(&recipient.preferences, zone, &rules, notification.priority, now)
+        && let Some(until) =
+            decide::quiet_until(&recipient.preferences, zone, &rules, notification.priority, now)
     {
         return Ok(Decision::Hold(until));
     }
     match render(context, work, recipient.body.locale.as_deref())? {
-        Ok(rendered) => Ok(Decision::Send(Box::new(Ready { recipient, contact, rendered, class: rules.class }))),
+        Ok(rendered) => {
+            Ok(Decision::Send(Box::new(Ready { recipient, contact, rendered, class: rules.class })))
+        }
         Err(error) => Ok(Decision::End(EventType::Failed, format!("cannot_render: {error}"))),
     }
 }
 
-fn render(context: &Context, work: &Work, locale: Option<&str>) -> Result<Result<Rendered, RenderError>, CatalogError> {
+fn render(
+    context: &Context,
+    work: &Work,
+    locale: Option<&str>,
+) -> Result<Result<Rendered, RenderError>, CatalogError> {
     let notification = &work.notification;
     Ok(match &notification.text {
-        Text::Content(content) => content.render(work.channel).ok_or(RenderError::NoBody { channel: work.channel }),
+        Text::Content(content) => {
+            content.render(work.channel).ok_or(RenderError::NoBody { channel: work.channel })
+        }
         Text::Template { id, version, data } => {
             match context.catalog.template_version(&notification.app, id, *version)? {
                 Some(template) => template.render(work.channel, locale, data),

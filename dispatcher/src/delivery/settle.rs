@@ -14,12 +14,15 @@ use peal_common::outcome::Outcome;
 use peal_nats::pull::Job;
 
 use super::DeliveryError;
+use crate::channels;
 use crate::context::{Context, SayError};
 
 /// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
 const LONGEST_NAK: Duration = Duration::from_secs(60);
 /// The least wait while a provider as a whole is out of order.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
+/// The least wait of what a rate limit held back; schedules are in whole seconds.
+const HELD_BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The wait before a message is sent again that may have been sent: time for a bounce or a receipt to come in.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(90);
 
@@ -31,22 +34,29 @@ pub(super) async fn after_attempt(
     class: Class,
     outcome: Outcome,
 ) -> Result<(), DeliveryError> {
-    let attempts = work.attempts.saturating_add(job.deliveries);
+    let attempts = work.attempts.saturating_add(job.deliveries.max(1));
     crate::metrics::attempt(work.channel, &outcome);
     match outcome {
         Outcome::Delivered { provider_id } => {
             sent(context, job, &work, EventType::Delivered, attempts, provider_id).await
         }
-        Outcome::Sent { provider_id } => sent(context, job, &work, EventType::Sent, attempts, provider_id).await,
+        Outcome::Sent { provider_id } => {
+            sent(context, job, &work, EventType::Sent, attempts, provider_id).await
+        }
+        // What never left burns no attempt, or a burst that is merely held back would end in the dead letters.
+        Outcome::Retry { ref reason, after } if !channels::was_tried(&outcome) => {
+            let wait = after.unwrap_or_default().max(HELD_BACK_PAUSE);
+            wait_for(context, job, *work, attempts - 1, reason, wait).await
+        }
         Outcome::Retry { reason, after } => retry(context, job, work, attempts, &reason, after).await,
         Outcome::Permanent { reason } | Outcome::AddressDead { reason } => {
             refused(context, job, work, attempts, &reason).await
         }
         // The provider's trouble burns no attempt.
         Outcome::Unavailable { reason, after } => {
-            let wait = after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(context.policy.backoff.cap);
-            let before = work.attempts;
-            wait_for(context, job, *work, before, &reason, wait).await
+            let wait =
+                after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(context.policy.backoff.cap);
+            wait_for(context, job, *work, attempts - 1, &reason, wait).await
         }
         Outcome::Ambiguous { reason } => ambiguous(context, job, work, class, attempts, &reason).await,
     }
@@ -107,7 +117,13 @@ async fn wait_for(
     Ok(job.ack().await?)
 }
 
-async fn refused(context: &Context, job: &Job, work: Box<Work>, attempts: u32, reason: &str) -> Result<(), DeliveryError> {
+async fn refused(
+    context: &Context,
+    job: &Job,
+    work: Box<Work>,
+    attempts: u32,
+    reason: &str,
+) -> Result<(), DeliveryError> {
     let mut event = event(context, &work, EventType::Failed, attempts);
     event.reason = Some(reason.to_owned());
     // It is kept as a dead letter too: when the receiving side has been put right, it can be replayed.
@@ -143,12 +159,18 @@ async fn ambiguous(
     reason: &str,
 ) -> Result<(), DeliveryError> {
     let resend = match work.channel {
-        Channel::Apns | Channel::Fcm | Channel::Webpush | Channel::Webhook | Channel::Inbox | Channel::Email => true,
+        Channel::Apns
+        | Channel::Fcm
+        | Channel::Webpush
+        | Channel::Webhook
+        | Channel::Inbox
+        | Channel::Email => true,
         Channel::Telegram => class != Class::Marketing,
         Channel::Sms | Channel::Alimtalk => false,
     };
     if resend && attempts < context.policy.max_attempts {
-        return wait_for(context, job, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE).await;
+        return wait_for(context, job, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE)
+            .await;
     }
     let mut event = event(context, &work, EventType::Ambiguous, attempts);
     event.reason = Some(reason.to_owned());
@@ -172,7 +194,12 @@ pub(super) async fn without_attempt(
 }
 
 /// Puts a delivery off until the recipient wants to be disturbed.
-pub(super) async fn hold(context: &Context, job: &Job, mut work: Work, until: Timestamp) -> Result<(), DeliveryError> {
+pub(super) async fn hold(
+    context: &Context,
+    job: &Job,
+    mut work: Work,
+    until: Timestamp,
+) -> Result<(), DeliveryError> {
     let mut event = event(context, &work, EventType::Held, work.attempts);
     event.reason = Some("quiet_hours".to_owned());
     event.until = Some(until);
@@ -185,7 +212,8 @@ pub(super) async fn hold(context: &Context, job: &Job, mut work: Work, until: Ti
 async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
     work.hops = work.hops.saturating_add(1);
     let app = work.notification.app.as_str();
-    let target = context.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
+    let target =
+        context.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
     context.schedule(&["work", work.delivery.as_str()], &target, at, work.encode()?).await
 }
 

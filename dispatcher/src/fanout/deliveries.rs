@@ -20,7 +20,12 @@ pub(super) struct Decided {
 }
 
 /// Decides for every target. `repeat` marks deliveries that may have been published before.
-pub(super) fn decide(context: &Context, intake: &Intake, now: Timestamp, repeat: bool) -> Result<Decided, CatalogError> {
+pub(super) fn decide(
+    context: &Context,
+    intake: &Intake,
+    now: Timestamp,
+    repeat: bool,
+) -> Result<Decided, CatalogError> {
     let notification = &intake.notification;
     let mut decided = Decided::default();
     let mut planned = Event::new(EventType::Planned, now, notification.app.clone(), notification.id.clone());
@@ -31,7 +36,9 @@ pub(super) fn decide(context: &Context, intake: &Intake, now: Timestamp, repeat:
         return Ok(decided);
     };
     let template = match &notification.text {
-        Text::Template { id, version, .. } => context.catalog.template_version(&notification.app, id, *version)?,
+        Text::Template { id, version, .. } => {
+            context.catalog.template_version(&notification.app, id, *version)?
+        }
         Text::Content(_) => None,
     };
     for target in &intake.targets {
@@ -110,7 +117,13 @@ fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: b
 }
 
 /// The event that says that a recipient, or one channel of it, gets nothing.
-fn refusal(intake: &Intake, target: &ResolvedTarget, channel: Option<Channel>, reason: Reason, now: Timestamp) -> Event {
+fn refusal(
+    intake: &Intake,
+    target: &ResolvedTarget,
+    channel: Option<Channel>,
+    reason: Reason,
+    now: Timestamp,
+) -> Event {
     let notification = &intake.notification;
     let kind = match reason {
         reason if is_wish(reason) => EventType::Suppressed,

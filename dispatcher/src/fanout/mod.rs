@@ -86,7 +86,11 @@ pub async fn handle(context: &Context, job: Job, origin: Origin) {
         Err(error) => return context.foreign(&job, None, &error).await,
     };
     if let Err(error) = fan_out(context, &job, intake, origin).await {
-        tracing::warn!(sequence = job.sequence, error = &error as &dyn std::error::Error, "fan-out is repeated");
+        tracing::warn!(
+            sequence = job.sequence,
+            error = &error as &dyn std::error::Error,
+            "fan-out is repeated"
+        );
         // When this is lost too, the message comes again by itself.
         let _ = job.nak(PAUSE).await;
     }

@@ -60,7 +60,8 @@ impl Inner {
         let Ok(mut work) = Work::decode(&payload) else { return Ok(()) };
         work.state_seq = work.state_seq.max(state_seq);
         let app = work.notification.app.as_str();
-        let due = self.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
+        let due =
+            self.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
         let payload = work.encode().map_err(|error| unavailable("the message cannot be encoded", error))?;
         self.move_up(&subject, due, payload).await
     }

@@ -26,7 +26,8 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(intake: Intake, subjects: &Subjects, guard: Option<Guard>) -> Result<Self, Refusal> {
-        let payload = intake.encode().map_err(|error| super::unavailable("the message cannot be encoded", error))?;
+        let payload =
+            intake.encode().map_err(|error| super::unavailable("the message cannot be encoded", error))?;
         let Intake { fingerprint, notification, .. } = intake;
         let subject = subjects.intake(notification.priority, notification.app.as_str());
         Ok(Draft {
@@ -46,7 +47,8 @@ impl Draft {
 pub(super) fn fingerprint(notification: &Notification) -> Result<String, Refusal> {
     let mut hash = Sha256::new();
     let body = Notification { id: None, ..notification.clone() };
-    let json = serde_json::to_vec(&body).map_err(|error| super::unavailable("the message cannot be encoded", error))?;
+    let json = serde_json::to_vec(&body)
+        .map_err(|error| super::unavailable("the message cannot be encoded", error))?;
     hash.update(json);
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -152,7 +152,19 @@ impl Acceptor {
     ) -> Self {
         let subjects = Subjects::new(&connection.region);
         let in_flight = InFlight::default();
-        Acceptor { inner: Arc::new(Inner { connection, publisher, subjects, catalog, writer, model, clock, networks, in_flight }) }
+        Acceptor {
+            inner: Arc::new(Inner {
+                connection,
+                publisher,
+                subjects,
+                catalog,
+                writer,
+                model,
+                clock,
+                networks,
+                in_flight,
+            }),
+        }
     }
 
     /// Accepts one notification of an app.
@@ -169,8 +181,8 @@ impl Acceptor {
         self.finish(draft, pending.await).await
     }
 
-    /// Accepts many notifications of an app at once. Each has a result of its own, in order; all are written before the
-    /// first acknowledgement is waited for. One that repeats an id of the same batch is handled after the first one.
+    /// Accepts many notifications of an app at once. Each has a result of its own, in order. One that repeats an id of the
+    /// same batch is handled after the first one.
     pub async fn accept_all(
         &self,
         app: &AppId,
@@ -178,51 +190,23 @@ impl Acceptor {
     ) -> Vec<Result<Acceptance, Refusal>> {
         let mut seen = HashSet::new();
         let mut repeated = Vec::new();
-        let mut results = Vec::with_capacity(notifications.len());
+        let mut first = Vec::with_capacity(notifications.len());
         for (index, notification) in notifications.into_iter().enumerate() {
             let id = notification.as_ref().ok().and_then(|notification| notification.id.clone());
             if id.is_some_and(|id| !seen.insert(id)) {
                 repeated.push((index, notification));
-                results.push(None);
-                continue;
+            } else {
+                first.push(notification);
             }
-            results.push(Some(self.start(app, notification).await));
         }
-        let mut results: Vec<_> = join_all(results.into_iter().map(async |started| match started {
-            Some(Ok(acceptance)) => Some(acceptance.await),
-            Some(Err(refusal)) => Some(Err(refusal)),
-            None => None,
-        }))
-        .await;
+        // All are polled together: one that waits for room on the connection must not keep others from being answered.
+        let accept =
+            async |notification: Result<Notification, Refusal>| self.accept(app, notification?).await;
+        let mut results = join_all(first.into_iter().map(accept)).await;
         for (index, notification) in repeated {
-            results[index] = Some(match notification {
-                Ok(notification) => self.accept(app, notification).await,
-                Err(refusal) => Err(refusal),
-            });
+            results.insert(index, accept(notification).await);
         }
-        results.into_iter().flatten().collect()
-    }
-
-    /// Checks a notification and puts it on its way; what comes back is waited for apart.
-    async fn start(
-        &self,
-        app: &AppId,
-        notification: Result<Notification, Refusal>,
-    ) -> Result<impl Future<Output = Result<Acceptance, Refusal>>, Refusal> {
-        let checked = self.check(app, notification?).await?;
-        let sent = match checked {
-            Checked::New(mut draft) => {
-                let pending = self.inner.publisher.send(draft.outgoing()?).await?;
-                Ok((draft, pending))
-            }
-            Checked::Before(acceptance) => Err(acceptance),
-        };
-        Ok(async move {
-            match sent {
-                Ok((draft, pending)) => self.finish(draft, pending.await).await,
-                Err(acceptance) => Ok(acceptance),
-            }
-        })
+        results
     }
 
     async fn check(&self, app: &AppId, notification: Notification) -> Result<Checked, Refusal> {
@@ -249,7 +233,8 @@ impl Acceptor {
             }));
         }
         let resolved = resolve::resolve(inner, app, &notification).await?;
-        let intake = draft::intake(&inner.connection.region, app, id, fingerprint, notification, resolved, now);
+        let intake =
+            draft::intake(&inner.connection.region, app, id, fingerprint, notification, resolved, now);
         Ok(Checked::New(Box::new(Draft::new(intake, &inner.subjects, guard)?)))
     }
 
@@ -278,7 +263,8 @@ impl Acceptor {
 
     /// The message that the stream took a repetition for.
     async fn first(&self, sequence: u64) -> Result<Intake, Refusal> {
-        let gone = || Refusal::Unavailable { reason: "the first message of this id cannot be read", source: None };
+        let gone =
+            || Refusal::Unavailable { reason: "the first message of this id cannot be read", source: None };
         let stored = self
             .inner
             .connection

@@ -52,17 +52,26 @@ impl Networks {
             IpAddr::V6(v6) => address::embedded_v4(v6).map_or(ip, IpAddr::V4),
             IpAddr::V4(_) => ip,
         };
-        address::is_public(ip) || self.0.iter().any(|network| network.contains(&inner) || network.contains(&ip))
+        address::is_public(ip)
+            || self.0.iter().any(|network| network.contains(&inner) || network.contains(&ip))
     }
 }
 
 /// Looks everything up. Every mistake is reported at once.
-pub(super) async fn resolve(inner: &Inner, app: &AppId, notification: &Notification) -> Result<Resolved, Refusal> {
+pub(super) async fn resolve(
+    inner: &Inner,
+    app: &AppId,
+    notification: &Notification,
+) -> Result<Resolved, Refusal> {
     let mut state_seq = inner.catalog.mirror().position();
     let mut errors = Vec::new();
     let category = inner.catalog.category(app, &notification.category)?;
     if category.is_none() {
-        errors.push(FieldError::new("category", "unknown_category", "create it first: PUT /v1/categories/{id}"));
+        errors.push(FieldError::new(
+            "category",
+            "unknown_category",
+            "create it first: PUT /v1/categories/{id}",
+        ));
     }
     let (text, has_text) = text(inner, app, notification, &mut errors)?;
     let mut targets = Vec::with_capacity(notification.to.len());
@@ -75,7 +84,10 @@ pub(super) async fn resolve(inner: &Inner, app: &AppId, notification: &Notificat
                     errors.push(FieldError::new(field, error.code(), error.to_string()));
                     continue;
                 }
-                let allowed = notification.channels.as_ref().is_none_or(|choices| choices.iter().any(|c| c.covers(channel)));
+                let allowed = notification
+                    .channels
+                    .as_ref()
+                    .is_none_or(|choices| choices.iter().any(|c| c.covers(channel)));
                 if !allowed || !has_text(channel) {
                     errors.push(no_usable_channel(field));
                     continue;
@@ -93,7 +105,11 @@ pub(super) async fn resolve(inner: &Inner, app: &AppId, notification: &Notificat
                 let reachable = match reachable(inner, app, id)? {
                     Some(channels) => channels,
                     None => {
-                        errors.push(FieldError::new(field, "unknown_recipient", "create it first: PUT /v1/recipients/{id}"));
+                        errors.push(FieldError::new(
+                            field,
+                            "unknown_recipient",
+                            "create it first: PUT /v1/recipients/{id}",
+                        ));
                         continue;
                     }
                 };
@@ -140,7 +156,11 @@ fn text(
     }
     let Some(id) = &notification.template else { return Ok((None, Box::new(|_| true))) };
     let Some(current) = inner.catalog.template(app, id)? else {
-        errors.push(FieldError::new("template", "unknown_template", "create it first: PUT /v1/templates/{id}"));
+        errors.push(FieldError::new(
+            "template",
+            "unknown_template",
+            "create it first: PUT /v1/templates/{id}",
+        ));
         return Ok((None, Box::new(|_| true)));
     };
     errors.extend(current.template.check_data(&notification.data).err().into_iter().flatten());
@@ -150,7 +170,8 @@ fn text(
 
 /// Whether a template has a body for a channel in any locale: which one is used is known per recipient only.
 fn has_some_body(template: &Template, channel: Channel) -> bool {
-    template.has_body(channel, None) || template.locales.keys().any(|locale| template.has_body(channel, Some(locale)))
+    template.has_body(channel, None)
+        || template.locales.keys().any(|locale| template.has_body(channel, Some(locale)))
 }
 
 /// The channels on which a recipient has contacts, without opening them. `None` when there is no such recipient.
@@ -180,14 +201,20 @@ fn is_usable(
 ) -> bool {
     let wanted = notification.channels.as_deref().or(category.map(|category| category.channels.as_slice()));
     reachable.iter().any(|channel| {
-        let chosen = wanted.is_none_or(|choices| choices.is_empty() || choices.iter().any(|c| c.covers(*channel)));
+        let chosen =
+            wanted.is_none_or(|choices| choices.is_empty() || choices.iter().any(|c| c.covers(*channel)));
         chosen && has_text(*channel)
     })
 }
 
 /// The recipient behind an inline address: one who has registered it, or one that stands for just this address. The
 /// second value is the position in the state stream that includes it.
-async fn inline(inner: &Inner, app: &AppId, channel: Channel, address: &str) -> Result<(RecipientId, u64), Refusal> {
+async fn inline(
+    inner: &Inner,
+    app: &AppId,
+    channel: Channel,
+    address: &str,
+) -> Result<(RecipientId, u64), Refusal> {
     if let Some(known) = inner.catalog.recipient_with_address(app, channel, address)? {
         return Ok((known, 0));
     }
@@ -196,7 +223,10 @@ async fn inline(inner: &Inner, app: &AppId, channel: Channel, address: &str) -> 
         return Err(Refusal::Unavailable { reason: "the address cannot be named", source: None });
     };
     let key = RecordKey::new(Kind::Recipient, app, id.as_str());
-    let body = RecipientBody { contacts: vec![Contact::at(channel, address.to_owned())], ..RecipientBody::default() };
+    let body = RecipientBody {
+        contacts: vec![Contact::at(channel, address.to_owned())],
+        ..RecipientBody::default()
+    };
     let sealer = inner.catalog.sealer();
     let written = inner
         .writer
@@ -233,7 +263,9 @@ mod tests {
     fn private_webhooks_are_refused_unless_their_network_is_allowed() {
         let none = Networks::default();
         let some = Networks::parse(&["127.0.0.0/8".into(), "10.0.0.0/8".into()]).unwrap();
-        for url in ["http://127.1/x", "http://2130706433/", "http://[::ffff:10.0.0.1]/", "http://localhost:1/"] {
+        for url in
+            ["http://127.1/x", "http://2130706433/", "http://[::ffff:10.0.0.1]/", "http://localhost:1/"]
+        {
             assert!(!none.allow(url), "{url}");
             assert!(some.allow(url), "{url}");
         }

@@ -125,7 +125,11 @@ pub async fn one(
 fn take_id_from_header(notification: &mut Notification, headers: &HeaderMap) -> Result<(), Problem> {
     let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok(()) };
     let id = given.to_str().ok().and_then(|text| text.parse::<NotificationId>().ok()).ok_or_else(|| {
-        Problem::invalid_field("Idempotency-Key", "invalid_id", "write 1 to 128 characters of A-Z a-z 0-9 _ : -")
+        Problem::invalid_field(
+            "Idempotency-Key",
+            "invalid_id",
+            "write 1 to 128 characters of A-Z a-z 0-9 _ : -",
+        )
     })?;
     match &notification.id {
         Some(own) if *own != id => Err(Problem::invalid_field(
@@ -232,8 +236,14 @@ pub async fn cancel(
 ) -> Result<Accepted<CancelledView>, Problem> {
     let found = find(&app, &caller, &id).await?;
     let status = found.summary.status;
-    if status.is_settled() && status != Status::Cancelled && found.summary.deliveries.iter().all(|d| d.status.is_settled()) {
-        return Err(Problem::conflict("too_late", "the notification is settled: there is nothing left to cancel"));
+    if status.is_settled()
+        && status != Status::Cancelled
+        && found.summary.deliveries.iter().all(|d| d.status.is_settled())
+    {
+        return Err(Problem::conflict(
+            "too_late",
+            "the notification is settled: there is nothing left to cancel",
+        ));
     }
     app.acceptor.cancel(&caller.app, &found).await?;
     Ok(Accepted(CancelledView { id, status: "cancelled" }))

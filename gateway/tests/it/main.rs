@@ -1,5 +1,12 @@
 //! The gateway against a real nats-server: one binary, a server and a folder for each test.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test ends at the first thing that fails; the lints exempt only test functions"
+)]
+
 mod harness;
 
 mod auth;

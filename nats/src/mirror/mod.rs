@@ -66,7 +66,12 @@ pub struct MirrorTask {
 impl Mirror {
     /// A mirror in the file `path`, which is made when it is missing. The returned task must run for the mirror to fill.
     #[must_use]
-    pub fn new(connection: Connection, path: PathBuf, clock: Clock, hybrid: Arc<HybridClock>) -> (Self, MirrorTask) {
+    pub fn new(
+        connection: Connection,
+        path: PathBuf,
+        clock: Clock,
+        hybrid: Arc<HybridClock>,
+    ) -> (Self, MirrorTask) {
         let inner = Arc::new(Inner {
             store: RwLock::new(None),
             ready: AtomicBool::new(false),
@@ -140,7 +145,12 @@ impl Mirror {
     ///
     /// # Errors
     /// [`NotReady`]
-    pub fn scan(&self, prefix: &str, after: Option<&RecordKey>, limit: usize) -> Result<Vec<(RecordKey, Record)>, NotReady> {
+    pub fn scan(
+        &self,
+        prefix: &str,
+        after: Option<&RecordKey>,
+        limit: usize,
+    ) -> Result<Vec<(RecordKey, Record)>, NotReady> {
         let found = self.read(|store| store.scan(prefix, after, limit))?;
         Ok(found.into_iter().map(|(key, found)| (key, found.record)).collect())
     }
@@ -149,8 +159,14 @@ impl Mirror {
     ///
     /// # Errors
     /// [`NotReady`]
-    pub fn recipient_with(&self, app: &AppId, channel: Channel, index: &str) -> Result<Option<RecipientId>, NotReady> {
-        let key = self.read(|store| store.with_contact(&token(app.as_str()), &format!("{channel}:{index}")))?;
+    pub fn recipient_with(
+        &self,
+        app: &AppId,
+        channel: Channel,
+        index: &str,
+    ) -> Result<Option<RecipientId>, NotReady> {
+        let key =
+            self.read(|store| store.with_contact(&token(app.as_str()), &format!("{channel}:{index}")))?;
         Ok(key.and_then(|key| key.id()).and_then(|id| id.parse().ok()))
     }
 
@@ -208,7 +224,9 @@ impl MirrorTask {
                 target = Some(state.last);
                 position.created.get_or_insert(state.created);
             }
-            if target.is_some_and(|target| position.sequence >= target) && !self.inner.ready.load(Ordering::Acquire) {
+            if target.is_some_and(|target| position.sequence >= target)
+                && !self.inner.ready.load(Ordering::Acquire)
+            {
                 self.become_ready(position.sequence);
             }
             let followed = tokio::select! {
@@ -275,7 +293,9 @@ impl MirrorTask {
             let position = store.position()?;
             Ok::<_, Damaged>((store, position))
         });
-        let (store, position) = opened.await.map_err(|_| redb::StorageError::Io(std::io::Error::other("the reader failed")))??;
+        let (store, position) = opened
+            .await
+            .map_err(|_| redb::StorageError::Io(std::io::Error::other("the reader failed")))??;
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
         Ok(position)
     }

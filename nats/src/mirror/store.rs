@@ -112,7 +112,12 @@ impl Store {
     }
 
     /// Applies changes and moves the position, all or nothing. `durable` makes it survive a crash of the machine.
-    pub(super) fn apply(&self, changes: Vec<Change>, position: &Position, durable: bool) -> Result<(), Damaged> {
+    pub(super) fn apply(
+        &self,
+        changes: Vec<Change>,
+        position: &Position,
+        durable: bool,
+    ) -> Result<(), Damaged> {
         let mut write = self.database.begin_write()?;
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
@@ -135,7 +140,9 @@ impl Store {
                         records.insert(key.as_str(), encode(sequence, &merged)?.as_slice())?;
                     }
                     Change::Remove(key) => {
-                        if let Some(old) = records.remove(key.as_str())?.and_then(|value| decode(value.value())) {
+                        if let Some(old) =
+                            records.remove(key.as_str())?.and_then(|value| decode(value.value()))
+                        {
                             for entry in index_entries(&old.record) {
                                 contacts.remove(contact_key(&key, entry).as_str())?;
                             }
@@ -166,7 +173,12 @@ impl Store {
     }
 
     /// The records whose keys start with `prefix` and come after `after`, at most `limit`.
-    pub(super) fn scan(&self, prefix: &str, after: Option<&RecordKey>, limit: usize) -> Result<Vec<(RecordKey, Versioned)>, Damaged> {
+    pub(super) fn scan(
+        &self,
+        prefix: &str,
+        after: Option<&RecordKey>,
+        limit: usize,
+    ) -> Result<Vec<(RecordKey, Versioned)>, Damaged> {
         use std::ops::Bound;
         let read = self.database.begin_read()?;
         let table = read.open_table(RECORDS)?;

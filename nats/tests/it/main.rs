@@ -2,13 +2,14 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stderr,
     reason = "a test ends at the first thing that fails; the lint exempts only test functions"
 )]
 
 mod config;
 mod connect;
-mod guide;
 mod group;
+mod guide;
 mod mirror;
 mod server;
 mod support;

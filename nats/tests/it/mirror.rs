@@ -57,7 +57,8 @@ struct Running {
 impl Running {
     fn start(connection: &Connection, file: &Path) -> Self {
         let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
-        let (mirror, task) = Mirror::new(connection.clone(), file.to_owned(), Clock::System, Arc::clone(&hybrid));
+        let (mirror, task) =
+            Mirror::new(connection.clone(), file.to_owned(), Clock::System, Arc::clone(&hybrid));
         let stop = CancellationToken::new();
         let task = tokio::spawn(task.run(stop.clone()));
         Running { mirror, hybrid, stop, task }
@@ -95,7 +96,9 @@ async fn fill(connection: &Connection, numbers: std::ops::Range<usize>) -> u64 {
         let mut pending = Vec::new();
         for number in chunk {
             let payload = serde_json::to_vec(&record(&hybrid, *number)).unwrap();
-            pending.push(connection.send(Outgoing::new(format!("{prefix}{}", key(*number)), payload)).await.unwrap());
+            pending.push(
+                connection.send(Outgoing::new(format!("{prefix}{}", key(*number)), payload)).await.unwrap(),
+            );
         }
         for pending in pending {
             last = pending.acknowledged().await.unwrap().sequence;
@@ -131,7 +134,8 @@ async fn a_restart_reads_only_what_is_new() {
 async fn a_damaged_file_is_built_anew_and_never_believed() {
     let region = Home::start().await;
     let last = fill(&region.connection, 0..3_000).await;
-    let damages: [(&str, fn(&Path)); 6] = [
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 6] = [
         ("missing", |file| fs::remove_file(file).unwrap()),
         ("empty", |file| fs::write(file, b"").unwrap()),
         ("garbage", |file| fs::write(file, vec![0xa5; 200_000]).unwrap()),
@@ -199,7 +203,9 @@ async fn a_foreign_message_goes_to_the_dead_letters_once_and_the_others_flow() {
     let prefix = subjects.state_all();
     let prefix = prefix.trim_end_matches('>');
     fill(&region.connection, 0..3).await;
-    for (subject, payload) in [("category.shop.x", "{\"v\":"), ("unheard.of", "{}"), ("category.shop.y", "\u{0}")] {
+    for (subject, payload) in
+        [("category.shop.x", "{\"v\":"), ("unheard.of", "{}"), ("category.shop.y", "\u{0}")]
+    {
         region.connection.publish(Outgoing::new(format!("{prefix}{subject}"), payload)).await.unwrap();
     }
     let last = fill(&region.connection, 3..5).await;

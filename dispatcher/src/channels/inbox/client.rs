@@ -40,7 +40,9 @@ impl Client {
         match self.connection.publish(Outgoing::new(subject, entry).id(message.delivery.as_str())).await {
             Ok(published) => Outcome::Delivered { provider_id: Some(published.sequence.to_string()) },
             Err(PublishError::TooLarge) => outcomes::permanent("item_too_large"),
-            Err(PublishError::Unavailable { .. } | PublishError::Conflict) => outcomes::retry("inbox_unavailable", None),
+            Err(PublishError::Unavailable { .. } | PublishError::Conflict) => {
+                outcomes::retry("inbox_unavailable", None)
+            }
         }
     }
 
@@ -55,7 +57,11 @@ impl Client {
             recipient: message.recipient.clone(),
             item: message.delivery.clone(),
             notification: message.notification.clone(),
-            what: InboxChange::Item { category: message.category.clone(), expires_at: message.expires_at, sealed },
+            what: InboxChange::Item {
+                category: message.category.clone(),
+                expires_at: message.expires_at,
+                sealed,
+            },
         };
         entry.encode().map_err(|_| "cannot_encode")
     }

@@ -14,14 +14,19 @@ async fn opt_outs_suppress_and_mandatory_categories_do_not_care() {
     let webhooks = Webhooks::start().await.unwrap();
     let url = webhooks.url("/");
     region.category("orders", json!({"class": "transactional", "channels": ["webhook", "inbox"]})).await;
-    region.category("security", json!({"class": "transactional", "mandatory": true, "channels": ["webhook"]})).await;
+    region
+        .category("security", json!({"class": "transactional", "mandatory": true, "channels": ["webhook"]}))
+        .await;
     let refuses = json!({"channels": {"webhook": false}});
     let state = region.recipient("u", &[(Channel::Webhook, &url)], refuses).await;
     let dispatcher = region.dispatcher("");
 
     region.accept(&intake("n-1", &["u"], state)).await;
     let suppressed = region.event("n-1", EventType::Suppressed).await;
-    assert_eq!((suppressed.channel, suppressed.reason.as_deref()), (Some(Channel::Webhook), Some("channel_opt_out")));
+    assert_eq!(
+        (suppressed.channel, suppressed.reason.as_deref()),
+        (Some(Channel::Webhook), Some("channel_opt_out"))
+    );
     assert_eq!(region.event("n-1", EventType::Delivered).await.channel, Some(Channel::Inbox));
 
     let mut only_webhook = intake("n-2", &["u"], state);
@@ -44,7 +49,8 @@ async fn what_changed_after_the_plan_counts() {
     let region = Region::start().await;
     let webhooks = Webhooks::start().await.unwrap();
     let url = webhooks.url("/");
-    let planned = |id: &str, recipient: &str, state| work(&region.sealer, id, recipient, Channel::Webhook, &url, state);
+    let planned =
+        |id: &str, recipient: &str, state| work(&region.sealer, id, recipient, Channel::Webhook, &url, state);
     region.category("orders", json!({"class": "transactional"})).await;
     let contact = [(Channel::Webhook, url.as_str())];
     region.recipient("opted-out", &contact, json!({"categories": {"orders": {"enabled": false}}})).await;

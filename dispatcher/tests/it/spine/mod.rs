@@ -53,7 +53,10 @@ async fn one_notification_reaches_four_recipients_on_four_channels() {
     assert_eq!(happened.iter().filter(|kind| **kind == EventType::Delivered).count(), 2, "webhook and inbox");
     assert_eq!(happened.iter().filter(|kind| **kind == EventType::Sent).count(), 2, "e-mail and Telegram");
     let text = format!("{events:?}");
-    assert!(!text.contains("kim@example.com") && !text.contains("4711") && !text.contains("/hook"), "no addresses");
+    assert!(
+        !text.contains("kim@example.com") && !text.contains("4711") && !text.contains("/hook"),
+        "no addresses"
+    );
     dispatcher.end().await;
 }
 

@@ -8,7 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::{Clock, HybridClock};
-use peal_common::envelope::{Accepted, DeadLetter, ENVELOPE_VERSION, Envelope, Intake, ResolvedTarget, Text, Work};
+use peal_common::envelope::{
+    Accepted, DeadLetter, ENVELOPE_VERSION, Envelope, Intake, ResolvedTarget, Text, Work,
+};
 use peal_common::event::{Event, EventType};
 use peal_common::id::{AppId, DeliveryId, NotificationId, RecipientId};
 use peal_common::recipient::{Contact, Preferences, RecipientBody, write_body};
@@ -20,7 +22,9 @@ use peal_nats::connect::{Options as ConnectOptions, connect};
 use peal_nats::follow::{Followed, Follower};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Server, ServerConfig};
-use peal_nats::topology::{Current, DEAD_LETTERS, EVENTS, INTAKE, Options, SCHEDULE, Topology, apply, plan, work_stream};
+use peal_nats::topology::{
+    Current, DEAD_LETTERS, EVENTS, INTAKE, Options, SCHEDULE, Topology, apply, plan, work_stream,
+};
 use peal_nats::{Connection, Subjects};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -134,7 +138,10 @@ impl Region {
         let key = RecordKey::new(Kind::Recipient, &app(), id);
         let body = RecipientBody {
             time_zone: Some("Asia/Seoul".into()),
-            contacts: contacts.iter().map(|(channel, address)| Contact::at(*channel, (*address).into())).collect(),
+            contacts: contacts
+                .iter()
+                .map(|(channel, address)| Contact::at(*channel, (*address).into()))
+                .collect(),
             ..RecipientBody::default()
         }
         .normalize()
@@ -207,7 +214,8 @@ impl Region {
         let found = tokio::sync::Mutex::new(None);
         eventually(&format!("{kind:?} of {notification}"), async || {
             let events = self.events().await;
-            let event = events.into_iter().find(|e| e.kind == kind && e.notification.as_str() == notification);
+            let event =
+                events.into_iter().find(|e| e.kind == kind && e.notification.as_str() == notification);
             let there = event.is_some();
             *found.lock().await = event;
             there
@@ -229,7 +237,8 @@ impl Region {
             }
             for priority in Priority::ALL {
                 let stream = self.connection.jetstream.get_stream(INTAKE).await.unwrap();
-                let info = stream.consumer_info(peal_nats::topology::fanout_consumer(priority)).await.unwrap();
+                let info =
+                    stream.consumer_info(peal_nats::topology::fanout_consumer(priority)).await.unwrap();
                 if info.num_pending > 0 || info.num_ack_pending > 0 {
                     return false;
                 }
@@ -287,7 +296,8 @@ pub fn intake(id: &str, recipients: &[&str], state_seq: u64) -> Intake {
 
 pub fn accepted(id: &str) -> Accepted {
     let now = Clock::System.now();
-    let content: Content = serde_json::from_value(json!({"title": "Shipped", "body": "Order 1042 <is> on its way"})).unwrap();
+    let content: Content =
+        serde_json::from_value(json!({"title": "Shipped", "body": "Order 1042 <is> on its way"})).unwrap();
     Accepted {
         app: app(),
         id: id.parse().unwrap(),
@@ -303,7 +313,14 @@ pub fn accepted(id: &str) -> Accepted {
 }
 
 /// A delivery as fan-out would have planned it.
-pub fn work(sealer: &Sealer, id: &str, recipient: &str, channel: Channel, address: &str, state_seq: u64) -> Work {
+pub fn work(
+    sealer: &Sealer,
+    id: &str,
+    recipient: &str,
+    channel: Channel,
+    address: &str,
+    state_seq: u64,
+) -> Work {
     let notification: NotificationId = id.parse().unwrap();
     let recipient: RecipientId = recipient.parse().unwrap();
     let contact = match channel {
@@ -332,6 +349,9 @@ pub fn from_now(seconds: i64) -> Timestamp {
 
 /// The types of a notification's events, in the order of the stream.
 pub fn kinds(events: &[Event], notification: &str) -> Vec<EventType> {
-    events.iter().filter(|event| event.notification.as_str() == notification).map(|event| event.kind).collect()
+    events
+        .iter()
+        .filter(|event| event.notification.as_str() == notification)
+        .map(|event| event.kind)
+        .collect()
 }
-

@@ -30,7 +30,8 @@ async fn a_failing_endpoint_is_tried_again_until_it_works() {
     let delivered = region.event("n-1", EventType::Delivered).await;
     assert_eq!(delivered.attempts, Some(3));
     let requests = webhooks.wait_for(3, LIMIT).await.unwrap();
-    let ids: std::collections::HashSet<_> = requests.iter().map(|request| request.header("webhook-id")).collect();
+    let ids: std::collections::HashSet<_> =
+        requests.iter().map(|request| request.header("webhook-id")).collect();
     assert_eq!(ids.len(), 1, "the same id on every attempt");
     region.drained().await;
     let happened = kinds(&region.events().await, "n-1");

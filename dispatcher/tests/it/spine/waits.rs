@@ -35,7 +35,9 @@ async fn quiet_hours_hold_a_message_until_their_end() {
     let url = webhooks.url("/");
     region.category("orders", json!({"class": "transactional"})).await;
     // Quiet from an hour ago until an hour from now, where the recipient is.
-    let there = |seconds| from_now(seconds).to_zoned(TimeZone::get("Asia/Seoul").unwrap()).strftime("%H:%M").to_string();
+    let there = |seconds| {
+        from_now(seconds).to_zoned(TimeZone::get("Asia/Seoul").unwrap()).strftime("%H:%M").to_string()
+    };
     let quiet = json!({"quiet_hours": {"from": there(-3_600), "to": there(3_600)}});
     let state = region.recipient("u", &[(Channel::Webhook, &url)], quiet).await;
     let dispatcher = region.dispatcher("");
@@ -65,7 +67,8 @@ async fn a_delivery_that_waits_outside_its_queue_comes_back_with_its_attempts() 
     // What waits is in SCHEDULE; its time is brought forward by hand.
     let schedule = peal_nats::topology::SCHEDULE;
     let waiting = region.connection.jetstream.get_stream(schedule).await.unwrap();
-    let subject = region.subjects.schedule(&["work", region.events().await[1].delivery.as_ref().unwrap().as_str()]);
+    let subject =
+        region.subjects.schedule(&["work", region.events().await[1].delivery.as_ref().unwrap().as_str()]);
     let message = waiting.get_last_raw_message_by_subject(&subject).await.unwrap();
     let due = region.subjects.due(&["work", "webhook", "normal", "shop"]);
     region.connection.publish(peal_nats::publish::Outgoing::new(due, message.payload)).await.unwrap();
