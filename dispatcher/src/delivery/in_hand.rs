@@ -16,7 +16,9 @@ impl InHand {
     /// Takes a delivery in hand until the guard is dropped. `None` when it is in hand already.
     pub fn take(&self, delivery: &DeliveryId, replays: u32) -> Option<Guard<'_>> {
         let entry = (delivery.clone(), replays);
-        self.lock().insert(entry.clone()).then_some(Guard { in_hand: self, entry })
+        // The guard is made only after the lock is free, and only for whoever took it: dropping one locks, too.
+        let taken = self.lock().insert(entry.clone());
+        taken.then(|| Guard { in_hand: self, entry })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<(DeliveryId, u32)>> {
