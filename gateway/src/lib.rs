@@ -184,7 +184,8 @@ async fn start(
     let networks = Networks::parse(&settings.channels.webhook.allowed_networks).map_err(|text| {
         anyhow!("channels.webhook.allowed_networks: {text} is no network; write one such as 10.1.0.0/16")
     })?;
-    let (publisher, gathering) = GroupPublisher::new(connection.clone(), tasks_stop.clone());
+    let limit = Duration::from_millis(settings.nats.request_timeout_ms);
+    let (publisher, gathering) = GroupPublisher::new(connection.clone(), limit, tasks_stop.clone());
     tasks.spawn(async move {
         gathering.await;
         "the publisher"

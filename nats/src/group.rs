@@ -42,6 +42,7 @@ const LINGER_PART: u32 = 8;
 pub struct GroupPublisher {
     inner: Arc<Inner>,
     queue: mpsc::Sender<Entry>,
+    limit: Duration,
 }
 
 struct Inner {
@@ -118,8 +119,13 @@ struct Commit {
 }
 
 impl GroupPublisher {
-    /// A publisher on a connection. The returned future must run for it to gather; it ends at `stop`.
-    pub fn new(connection: Connection, stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send) {
+    /// A publisher on a connection; nobody waits for an answer longer than `limit`. The returned future must run for it
+    /// to gather; it ends at `stop`.
+    pub fn new(
+        connection: Connection,
+        limit: Duration,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, entries) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
             connection,
@@ -130,7 +136,7 @@ impl GroupPublisher {
             measured: Mutex::new(Measured::new()),
         });
         let task = Arc::clone(&inner).run(entries, stop);
-        (GroupPublisher { inner, queue }, task)
+        (GroupPublisher { inner, queue, limit }, task)
     }
 
     /// How many batches have been committed.
@@ -159,7 +165,7 @@ impl GroupPublisher {
             }
             let (answer, answered) = oneshot::channel();
             self.queue.send(Entry { outgoing, answer }).await.map_err(|_| gone())?;
-            return Ok(Sent::Gathered(answered).wait());
+            return Ok(Sent::Gathered(answered, self.limit).wait());
         }
         let pending = self.inner.connection.send(outgoing).await?;
         Ok(Sent::Single(Flight::start(&self.inner), pending).wait())
@@ -168,7 +174,7 @@ impl GroupPublisher {
 
 enum Sent {
     Single(Flight, crate::publish::Pending),
-    Gathered(oneshot::Receiver<Result<Published, PublishError>>),
+    Gathered(oneshot::Receiver<Result<Published, PublishError>>, Duration),
 }
 
 impl Sent {
@@ -179,7 +185,12 @@ impl Sent {
                 drop(flight);
                 published
             }
-            Sent::Gathered(answered) => answered.await.map_err(|_| gone())?,
+            Sent::Gathered(answered, limit) => match tokio::time::timeout(limit, answered).await {
+                Ok(answer) => answer.map_err(|_| gone())?,
+                Err(_) => {
+                    Err(PublishError::Unavailable { reason: "no acknowledgement in time", source: None })
+                }
+            },
         }
     }
 }
@@ -263,6 +274,8 @@ impl Inner {
                 }
                 continue;
             }
+            // Who has gone was told that it failed.
+            waiting.retain(|entry| !entry.answer.is_closed());
             let size = waiting.len();
             let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if measured.batch_wins(size) {

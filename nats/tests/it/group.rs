@@ -1,6 +1,7 @@
 //! Group commit: many publishes in one batch, and nobody answers for another.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use peal_common::channel::Priority;
 use peal_nats::group::GroupPublisher;
@@ -11,6 +12,9 @@ use peal_nats::{Connection, Subjects};
 use tokio_util::sync::CancellationToken;
 
 use crate::support;
+
+/// Longer than any machine takes; what is tested is who gets which answer.
+const LIMIT: Duration = Duration::from_secs(20);
 
 async fn region() -> (support::Running, Connection) {
     let running = support::start(|config| config.sync = Sync::Always).await;
@@ -25,7 +29,7 @@ async fn region() -> (support::Running, Connection) {
 async fn batches_store_each_message_once_and_tell_its_sequence() {
     let (_running, connection) = region().await;
     let stop = CancellationToken::new();
-    let (publisher, task) = GroupPublisher::new(connection.clone(), stop.clone());
+    let (publisher, task) = GroupPublisher::new(connection.clone(), LIMIT, stop.clone());
     let task = tokio::spawn(task);
     // So slow that a batch of two wins: whatever the machine's disk does, messages are gathered.
     publisher.assume(50.0);
@@ -64,7 +68,7 @@ async fn batches_store_each_message_once_and_tell_its_sequence() {
 async fn a_server_that_goes_away_is_told_to_everybody_who_waits() {
     let (mut running, connection) = region().await;
     let stop = CancellationToken::new();
-    let (publisher, task) = GroupPublisher::new(connection.clone(), stop.clone());
+    let (publisher, task) = GroupPublisher::new(connection.clone(), LIMIT, stop.clone());
     let task = tokio::spawn(task);
     publisher.assume(50.0);
     let subject = Subjects::new(&connection.region).intake(Priority::Normal, "shop");
