@@ -31,8 +31,9 @@ fmt: ## check the formatting
 clippy: ## check the code, tests included; warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+# A module's page may name its private parts: whoever reads it there has the source at hand.
 doc: ## check the documentation; warnings are errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps
 
 deny: ## check dependencies: advisories, licences, bans, sources
 	.ci/tools cargo-deny

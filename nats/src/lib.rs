@@ -1,6 +1,6 @@
 //! Everything that Peal does with NATS: the only crate that imports async-nats.
 //!
-//! [`subjects`] names things, [`topology`] defines, compares and applies streams and consumers, [`connect`] opens a
+//! [`subjects`] names things, [`topology`] defines, compares and applies streams and consumers, [`mod@connect`] opens a
 //! connection to a region, and [`server`] runs a real nats-server for `peal up` and for tests. What is stored in the
 //! streams is defined in `peal-common`; what is done with it, in the gateway and the dispatcher.
 
