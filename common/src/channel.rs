@@ -86,6 +86,40 @@ impl FromStr for Channel {
     }
 }
 
+/// A set of channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ChannelSet(u16);
+
+impl ChannelSet {
+    /// Adds a channel.
+    pub fn insert(&mut self, channel: Channel) {
+        self.0 |= 1 << channel as u16;
+    }
+
+    /// Whether a channel is in the set.
+    #[must_use]
+    pub const fn contains(self, channel: Channel) -> bool {
+        self.0 & (1 << channel as u16) != 0
+    }
+
+    /// The channels of the set, in the order of [`Channel::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Channel> {
+        Channel::ALL.into_iter().filter(move |channel| self.contains(*channel))
+    }
+
+    /// The set as a number for files: a bit for each channel, at its place in [`Channel::ALL`]. 0 is the empty set.
+    #[must_use]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The set that [`ChannelSet::bits`] gave.
+    #[must_use]
+    pub const fn from_bits(bits: u16) -> Self {
+        ChannelSet(bits)
+    }
+}
+
 /// What people write where a channel is chosen: a channel, or `push` for a recipient's `apns`, `fcm` and `webpush`
 /// contacts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]

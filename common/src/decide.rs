@@ -9,7 +9,7 @@ use crate::category::{Category, Class};
 use crate::channel::{Channel, ChannelChoice, Priority};
 use crate::envelope::ContactRef;
 use crate::id::CategoryId;
-use crate::recipient::{Preferences, QuietHours, Recipient};
+use crate::recipient::{Outline, Preferences, QuietHours};
 
 /// Why a channel was not used. The name is a stable word in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,7 +122,7 @@ fn end_of_quiet(hours: &QuietHours, now: &Zoned) -> Option<Timestamp> {
 /// What the plan for one recipient is made from.
 pub struct Question<'a> {
     /// The recipient.
-    pub recipient: &'a Recipient,
+    pub recipient: &'a Outline,
     /// The category.
     pub category: &'a CategoryId,
     /// What the category says.
@@ -194,14 +194,8 @@ fn contacts(question: &Question<'_>, channel: Channel) -> Vec<ContactRef> {
     let recipient = question.recipient;
     // A phone number serves both text messages and Alimtalk, whichever it was registered for.
     let serves = |own: Channel| own == channel || (own == Channel::Sms && channel == Channel::Alimtalk);
-    recipient
-        .body
-        .contacts
-        .iter()
-        .zip(&recipient.indexes)
-        .filter(|(contact, _)| serves(contact.channel))
-        .map(|(_, index)| ContactRef { channel, index: index.clone() })
-        .collect()
+    let serving = recipient.contacts.iter().filter(|contact| serves(contact.channel));
+    serving.map(|contact| ContactRef { channel, index: contact.index.clone() }).collect()
 }
 
 fn order(question: &Question<'_>) -> Vec<ChannelChoice> {
@@ -220,7 +214,7 @@ fn order(question: &Question<'_>) -> Vec<ChannelChoice> {
     };
     if question.rules.channels.is_empty() {
         wanted.iter().copied().for_each(&mut add);
-        for contact in &question.recipient.body.contacts {
+        for contact in &question.recipient.contacts {
             add(if contact.channel.is_push() { ChannelChoice::Push } else { as_choice(contact.channel) });
         }
         add(ChannelChoice::Inbox);
@@ -248,13 +242,9 @@ fn as_choice(channel: Channel) -> ChannelChoice {
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng as _;
-    use rand::rngs::StdRng;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::recipient::{Contact, RecipientBody};
-    use crate::seal::DataKey;
 
     fn preferences(value: Value) -> Preferences {
         serde_json::from_value(value).unwrap()
@@ -264,20 +254,13 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
-    fn recipient(contacts: &[(Channel, &str)], wants: Value) -> Recipient {
-        Recipient {
-            body: RecipientBody {
-                contacts: contacts.iter().map(|(c, a)| Contact::at(*c, (*a).to_owned())).collect(),
-                ..RecipientBody::default()
-            },
-            indexes: contacts.iter().map(|(_, a)| (*a).to_owned()).collect(),
-            preferences: preferences(wants),
-            data_key: DataKey::generate(&mut StdRng::seed_from_u64(1)),
-        }
+    fn recipient(contacts: &[(Channel, &str)], wants: Value) -> Outline {
+        let contacts = contacts.iter().map(|(channel, index)| ContactRef { channel: *channel, index: (*index).to_owned() });
+        Outline { contacts: contacts.collect(), preferences: preferences(wants) }
     }
 
     fn channels_of(
-        recipient: &Recipient,
+        recipient: &Outline,
         rules: &Category,
         asked: Option<&[ChannelChoice]>,
     ) -> (Vec<Channel>, Vec<(Channel, Reason)>) {

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::address;
-use crate::channel::{Channel, ChannelChoice, Priority};
+use crate::channel::{Channel, ChannelChoice, ChannelSet, Priority};
+use crate::envelope::ContactRef;
 use crate::id::{AppId, CategoryId, GroupId};
 use crate::problem::FieldError;
 use crate::seal::{DataKey, SealError, Sealer};
@@ -293,6 +294,29 @@ impl Recipient {
     }
 }
 
+/// What is known of a recipient without opening anything: enough to decide where a notification goes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outline {
+    /// The contacts by channel and blind index, in order.
+    pub contacts: Vec<ContactRef>,
+    /// What the recipient wants.
+    pub preferences: Preferences,
+}
+
+impl Outline {
+    /// Reads a recipient's record. `None` when there is no such recipient, or it has been erased.
+    #[must_use]
+    pub fn read(record: &Record) -> Option<Self> {
+        record.get(DATA_KEY_FACET)?;
+        let contact = |entry: &str| {
+            let (channel, index) = entry.split_once(':')?;
+            Some(ContactRef { channel: channel.parse().ok()?, index: index.to_owned() })
+        };
+        let contacts = index_entries(record).filter_map(contact).collect();
+        Some(Outline { contacts, preferences: Preferences::read(record) })
+    }
+}
+
 fn bare_index(entry: &str) -> &str {
     entry.split_once(':').map_or(entry, |(_, index)| index)
 }
@@ -369,6 +393,24 @@ pub fn index_entries(record: &Record) -> impl Iterator<Item = &str> {
         .into_iter()
         .flatten()
         .filter_map(Value::as_str)
+}
+
+/// The channels on which a recipient can be reached, told without opening anything. The inbox is always one of them; a
+/// phone number serves both text messages and Alimtalk. `None` when the record is none of a recipient, or of one who
+/// has been erased.
+#[must_use]
+pub fn reach(record: &Record) -> Option<ChannelSet> {
+    record.get(DATA_KEY_FACET)?;
+    let mut reach = ChannelSet::default();
+    reach.insert(Channel::Inbox);
+    for entry in index_entries(record) {
+        let Some(channel) = entry.split(':').next().and_then(|name| name.parse().ok()) else { continue };
+        reach.insert(channel);
+        if channel == Channel::Sms {
+            reach.insert(Channel::Alimtalk);
+        }
+    }
+    Some(reach)
 }
 
 /// What a recipient decides. Everything that matches must allow; a more specific rule beats a more general one.

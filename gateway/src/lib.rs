@@ -185,7 +185,12 @@ async fn start(
         anyhow!("channels.webhook.allowed_networks: {text} is no network; write one such as 10.1.0.0/16")
     })?;
     let limit = Duration::from_millis(settings.nats.request_timeout_ms);
-    let (publisher, gathering) = GroupPublisher::new(connection.clone(), limit, tasks_stop.clone());
+    let (publisher, gathering) = GroupPublisher::new(
+        connection.clone(),
+        settings.gateway.group_commit,
+        limit,
+        tasks_stop.clone(),
+    );
     tasks.spawn(async move {
         gathering.await;
         "the publisher"

@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use peal_common::category::{CATEGORY_FACET, Category};
-use peal_common::channel::Channel;
+use peal_common::channel::{Channel, ChannelSet};
 use peal_common::id::{AppId, CategoryId, RecipientId, TemplateId};
-use peal_common::recipient::Recipient;
+use peal_common::recipient::{Outline, Recipient};
 use peal_common::seal::{SealError, Sealer};
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_common::template::{CompiledTemplate, Template, TemplateCache};
@@ -161,13 +161,21 @@ impl Catalog {
         Ok(Recipient::open(&record, &key, &self.sealer)?)
     }
 
-    /// Whether there is such a recipient; cheaper than to open it.
+    /// What is known of a recipient without opening anything; `None` when there is none, or none any more.
     ///
     /// # Errors
     /// [`CatalogError::NotReady`]
-    pub fn has_recipient(&self, app: &AppId, id: &RecipientId) -> Result<bool, CatalogError> {
+    pub fn outline(&self, app: &AppId, id: &RecipientId) -> Result<Option<Outline>, CatalogError> {
         let record = self.mirror.get(&RecordKey::new(Kind::Recipient, app, id.as_str()))?;
-        Ok(record.is_some_and(|record| record.get(peal_common::recipient::DATA_KEY_FACET).is_some()))
+        Ok(record.as_ref().and_then(Outline::read))
+    }
+
+    /// The channels on which a recipient is reached; `None` when there is no such recipient. Much cheaper than to open it.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn reach(&self, app: &AppId, id: &RecipientId) -> Result<Option<ChannelSet>, CatalogError> {
+        Ok(self.mirror.reach(&RecordKey::new(Kind::Recipient, app, id.as_str()))?)
     }
 
     /// The recipient who has this address, which must be in normal form, if the app has one.

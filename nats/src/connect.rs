@@ -8,20 +8,18 @@
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
 use peal_common::settings::{self, NatsSettings, SettingsError};
 
+use crate::acks::Acks;
 use crate::subjects::Region;
 
 /// How long a request may take, and so how long a gateway waits for an acknowledgement of the intake.
 pub const REQUEST_LIMIT: Duration = Duration::from_secs(2);
-
-/// Messages that may wait for their acknowledgement at once. Whoever sends many before waiting for the first holds room
-/// for all of them, so there has to be plenty.
-const MAX_UNACKNOWLEDGED: usize = 100_000;
 
 /// The longest delay between two attempts to connect.
 const MAX_DELAY: Duration = Duration::from_secs(4);
@@ -156,6 +154,7 @@ pub struct Connection {
     pub jetstream: jetstream::Context,
     /// The region.
     pub region: Region,
+    pub(crate) acks: Arc<Acks>,
 }
 
 impl Connection {
@@ -216,6 +215,9 @@ pub enum ConnectError {
         #[source]
         source: async_nats::ConnectError,
     },
+    /// The client was closed while it connected.
+    #[error("the connection was closed at once")]
+    Closed(#[source] async_nats::SubscribeError),
     /// No server answers.
     #[error(
         "no NATS server answers at {urls} after {attempts} attempts: is it running, and is the address right?"
@@ -262,10 +264,9 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     let jetstream = ContextBuilder::new()
         .domain(options.region.as_str())
         .timeout(options.request_limit)
-        .ack_timeout(options.request_limit)
-        .max_ack_inflight(MAX_UNACKNOWLEDGED)
         .build(client.clone());
-    Ok(Connection { client, jetstream, region: options.region.clone() })
+    let acks = Arc::new(Acks::start(&client, options.request_limit).await.map_err(ConnectError::Closed)?);
+    Ok(Connection { client, jetstream, region: options.region.clone(), acks })
 }
 
 async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectError> {

@@ -1,18 +1,19 @@
 //! Group commit: many waiting publishes in one atomic batch, where that is faster and nowhere else.
 //!
 //! A server that syncs to the disk on every message takes them one by one; an atomic batch costs one sync whatever its
-//! size, but that one is dear. Which is faster depends on the disk and on how many are waiting, so it is measured:
-//! normally messages go out by themselves, and their rate under load is noted. When what is in flight would take
-//! longer than a batch, messages are gathered while the last batch is on its way. Nobody waits for a batch to fill.
+//! size, but costs more of everything else. Which is faster depends on the server, the disk and on how many are waiting,
+//! so it is tried: under load, now and then, messages go the other way for a moment, and whichever way got more of them
+//! acknowledged is kept ([`Contest`]). Without load every message goes by itself. Nobody waits for a batch to fill.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use peal_common::settings::GroupCommit;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
@@ -22,20 +23,24 @@ use crate::publish::{Outgoing, PublishError, Published};
 const MAX_BATCH: usize = 1_000;
 /// Messages that may wait to be gathered.
 const QUEUE: usize = 20_000;
-/// How often the rate of single messages is noted.
+/// How often the rate is noted.
 const TICK: Duration = Duration::from_millis(100);
-/// Fewer messages in flight than this say nothing about the rate.
+/// Fewer messages in flight than this are no load: the rate is that of whoever sends them.
 const LOADED: u64 = 32;
-/// What a batch is taken to cost before one was measured.
-const BATCH_GUESS: Duration = Duration::from_millis(15);
-/// A batch must be expected to win by this factor.
-const MARGIN: f64 = 1.25;
-/// After so many gatherings that went out as single messages, gathering ends.
-const PATIENCE: u32 = 20;
-/// Measurements of batches are forgotten after this time: disks have moods.
-const FORGET_AFTER: Duration = Duration::from_secs(30);
-/// How long answers to a batch are given to turn into the next requests, as a part of what a batch costs.
+/// The ticks under load before the other way is tried for the first time. They double each time it loses.
+const FIRST_TRIAL: u32 = 10;
+/// The most ticks under load between two trials: 30 s.
+const LAST_TRIAL: u32 = 300;
+/// How many ticks a trial takes; only the last of them counts.
+const TRIAL: u32 = 2;
+/// The other way must be better by this factor: rates differ by chance from moment to moment.
+const MARGIN: f64 = 1.2;
+/// How many times its load must have changed for a judgement to count no more.
+const OTHER_LOAD: u64 = 4;
+/// How long answers to a batch are given to turn into the next requests, as a part of what the batch took.
 const LINGER_PART: u32 = 8;
+/// How often it is looked whether they have come.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Publishes single messages, gathering them where that wins. Cheap to clone.
 #[derive(Clone)]
@@ -51,7 +56,6 @@ struct Inner {
     in_flight: AtomicU64,
     done: AtomicU64,
     batches: AtomicU64,
-    measured: Mutex<Measured>,
 }
 
 struct Entry {
@@ -59,54 +63,65 @@ struct Entry {
     answer: oneshot::Sender<Result<Published, PublishError>>,
 }
 
-/// What was measured lately.
+/// Which way is better, from what was measured. Pure.
 #[derive(Debug, Clone)]
-struct Measured {
-    /// Single messages a second under load; `None` until there was load.
-    singles: Option<f64>,
-    /// What a batch took, by the power of two of its size.
-    batches: [Option<Duration>; 11],
-    since: Option<Instant>,
+struct Contest {
+    /// Whether messages are gathered, but for trials.
+    gathering: bool,
+    /// What got acknowledged in a second that way, of late.
+    rate: f64,
+    /// How many were waiting when the ways were compared last.
+    load: u64,
+    /// Ticks under load before the next trial, and how many there were before this one.
+    wait: u32,
+    waited: u32,
+    /// The ticks that are left of the trial that is on.
+    trial: u32,
 }
 
-impl Measured {
+impl Contest {
     const fn new() -> Self {
-        Measured { singles: None, batches: [None; 11], since: None }
+        Contest { gathering: false, rate: 0.0, load: 0, wait: FIRST_TRIAL, waited: FIRST_TRIAL, trial: 0 }
     }
 
-    fn note_singles(&mut self, rate: f64) {
-        self.singles = Some(self.singles.map_or(rate, |old| old * 0.7 + rate * 0.3));
-    }
-
-    fn note_batch(&mut self, size: usize, took: Duration, now: Instant) {
-        self.since.get_or_insert(now);
-        let slot = &mut self.batches[bucket(size)];
-        *slot = Some(slot.map_or(took, |old| old.mul_f64(0.7) + took.mul_f64(0.3)));
-    }
-
-    fn forget_old(&mut self, now: Instant) {
-        if self.since.is_some_and(|since| now.duration_since(since) > FORGET_AFTER) {
-            self.batches = [None; 11];
-            self.since = None;
+    /// Notes what was acknowledged in the last tick, as a rate in seconds, and how many wait now. Whether to gather from
+    /// now on.
+    fn note(&mut self, rate: f64, waiting: u64) -> bool {
+        if waiting < LOADED {
+            self.gathering = false;
+            self.rate = 0.0;
+            self.trial = 0;
+            return false;
         }
+        if self.trial > 1 {
+            self.trial -= 1;
+            return !self.gathering;
+        }
+        if self.trial == 1 {
+            self.trial = 0;
+            self.load = waiting;
+            if rate > self.rate * MARGIN {
+                self.gathering = !self.gathering;
+                self.rate = rate;
+                self.waited = FIRST_TRIAL;
+            } else {
+                self.waited = (self.waited * 2).min(LAST_TRIAL);
+            }
+            self.wait = self.waited;
+            return self.gathering;
+        }
+        self.rate = if self.rate == 0.0 { rate } else { self.rate * 0.7 + rate * 0.3 };
+        if waiting > self.load * OTHER_LOAD || waiting * OTHER_LOAD < self.load {
+            self.load = waiting;
+            self.waited = FIRST_TRIAL;
+            self.wait = self.wait.min(FIRST_TRIAL);
+        }
+        self.wait -= 1;
+        if self.wait == 0 {
+            self.trial = TRIAL;
+        }
+        self.gathering != (self.trial > 0)
     }
-
-    /// What a batch of this size costs: as measured for its size, else for the nearest larger one, else any, else a guess.
-    fn batch_cost(&self, size: usize) -> Duration {
-        let at = bucket(size);
-        let larger = self.batches[at..].iter().flatten().next();
-        larger.or_else(|| self.batches[..at].iter().rev().flatten().next()).copied().unwrap_or(BATCH_GUESS)
-    }
-
-    /// Whether a batch of `waiting` messages is expected to be done before as many single ones.
-    fn batch_wins(&self, waiting: usize) -> bool {
-        let Some(rate) = self.singles.filter(|rate| *rate > 0.0) else { return false };
-        waiting > 1 && waiting as f64 / rate > self.batch_cost(waiting.min(MAX_BATCH)).as_secs_f64() * MARGIN
-    }
-}
-
-fn bucket(size: usize) -> usize {
-    (size.max(1).ilog2() as usize).min(10)
 }
 
 /// The server's answer to the last message of a batch.
@@ -123,19 +138,19 @@ impl GroupPublisher {
     /// to gather; it ends at `stop`.
     pub fn new(
         connection: Connection,
+        when: GroupCommit,
         limit: Duration,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, entries) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
             connection,
-            gathering: AtomicBool::new(false),
+            gathering: AtomicBool::new(when == GroupCommit::Always),
             in_flight: AtomicU64::new(0),
             done: AtomicU64::new(0),
             batches: AtomicU64::new(0),
-            measured: Mutex::new(Measured::new()),
         });
-        let task = Arc::clone(&inner).run(entries, stop);
+        let task = Arc::clone(&inner).run(entries, when, stop);
         (GroupPublisher { inner, queue, limit }, task)
     }
 
@@ -143,12 +158,6 @@ impl GroupPublisher {
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.inner.batches.load(Ordering::Relaxed)
-    }
-
-    /// Starts from an assumed rate of single messages instead of a measured one, and gathers at once.
-    pub fn assume(&self, singles_per_second: f64) {
-        self.inner.measured.lock().unwrap_or_else(PoisonError::into_inner).singles = Some(singles_per_second);
-        self.inner.gathering.store(true, Ordering::Relaxed);
     }
 
     /// Puts a message on its way. The answer is waited for apart.
@@ -163,39 +172,35 @@ impl GroupPublisher {
             if !self.inner.connection.is_connected() {
                 return Err(gone());
             }
+            let flight = Flight::start(&self.inner);
             let (answer, answered) = oneshot::channel();
             self.queue.send(Entry { outgoing, answer }).await.map_err(|_| gone())?;
-            return Ok(Sent::Gathered(answered, self.limit).wait());
+            return Ok(Sent::Gathered(flight, answered, self.limit).wait());
         }
+        let flight = Flight::start(&self.inner);
         let pending = self.inner.connection.send(outgoing).await?;
-        Ok(Sent::Single(Flight::start(&self.inner), pending).wait())
+        Ok(Sent::Single(flight, pending).wait())
     }
 }
 
 enum Sent {
     Single(Flight, crate::publish::Pending),
-    Gathered(oneshot::Receiver<Result<Published, PublishError>>, Duration),
+    Gathered(Flight, oneshot::Receiver<Result<Published, PublishError>>, Duration),
 }
 
 impl Sent {
     async fn wait(self) -> Result<Published, PublishError> {
         match self {
-            Sent::Single(flight, pending) => {
-                let published = pending.acknowledged().await;
-                drop(flight);
-                published
-            }
-            Sent::Gathered(answered, limit) => match tokio::time::timeout(limit, answered).await {
+            Sent::Single(_flight, pending) => pending.acknowledged().await,
+            Sent::Gathered(_flight, answered, limit) => match tokio::time::timeout(limit, answered).await {
                 Ok(answer) => answer.map_err(|_| gone())?,
-                Err(_) => {
-                    Err(PublishError::Unavailable { reason: "no acknowledgement in time", source: None })
-                }
+                Err(_) => Err(PublishError::unavailable("no acknowledgement in time")),
             },
         }
     }
 }
 
-/// Counts a single message from its departure to its answer.
+/// Counts a message from its departure to its answer.
 struct Flight(Arc<Inner>);
 
 impl Flight {
@@ -213,21 +218,33 @@ impl Drop for Flight {
 }
 
 fn gone() -> PublishError {
-    PublishError::Unavailable { reason: "not connected to a NATS server", source: None }
+    PublishError::unavailable("not connected to a NATS server")
 }
 
 impl Inner {
-    async fn run(self: Arc<Self>, mut entries: mpsc::Receiver<Entry>, stop: CancellationToken) {
-        let mut watch = tokio::time::interval(TICK);
-        let mut before = (Instant::now(), 0, 0);
+    async fn run(
+        self: Arc<Self>,
+        mut entries: mpsc::Receiver<Entry>,
+        when: GroupCommit,
+        stop: CancellationToken,
+    ) {
+        let mut contest = Contest::new();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = (Instant::now(), 0);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                _ = watch.tick() => self.watch(&mut before),
+                _ = tick.tick(), if when == GroupCommit::Auto => {
+                    let (now, done) = (Instant::now(), self.done.load(Ordering::Relaxed));
+                    let (then, done_then) = std::mem::replace(&mut before, (now, done));
+                    let rate = (done - done_then) as f64 / now.duration_since(then).as_secs_f64().max(1e-6);
+                    let gather = contest.note(rate, self.in_flight.load(Ordering::Relaxed));
+                    self.gathering.store(gather, Ordering::Relaxed);
+                }
                 first = entries.recv() => {
                     let Some(first) = first else { break };
-                    Arc::clone(&self).gather(first, &mut entries).await;
-                    before = (Instant::now(), self.done.load(Ordering::Relaxed), 0);
+                    self.take(first, &mut entries).await;
                 }
             }
         }
@@ -239,83 +256,35 @@ impl Inner {
         }
     }
 
-    /// Notes the rate of single messages, and begins to gather when a batch would win.
-    fn watch(&self, before: &mut (Instant, u64, u64)) {
-        let now = Instant::now();
-        let (done, in_flight) = (self.done.load(Ordering::Relaxed), self.in_flight.load(Ordering::Relaxed));
-        let (then, done_then, in_flight_then) = std::mem::replace(before, (now, done, in_flight));
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        measured.forget_old(now);
-        if in_flight >= LOADED && in_flight_then >= LOADED {
-            measured.note_singles((done - done_then) as f64 / now.duration_since(then).as_secs_f64());
-            if measured.batch_wins(usize::try_from(in_flight).unwrap_or(usize::MAX)) {
-                self.gathering.store(true, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Sends what waits, batch after batch, until batches win no more.
-    async fn gather(self: Arc<Self>, first: Entry, entries: &mut mpsc::Receiver<Entry>) {
+    /// Sends what waits, as one batch.
+    async fn take(&self, first: Entry, entries: &mut mpsc::Receiver<Entry>) {
         let mut waiting = vec![first];
-        let mut alone = 0;
-        while alone < PATIENCE {
-            while waiting.len() < MAX_BATCH
-                && let Ok(entry) = entries.try_recv()
-            {
-                waiting.push(entry);
-            }
-            if waiting.is_empty() {
-                // A quiet moment: the next one may find the load gone.
-                alone += 1;
-                match tokio::time::timeout(TICK / 10, entries.recv()).await {
-                    Ok(Some(entry)) => waiting.push(entry),
-                    Ok(None) => break,
-                    Err(_) => {}
-                }
-                continue;
-            }
-            // Who has gone was told that it failed.
-            waiting.retain(|entry| !entry.answer.is_closed());
-            let size = waiting.len();
-            let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if measured.batch_wins(size) {
-                alone = 0;
-                self.batch(std::mem::take(&mut waiting)).await;
-                let linger = measured.batch_cost(size) / LINGER_PART;
-                self.linger(&mut waiting, entries, size, linger).await;
-            } else {
-                alone += 1;
-                self.singly(std::mem::take(&mut waiting)).await;
-            }
+        while waiting.len() < MAX_BATCH
+            && let Ok(entry) = entries.try_recv()
+        {
+            waiting.push(entry);
         }
-        self.gathering.store(false, Ordering::Relaxed);
-        if !waiting.is_empty() {
-            self.singly(waiting).await;
+        // Who has gone was told that it failed.
+        waiting.retain(|entry| !entry.answer.is_closed());
+        if waiting.len() < 2 {
+            return self.singly(waiting).await;
         }
+        let (size, began) = (waiting.len(), Instant::now());
+        self.batch(waiting).await;
+        self.linger(entries, size, began.elapsed() / LINGER_PART).await;
     }
 
     /// Lets the answers of the last batch turn into new requests, as many as there were, for a moment.
-    async fn linger(
-        &self,
-        waiting: &mut Vec<Entry>,
-        entries: &mut mpsc::Receiver<Entry>,
-        size: usize,
-        limit: Duration,
-    ) {
-        let gathered = async {
-            while waiting.len() < size {
-                let Some(entry) = entries.recv().await else { return };
-                waiting.push(entry);
-            }
-        };
-        // Cancel-safe: what was received is in the list.
-        let _ = tokio::time::timeout(limit, gathered).await;
+    async fn linger(&self, entries: &mpsc::Receiver<Entry>, size: usize, limit: Duration) {
+        let end = Instant::now() + limit;
+        while entries.len() < size && Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
-    /// Sends messages by themselves, all at once, and notes their rate.
+    /// Sends messages by themselves, all at once.
     async fn singly(&self, entries: Vec<Entry>) {
-        let (size, began) = (entries.len(), Instant::now());
-        let mut pending = Vec::with_capacity(size);
+        let mut pending = Vec::with_capacity(entries.len());
         for Entry { outgoing, answer } in entries {
             match self.connection.send(outgoing).await {
                 Ok(sent) => pending.push(async move {
@@ -325,22 +294,14 @@ impl Inner {
             }
         }
         join_all(pending).await;
-        if size as u64 >= LOADED {
-            let rate = size as f64 / began.elapsed().as_secs_f64().max(1e-6);
-            self.measured.lock().unwrap_or_else(PoisonError::into_inner).note_singles(rate);
-        }
     }
 
     /// Commits messages as one batch. A batch is refused as a whole, for one bad or repeated member: then each goes by
     /// itself, so that nobody answers for another.
     async fn batch(&self, entries: Vec<Entry>) {
-        let began = Instant::now();
         match self.commit(&entries).await {
             Ok(Some(first)) => {
                 self.batches.fetch_add(1, Ordering::Relaxed);
-                let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-                measured.note_batch(entries.len(), began.elapsed(), Instant::now());
-                drop(measured);
                 for (sequence, entry) in (first..).zip(entries) {
                     let _ = entry.answer.send(Ok(Published { sequence, duplicate: false }));
                 }
@@ -349,7 +310,7 @@ impl Inner {
             Err(reason) => {
                 // It may be stored or not: everybody has to repeat with the same id, which then tells.
                 for entry in entries {
-                    let _ = entry.answer.send(Err(PublishError::Unavailable { reason, source: None }));
+                    let _ = entry.answer.send(Err(PublishError::unavailable(reason)));
                 }
             }
         }
@@ -393,28 +354,42 @@ fn in_batch(outgoing: &Outgoing, id: &str, sequence: usize) -> Outgoing {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_batch_wins_only_over_measured_singles_that_would_take_longer() {
-        let mut measured = Measured::new();
-        assert!(!measured.batch_wins(1_000), "nothing is known yet");
-        measured.note_singles(9_000.0);
-        assert!(!measured.batch_wins(1) && !measured.batch_wins(32));
-        assert!(measured.batch_wins(256) && measured.batch_wins(5_000));
-        measured.note_batch(256, Duration::from_millis(100), Instant::now());
-        assert!(!measured.batch_wins(256), "a slow batch was measured");
-        let mut fast = Measured::new();
-        fast.note_singles(60_000.0);
-        assert!(!fast.batch_wins(1_000), "without syncs single messages are faster");
+    /// Runs a contest over ticks under load, in which each way has a rate of its own; tells how often they were gathered.
+    fn ticks(contest: &mut Contest, count: usize, single: f64, gathered: f64, waiting: u64) -> usize {
+        let mut gathering = contest.gathering;
+        let mut times = 0;
+        for _ in 0..count {
+            times += usize::from(gathering);
+            gathering = contest.note(if gathering { gathered } else { single }, waiting);
+        }
+        times
     }
 
     #[test]
-    fn measurements_are_forgotten_in_time() {
-        let mut measured = Measured::new();
-        let now = Instant::now();
-        measured.note_batch(100, Duration::from_secs(1), now);
-        measured.forget_old(now + FORGET_AFTER);
-        assert_eq!(measured.batch_cost(100), Duration::from_secs(1));
-        measured.forget_old(now + FORGET_AFTER * 2);
-        assert_eq!(measured.batch_cost(100), BATCH_GUESS);
+    fn the_better_way_is_found_and_kept() {
+        let mut contest = Contest::new();
+        assert!(ticks(&mut contest, 1_000, 2_000.0, 10_000.0, 500) > 950);
+        assert!(contest.gathering);
+        // The disk gets faster: now messages are better off alone.
+        assert!(ticks(&mut contest, 1_000, 50_000.0, 10_000.0, 500) < 400);
+        assert!(!contest.gathering);
+    }
+
+    #[test]
+    fn a_way_that_keeps_losing_is_tried_ever_less() {
+        let mut contest = Contest::new();
+        let early = ticks(&mut contest, 100, 50_000.0, 10_000.0, 500);
+        let late = ticks(&mut contest, 10_000, 50_000.0, 10_000.0, 500);
+        assert!((2..=10).contains(&early), "{early}");
+        assert!(late * 100 < 10_000, "{late}");
+    }
+
+    #[test]
+    fn without_load_nothing_is_gathered() {
+        let mut contest = Contest::new();
+        ticks(&mut contest, 100, 1_000.0, 10_000.0, 500);
+        assert!(contest.gathering);
+        assert!(!contest.note(1_000.0, LOADED - 1));
+        assert_eq!(ticks(&mut contest, 1_000, 1_000.0, 10_000.0, LOADED - 1), 0);
     }
 }

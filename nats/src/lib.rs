@@ -7,6 +7,7 @@
 pub mod subjects;
 pub mod topology;
 
+mod acks;
 pub mod connect;
 pub mod server;
 

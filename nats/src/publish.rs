@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishAckFuture, PublishError as NatsError, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 
 use crate::connect::Connection;
 
@@ -21,9 +21,9 @@ pub enum PublishError {
     Unavailable {
         /// A plain word for readiness and logs.
         reason: &'static str,
-        /// What async-nats says.
+        /// What the server or the client says.
         #[source]
-        source: Option<NatsError>,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// The subject's last sequence is not the expected one: somebody else wrote in between.
     #[error("the subject was written by somebody else in between")]
@@ -59,8 +59,9 @@ impl Outgoing {
 
     /// The id by which the stream recognises a repetition within its duplicate window.
     #[must_use]
-    pub fn id(self, id: &str) -> Self {
-        self.header("Nats-Msg-Id", id)
+    pub fn id(mut self, id: &str) -> Self {
+        self.headers.insert(NATS_MESSAGE_ID, id);
+        self
     }
 
     /// Only if the last message of the subject has this sequence; 0 means that there is none.
@@ -97,7 +98,7 @@ fn rfc3339_seconds(at: Timestamp) -> String {
 
 /// A message that has been written to the connection and not yet been acknowledged.
 #[derive(Debug)]
-pub struct Pending(PublishAckFuture);
+pub struct Pending(oneshot::Receiver<Result<Published, PublishError>>);
 
 impl Pending {
     /// Waits for the acknowledgement, at most as long as the connection's request limit.
@@ -105,8 +106,13 @@ impl Pending {
     /// # Errors
     /// [`PublishError`]
     pub async fn acknowledged(self) -> Result<Published, PublishError> {
-        let ack = self.0.await.map_err(classify)?;
-        Ok(Published { sequence: ack.sequence, duplicate: ack.duplicate })
+        self.0.await.unwrap_or_else(|_| Err(PublishError::unavailable("the connection is closed")))
+    }
+}
+
+impl PublishError {
+    pub(crate) const fn unavailable(reason: &'static str) -> Self {
+        PublishError::Unavailable { reason, source: None }
     }
 }
 
@@ -124,11 +130,22 @@ impl Connection {
     /// stored after its sender had been told that it failed.
     pub async fn send(&self, outgoing: Outgoing) -> Result<Pending, PublishError> {
         if !self.is_connected() {
-            return Err(PublishError::Unavailable { reason: "not connected to a NATS server", source: None });
+            return Err(PublishError::unavailable("not connected to a NATS server"));
         }
         let Outgoing { subject, headers, payload } = outgoing;
-        let message = PublishMessage::build().headers(headers).payload(payload);
-        self.jetstream.send_publish(subject, message).await.map(Pending).map_err(classify)
+        let (reply, answered) = self.acks.expect().await?;
+        let sent = match headers.is_empty() {
+            true => self.client.publish_with_reply(subject, reply, payload).await,
+            false => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+        };
+        match sent {
+            Ok(()) => Ok(Pending(answered)),
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => Err(PublishError::TooLarge),
+            Err(error) => Err(PublishError::Unavailable {
+                reason: "the connection does not take messages",
+                source: Some(Box::new(error)),
+            }),
+        }
     }
 
     /// Publishes a message and waits until the stream has it.
@@ -138,37 +155,6 @@ impl Connection {
     pub async fn publish(&self, outgoing: Outgoing) -> Result<Published, PublishError> {
         self.send(outgoing).await?.acknowledged().await
     }
-}
-
-fn classify(error: NatsError) -> PublishError {
-    match error.kind() {
-        PublishErrorKind::WrongLastSequence => PublishError::Conflict,
-        PublishErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
-        PublishErrorKind::TimedOut => unavailable("no acknowledgement in time", error),
-        PublishErrorKind::StreamNotFound => {
-            unavailable("no stream takes this subject; run `peal topology apply`", error)
-        }
-        PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
-            unavailable("the connection is overloaded", error)
-        }
-        PublishErrorKind::WrongLastMessageId | PublishErrorKind::Other => {
-            let code = std::error::Error::source(&error)
-                .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
-                .map(async_nats::jetstream::Error::error_code);
-            match code {
-                Some(ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM) => PublishError::TooLarge,
-                Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE) => PublishError::Conflict,
-                Some(ErrorCode::INSUFFICIENT_RESOURCES | ErrorCode::STORAGE_RESOURCES_EXCEEDED) => {
-                    unavailable("the server is out of storage", error)
-                }
-                _ => unavailable("the stream refused the message", error),
-            }
-        }
-    }
-}
-
-fn unavailable(reason: &'static str, source: NatsError) -> PublishError {
-    PublishError::Unavailable { reason, source: Some(source) }
 }
 
 #[cfg(test)]

@@ -122,7 +122,21 @@ pub struct GatewaySettings {
     pub public_url: Option<String>,
     pub rate_limit_per_second: u32,
     pub idempotency_hours: u64,
+    pub group_commit: GroupCommit,
     pub console_requires_key: bool,
+}
+
+/// Whether waiting notifications are written together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupCommit {
+    /// Where it is measured to be faster.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+    /// Whenever two wait.
+    Always,
 }
 
 #[derive(Debug, Clone, Deserialize)]

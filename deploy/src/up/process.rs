@@ -255,17 +255,26 @@ async fn is_ours(pid: u32, folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::process::ChildStdin;
+
+    /// A shell that waits for a line while its input is open. It has answered once, since a process that was just
+    /// started has no arguments to be known by yet.
+    async fn waiting_shell(argument: &str) -> (Child, ChildStdin) {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; read line", "sh", argument]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = command.kill_on_drop(true).spawn().unwrap();
+        shell.stdout.as_mut().unwrap().read_exact(&mut [0]).await.unwrap();
+        let input = shell.stdin.take().unwrap();
+        (shell, input)
+    }
 
     #[tokio::test]
     async fn a_process_of_an_earlier_run_is_ended_and_a_strangers_is_not() {
         let parent = tempfile::tempdir().unwrap();
         let folder = Folder::open(parent.path()).unwrap();
-        let sleeper = |argument: &str| {
-            let mut command = Command::new("sh");
-            command.args(["-c", "sleep 60 & wait", "sh", argument]).kill_on_drop(true).spawn().unwrap()
-        };
-        let mut ours = sleeper(&folder.settings().to_string_lossy());
-        let mut strange = sleeper("/elsewhere");
+        let (mut ours, _input) = waiting_shell(&folder.settings().to_string_lossy()).await;
+        let (mut strange, _other_input) = waiting_shell("/elsewhere").await;
         note_pid(&folder.pids(), "gateway", ours.id()).unwrap();
         note_pid(&folder.pids(), "dispatcher", strange.id()).unwrap();
         let (stopped, ended) = tokio::join!(stop_leftovers(&folder), ours.wait());

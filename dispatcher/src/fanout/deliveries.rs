@@ -42,11 +42,17 @@ pub(super) fn decide(
         Text::Content(_) => None,
     };
     for target in &intake.targets {
-        let Some(recipient) = context.catalog.recipient(&notification.app, &target.recipient)? else {
+        let Some(recipient) = context.catalog.outline(&notification.app, &target.recipient)? else {
             decided.events.push(refusal(intake, target, None, Reason::UnknownRecipient, now));
             continue;
         };
-        let locale = recipient.body.locale.as_deref();
+        // Only a template may have different texts for different people.
+        let locale = match &template {
+            Some(_) => context.catalog.recipient(&notification.app, &target.recipient)?,
+            None => None,
+        };
+        let locale = locale.and_then(|recipient| recipient.body.locale);
+        let locale = locale.as_deref();
         let has_text = |channel: Channel| match (&notification.text, &template) {
             (Text::Content(content), _) => content.has_body(channel),
             (Text::Template { .. }, Some(template)) => template.has_body(channel, locale),

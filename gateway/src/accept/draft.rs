@@ -44,13 +44,18 @@ impl Draft {
 
 /// Tells a repetition from another notification with the same id: SHA-256 over everything but the id, in one
 /// spelling, so that white space and the order of fields don't matter.
-pub(super) fn fingerprint(notification: &Notification) -> Result<String, Refusal> {
-    let mut hash = Sha256::new();
-    let body = Notification { id: None, ..notification.clone() };
-    let json = serde_json::to_vec(&body)
-        .map_err(|error| super::unavailable("the message cannot be encoded", error))?;
-    hash.update(json);
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+pub(super) fn fingerprint(notification: &mut Notification) -> Result<String, Refusal> {
+    let id = notification.id.take();
+    let json = serde_json::to_vec(notification);
+    notification.id = id;
+    let json = json.map_err(|error| super::unavailable("the message cannot be encoded", error))?;
+    Ok(hex(&Sha256::digest(&json)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 /// An id for a notification that brought none: `n_` and a UUID of version 7 (RFC 9562 §5.7), which grows with time.
@@ -111,11 +116,11 @@ mod tests {
     fn the_fingerprint_ignores_the_id_and_the_order_of_fields_and_nothing_else() {
         let base = json!({"id": "a", "category": "c", "to": [{"recipient": "u"}], "content": {"body": "b"}, "metadata": {"x": 1, "y": 2}});
         let reordered = r#"{"metadata": {"y": 2, "x": 1}, "content": {"body": "b"}, "to": [{"recipient": "u"}], "category": "c"}"#;
-        let first = fingerprint(&notification(base.clone())).unwrap();
-        assert_eq!(first, fingerprint(&serde_json::from_str(reordered).unwrap()).unwrap());
+        let first = fingerprint(&mut notification(base.clone())).unwrap();
+        assert_eq!(first, fingerprint(&mut serde_json::from_str(reordered).unwrap()).unwrap());
         let mut other = base;
         other["content"]["body"] = json!("c");
-        assert_ne!(first, fingerprint(&notification(other)).unwrap());
+        assert_ne!(first, fingerprint(&mut notification(other)).unwrap());
     }
 
     #[test]

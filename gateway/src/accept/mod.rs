@@ -23,7 +23,7 @@ use peal_common::problem::FieldError;
 use peal_nats::catalog::{Catalog, CatalogError};
 use peal_nats::group::GroupPublisher;
 use peal_nats::mirror::NotReady;
-use peal_nats::publish::{Outgoing, PublishError};
+use peal_nats::publish::{Outgoing, PublishError, Published};
 use peal_nats::state::{StateWriter, WriteError};
 use peal_nats::topology::INTAKE;
 use peal_nats::{Connection, Subjects};
@@ -138,6 +138,14 @@ enum Checked {
     Before(Acceptance),
 }
 
+/// A notification whose answer is not known yet, or known already.
+enum Started<F> {
+    /// It is on its way to the stream, and this is its acknowledgement.
+    Sent(Box<Draft>, F),
+    /// It was accepted before.
+    Before(Acceptance),
+}
+
 impl Acceptor {
     /// An acceptor for the connection's region. `networks` are the private networks that webhooks may reach.
     #[must_use]
@@ -173,12 +181,10 @@ impl Acceptor {
     /// [`Refusal`]; nothing was stored, except that [`Refusal::Unavailable`] after a time-out leaves it open: repeat it
     /// with the same id.
     pub async fn accept(&self, app: &AppId, notification: Notification) -> Result<Acceptance, Refusal> {
-        let mut draft = match self.check(app, notification).await? {
-            Checked::New(draft) => draft,
-            Checked::Before(acceptance) => return Ok(acceptance),
-        };
-        let pending = self.inner.publisher.send(draft.outgoing()?).await?;
-        self.finish(draft, pending.await).await
+        match self.start(app, notification).await? {
+            Started::Sent(draft, answer) => self.finish(draft, answer.await).await,
+            Started::Before(acceptance) => Ok(acceptance),
+        }
     }
 
     /// Accepts many notifications of an app at once. Each has a result of its own, in order. One that repeats an id of the
@@ -188,33 +194,70 @@ impl Acceptor {
         app: &AppId,
         notifications: Vec<Result<Notification, Refusal>>,
     ) -> Vec<Result<Acceptance, Refusal>> {
+        // Everything is on its way before the first answer is waited for. What takes a while to check, such as an address
+        // that has to be written down first, goes on beside the others.
         let mut seen = HashSet::new();
+        let mut results: Vec<_> = std::iter::repeat_with(|| None).take(notifications.len()).collect();
+        let mut sent = Vec::with_capacity(notifications.len());
+        let mut slow = Vec::new();
         let mut repeated = Vec::new();
-        let mut first = Vec::with_capacity(notifications.len());
         for (index, notification) in notifications.into_iter().enumerate() {
-            let id = notification.as_ref().ok().and_then(|notification| notification.id.clone());
-            if id.is_some_and(|id| !seen.insert(id)) {
+            let notification = match notification {
+                Ok(notification) => notification,
+                Err(refusal) => {
+                    results[index] = Some(Err(refusal));
+                    continue;
+                }
+            };
+            if notification.id.as_ref().is_some_and(|id| !seen.insert(id.clone())) {
                 repeated.push((index, notification));
-            } else {
-                first.push(notification);
+                continue;
+            }
+            if notification.to.iter().any(|target| target.inline().is_some()) {
+                slow.push((index, notification));
+                continue;
+            }
+            match self.start(app, notification).await {
+                Ok(Started::Sent(draft, answer)) => sent.push((index, draft, answer)),
+                Ok(Started::Before(acceptance)) => results[index] = Some(Ok(acceptance)),
+                Err(refusal) => results[index] = Some(Err(refusal)),
             }
         }
-        // All are polled together: one that waits for room on the connection must not keep others from being answered.
-        let accept =
-            async |notification: Result<Notification, Refusal>| self.accept(app, notification?).await;
-        let mut results = join_all(first.into_iter().map(accept)).await;
-        for (index, notification) in repeated {
-            results.insert(index, accept(notification).await);
+        let slow = slow.into_iter().map(async |(index, notification)| (index, self.accept(app, notification).await));
+        for (index, result) in join_all(slow).await {
+            results[index] = Some(result);
         }
-        results
+        for (index, draft, answer) in sent {
+            results[index] = Some(self.finish(draft, answer.await).await);
+        }
+        for (index, notification) in repeated {
+            results[index] = Some(self.accept(app, notification).await);
+        }
+        let lost = || Refusal::Unavailable { reason: "the notification was not handled", source: None };
+        results.into_iter().map(|result| result.unwrap_or_else(|| Err(lost()))).collect()
+    }
+
+    /// Checks a notification and puts it on its way.
+    async fn start(
+        &self,
+        app: &AppId,
+        notification: Notification,
+    ) -> Result<Started<impl Future<Output = Result<Published, PublishError>> + Send + use<>>, Refusal> {
+        match self.check(app, notification).await? {
+            Checked::New(mut draft) => {
+                let answer = self.inner.publisher.send(draft.outgoing()?).await?;
+                Ok(Started::Sent(draft, answer))
+            }
+            Checked::Before(acceptance) => Ok(Started::Before(acceptance)),
+        }
     }
 
     async fn check(&self, app: &AppId, notification: Notification) -> Result<Checked, Refusal> {
         let inner = &self.inner;
         let now = inner.clock.now();
         let given = notification.id.is_some();
-        let notification = notification.normalize(now).map_err(Refusal::Invalid)?;
-        let fingerprint = draft::fingerprint(&notification)?;
+        let mut notification = notification.normalize(now).map_err(Refusal::Invalid)?;
+        let fingerprint = draft::fingerprint(&mut notification)?;
         let id = notification.id.clone().unwrap_or_else(|| draft::new_id(now));
         let guard = match given {
             true => Some(inner.in_flight.enter(app, &id).ok_or(Refusal::InFlight)?),
@@ -241,7 +284,7 @@ impl Acceptor {
     async fn finish(
         &self,
         draft: Box<Draft>,
-        published: Result<peal_nats::publish::Published, PublishError>,
+        published: Result<Published, PublishError>,
     ) -> Result<Acceptance, Refusal> {
         let published = published?;
         let mut acceptance = Acceptance {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use peal_common::address;
 use peal_common::category::Category;
-use peal_common::channel::{Channel, Priority};
+use peal_common::channel::{Channel, ChannelSet, Priority};
 use peal_common::envelope::{ContactRef, ResolvedTarget, Text};
 use peal_common::id::{AppId, RecipientId};
 use peal_common::notification::{Notification, Target};
 use peal_common::problem::FieldError;
-use peal_common::recipient::{Contact, RecipientBody, index_entries, write_body};
+use peal_common::recipient::{Contact, RecipientBody, write_body};
 use peal_common::state::{Kind, RecordKey};
 use peal_common::template::Template;
 use peal_nats::catalog::INLINE_PREFIX;
@@ -102,7 +102,7 @@ pub(super) async fn resolve(
             }
             None => {
                 let Target::Recipient(id) = target else { continue };
-                let reachable = match reachable(inner, app, id)? {
+                let reach = match inner.catalog.reach(app, id)? {
                     Some(channels) => channels,
                     None => {
                         errors.push(FieldError::new(
@@ -113,7 +113,7 @@ pub(super) async fn resolve(
                         continue;
                     }
                 };
-                if !is_usable(notification, category.as_deref(), &reachable, &has_text) {
+                if !is_usable(notification, category.as_deref(), reach, &has_text) {
                     errors.push(no_usable_channel(field));
                     continue;
                 }
@@ -174,36 +174,17 @@ fn has_some_body(template: &Template, channel: Channel) -> bool {
         || template.locales.keys().any(|locale| template.has_body(channel, Some(locale)))
 }
 
-/// The channels on which a recipient has contacts, without opening them. `None` when there is no such recipient.
-fn reachable(inner: &Inner, app: &AppId, id: &RecipientId) -> Result<Option<Vec<Channel>>, Refusal> {
-    let Some(record) = inner.catalog.mirror().get(&RecordKey::new(Kind::Recipient, app, id.as_str()))? else {
-        return Ok(None);
-    };
-    if record.get(peal_common::recipient::DATA_KEY_FACET).is_none() {
-        return Ok(None);
-    }
-    let mut channels = vec![Channel::Inbox];
-    for entry in index_entries(&record) {
-        let Some(channel) = entry.split(':').next().and_then(|name| name.parse().ok()) else { continue };
-        if channel == Channel::Sms {
-            channels.push(Channel::Alimtalk);
-        }
-        channels.push(channel);
-    }
-    Ok(Some(channels))
-}
-
 fn is_usable(
     notification: &Notification,
     category: Option<&Category>,
-    reachable: &[Channel],
+    reach: ChannelSet,
     has_text: &HasText,
 ) -> bool {
     let wanted = notification.channels.as_deref().or(category.map(|category| category.channels.as_slice()));
-    reachable.iter().any(|channel| {
+    reach.iter().any(|channel| {
         let chosen =
-            wanted.is_none_or(|choices| choices.is_empty() || choices.iter().any(|c| c.covers(*channel)));
-        chosen && has_text(*channel)
+            wanted.is_none_or(|choices| choices.is_empty() || choices.iter().any(|c| c.covers(channel)));
+        chosen && has_text(channel)
     })
 }
 

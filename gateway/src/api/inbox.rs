@@ -263,7 +263,7 @@ pub async fn watch(
     Id(id): Id<RecipientId>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<SseEvent, Infallible>>>, Problem> {
-    if !app.catalog.has_recipient(&caller.app, &id)? {
+    if app.catalog.reach(&caller.app, &id)?.is_none() {
         return Err(Problem::not_found("recipient"));
     }
     let permit = app.streams.clone().try_acquire_owned();

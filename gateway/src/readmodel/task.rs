@@ -19,16 +19,16 @@ use super::store::{Applied, Batch, Commit, Cutoffs, Position, Store, StoreError}
 use super::{Forget, Inner, Retention};
 
 /// How much of the file is kept in memory.
-const CACHE_BYTES: usize = 16 * 1024 * 1024;
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// A crash of the machine makes the read model fold again what came in this time.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long messages are gathered before they are written, unless somebody waits for them. The row of a notification
 /// whose messages come in this time is written once.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(500);
 /// The same while somebody watches events or inboxes.
 const GATHER_WATCHED: Duration = Duration::from_millis(50);
 /// The most messages of one transaction, give or take a batch.
-const MAX_MESSAGES: usize = 4_000;
+const MAX_MESSAGES: usize = 10_000;
 /// Batches that wait for the writer.
 const QUEUE: usize = 4;
 /// The most that messages which were read and not yet folded take in memory.

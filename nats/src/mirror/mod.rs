@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use peal_common::channel::Channel;
+use peal_common::channel::{Channel, ChannelSet};
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::{AppId, RecipientId};
 use peal_common::state::{Kind, Record, RecordKey, token};
@@ -139,6 +139,15 @@ impl Mirror {
     /// [`NotReady`]
     pub fn get_versioned(&self, key: &RecordKey) -> Result<Option<Versioned>, NotReady> {
         self.read(|store| store.get(key))
+    }
+
+    /// The channels on which a recipient is reached; `None` when there is no such recipient. Much cheaper than to read
+    /// the record.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub fn reach(&self, key: &RecordKey) -> Result<Option<ChannelSet>, NotReady> {
+        self.read(|store| store.reach(key))
     }
 
     /// Records whose keys start with `prefix`, in the order of keys, after `after`.

@@ -1,19 +1,24 @@
 //! The mirror's file: records by key, a look-up table of contacts, and the position in the stream, in one transaction.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
-use peal_common::recipient::index_entries;
+use peal_common::channel::ChannelSet;
+use peal_common::recipient::{index_entries, reach};
 use peal_common::state::{Record, RecordKey};
-use redb::{Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition,
+};
 
-/// Sequence of the message (8 bytes, big endian), then the record as JSON.
+/// Sequence of the message (8 bytes, big endian), the channels on which a recipient is reached (2 bytes, big endian, 0
+/// for other records), then the record as JSON.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 /// `<app>.<channel>:<blind index>` and the record's key, separated by a space.
 const CONTACTS: TableDefinition<'_, &str, ()> = TableDefinition::new("contacts");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
-const FORMAT: &str = "1";
-const SEQUENCE_BYTES: usize = 8;
+/// Of the tables and of everything in them: raise it with any change to what is written.
+const FORMAT: &str = "2";
 
 /// The file can't be used. It is a copy of what JetStream holds, so the answer is always to build it anew.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +56,21 @@ pub(super) struct Position {
 }
 
 pub(super) struct Store {
+    view: RwLock<Arc<View>>,
     database: Database,
+}
+
+/// The tables as the last transaction left them: opening them anew for each look-up would cost more than to look.
+struct View {
+    records: ReadOnlyTable<&'static str, &'static [u8]>,
+    contacts: ReadOnlyTable<&'static str, ()>,
+}
+
+impl View {
+    fn open(database: &Database) -> Result<Arc<Self>, Damaged> {
+        let read = database.begin_read()?;
+        Ok(Arc::new(View { records: read.open_table(RECORDS)?, contacts: read.open_table(CONTACTS)? }))
+    }
 }
 
 impl Store {
@@ -78,7 +97,7 @@ impl Store {
         if !database.check_integrity()? {
             return Err(Damaged("the check of the file failed".into()));
         }
-        let store = Store { database };
+        let store = Store { view: RwLock::new(View::open(&database)?), database };
         if store.meta("format")?.as_deref() != Some(FORMAT) {
             return Err(Damaged("the file has another format".into()));
         }
@@ -97,7 +116,11 @@ impl Store {
             write.open_table(META)?.insert("format", FORMAT)?;
         }
         write.commit()?;
-        Ok(Store { database })
+        Ok(Store { view: RwLock::new(View::open(&database)?), database })
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn meta(&self, name: &str) -> Result<Option<String>, Damaged> {
@@ -157,19 +180,26 @@ impl Store {
             }
         }
         write.commit()?;
+        let view = View::open(&self.database)?;
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         Ok(())
     }
 
     pub(super) fn get(&self, key: &RecordKey) -> Result<Option<Versioned>, Damaged> {
-        let read = self.database.begin_read()?;
-        let table = read.open_table(RECORDS)?;
-        match table.get(key.as_str())? {
+        match self.view().records.get(key.as_str())? {
             Some(value) => match decode(value.value()) {
                 Some(found) => Ok(Some(found)),
                 None => Err(Damaged("a record cannot be read".into())),
             },
             None => Ok(None),
         }
+    }
+
+    /// The channels on which a recipient is reached, without reading its record. `None` when there is no such recipient.
+    pub(super) fn reach(&self, key: &RecordKey) -> Result<Option<ChannelSet>, Damaged> {
+        let Some(value) = self.view().records.get(key.as_str())? else { return Ok(None) };
+        let reach = decode_reach(value.value()).ok_or(Damaged("a record cannot be read".into()))?;
+        Ok(Some(reach).filter(|reach| *reach != ChannelSet::default()))
     }
 
     /// The records whose keys start with `prefix` and come after `after`, at most `limit`.
@@ -180,14 +210,13 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(RecordKey, Versioned)>, Damaged> {
         use std::ops::Bound;
-        let read = self.database.begin_read()?;
-        let table = read.open_table(RECORDS)?;
+        let view = self.view();
         let start = match after {
             Some(key) => Bound::Excluded(key.as_str()),
             None => Bound::Included(prefix),
         };
         let mut out = Vec::new();
-        for entry in table.range::<&str>((start, Bound::Unbounded))? {
+        for entry in view.records.range::<&str>((start, Bound::Unbounded))? {
             let (key, value) = entry?;
             if !key.value().starts_with(prefix) || out.len() == limit {
                 break;
@@ -202,9 +231,7 @@ impl Store {
     /// The first record that has this contact.
     pub(super) fn with_contact(&self, app: &str, entry: &str) -> Result<Option<RecordKey>, Damaged> {
         let prefix = format!("{app}.{entry} ");
-        let read = self.database.begin_read()?;
-        let table = read.open_table(CONTACTS)?;
-        let found = table.range(prefix.as_str()..)?.next().transpose()?;
+        let found = self.view().contacts.range(prefix.as_str()..)?.next().transpose()?;
         Ok(found.and_then(|(key, _)| key.value().strip_prefix(&prefix).map(RecordKey::from_text)))
     }
 }
@@ -223,12 +250,19 @@ fn contact_key(key: &RecordKey, entry: &str) -> String {
 
 fn encode(sequence: u64, record: &Record) -> Result<Vec<u8>, Damaged> {
     let mut out = sequence.to_be_bytes().to_vec();
+    out.extend(reach(record).unwrap_or_default().bits().to_be_bytes());
     serde_json::to_writer(&mut out, record).map_err(|error| Damaged(Box::new(error)))?;
     Ok(out)
 }
 
 fn decode(bytes: &[u8]) -> Option<Versioned> {
-    let (sequence, json) = bytes.split_at_checked(SEQUENCE_BYTES)?;
+    let (sequence, reach_and_json) = bytes.split_first_chunk()?;
+    let (_, json) = reach_and_json.split_first_chunk::<2>()?;
     let record = serde_json::from_slice(json).ok()?;
-    Some(Versioned { sequence: u64::from_be_bytes(sequence.try_into().ok()?), record })
+    Some(Versioned { sequence: u64::from_be_bytes(*sequence), record })
+}
+
+fn decode_reach(bytes: &[u8]) -> Option<ChannelSet> {
+    let (_, rest) = bytes.split_first_chunk::<8>()?;
+    Some(ChannelSet::from_bits(u16::from_be_bytes(*rest.first_chunk()?)))
 }

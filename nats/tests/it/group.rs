@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use peal_common::channel::Priority;
+use peal_common::settings::GroupCommit;
 use peal_nats::group::GroupPublisher;
 use peal_nats::publish::Outgoing;
 use peal_nats::server::Sync;
@@ -29,10 +30,8 @@ async fn region() -> (support::Running, Connection) {
 async fn batches_store_each_message_once_and_tell_its_sequence() {
     let (_running, connection) = region().await;
     let stop = CancellationToken::new();
-    let (publisher, task) = GroupPublisher::new(connection.clone(), LIMIT, stop.clone());
+    let (publisher, task) = GroupPublisher::new(connection.clone(), GroupCommit::Always, LIMIT, stop.clone());
     let task = tokio::spawn(task);
-    // So slow that a batch of two wins: whatever the machine's disk does, messages are gathered.
-    publisher.assume(50.0);
     let subject = Subjects::new(&connection.region).intake(Priority::Normal, "shop");
     let mut sent = Vec::new();
     for number in 0..2_500_u32 {
@@ -68,9 +67,8 @@ async fn batches_store_each_message_once_and_tell_its_sequence() {
 async fn a_server_that_goes_away_is_told_to_everybody_who_waits() {
     let (mut running, connection) = region().await;
     let stop = CancellationToken::new();
-    let (publisher, task) = GroupPublisher::new(connection.clone(), LIMIT, stop.clone());
+    let (publisher, task) = GroupPublisher::new(connection.clone(), GroupCommit::Always, LIMIT, stop.clone());
     let task = tokio::spawn(task);
-    publisher.assume(50.0);
     let subject = Subjects::new(&connection.region).intake(Priority::Normal, "shop");
     running.server.kill().await.unwrap();
     let attempts = (0..100).map(|number| {

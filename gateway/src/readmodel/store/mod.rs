@@ -9,11 +9,12 @@ mod read;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use peal_common::id::{AppId, RecipientId};
 use redb::{
-    Database, Durability, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition, WriteTransaction,
+    Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table,
+    TableDefinition, WriteTransaction,
 };
 
 use super::counts::Tally;
@@ -112,11 +113,29 @@ pub(super) struct Applied {
 }
 
 pub(super) struct Store {
+    latest: RwLock<Arc<Latest>>,
     database: Database,
     apps: RwLock<HashMap<AppId, u32>>,
     tally: RwLock<Tally>,
     /// Where looking for old items of inboxes goes on.
     sweep: Mutex<[u8; InboxKey::BYTES]>,
+}
+
+/// What finds a notification by its id, as the last transaction left it: every acceptance asks, and opening tables anew
+/// would cost more than to look.
+struct Latest {
+    ids: ReadOnlyTable<&'static [u8; 16], u64>,
+    rows: ReadOnlyTable<&'static [u8; TimeKey::BYTES], &'static [u8]>,
+}
+
+impl Latest {
+    fn open(database: &Database) -> Result<Arc<Self>, StoreError> {
+        Ok(Arc::new(Latest::of(&database.begin_read()?)?))
+    }
+
+    fn of(read: &ReadTransaction) -> Result<Self, StoreError> {
+        Ok(Latest { ids: read.open_table(IDS)?, rows: read.open_table(ROWS)? })
+    }
 }
 
 /// The tables of a transaction.
@@ -172,7 +191,7 @@ impl Store {
         if !database.check_integrity()? {
             return Err(StoreError::damaged("the check of the file failed"));
         }
-        let mut store = Store::with(database);
+        let mut store = Store::with(database)?;
         let read = store.database.begin_read()?;
         let meta = read.open_table(META)?;
         if meta.get("format")?.is_none_or(|format| format.value() != FORMAT) {
@@ -202,16 +221,21 @@ impl Store {
         let write = database.begin_write()?;
         Tables::open(&write)?.meta.insert("format", FORMAT)?;
         write.commit()?;
-        Ok(Store::with(database))
+        Store::with(database)
     }
 
-    fn with(database: Database) -> Self {
-        Store {
+    fn with(database: Database) -> Result<Self, StoreError> {
+        Ok(Store {
+            latest: RwLock::new(Latest::open(&database)?),
             database,
             apps: RwLock::default(),
             tally: RwLock::default(),
             sweep: Mutex::new([0; InboxKey::BYTES]),
-        }
+        })
+    }
+
+    fn latest_ids(&self) -> Arc<Latest> {
+        Arc::clone(&self.latest.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The positions in the streams, in the order of [`Source::ALL`].
@@ -257,6 +281,8 @@ impl Store {
             tables.meta.insert("counts", tally.encode().as_slice())?;
         }
         write.commit()?;
+        let latest = Latest::open(&self.database)?;
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = latest;
         *self.tally.write().unwrap_or_else(PoisonError::into_inner) = tally;
         Ok(applied)
     }

@@ -4,13 +4,13 @@ use std::sync::PoisonError;
 
 use jiff::Timestamp;
 use peal_common::id::{AppId, NotificationId, RecipientId};
-use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase as _};
+use redb::{ReadTransaction, ReadableDatabase as _};
 
 use super::inbox::{Item, whole};
 use super::keys::{
     InboxKey, IndexKey, TimeKey, contact_tag, inbox_number, notification_number, recipient_tag, unsigned,
 };
-use super::{IDS, INBOX, INDEX, LOG, ROWS, Store, StoreError};
+use super::{INBOX, INDEX, LOG, Latest, ROWS, Store, StoreError};
 use crate::readmodel::AcceptedBefore;
 use crate::readmodel::counts::Counts;
 use crate::readmodel::logged::{EventKey, Logged};
@@ -24,8 +24,6 @@ use crate::readmodel::view::{
 /// Rows, or events, that a search looks at before it answers with what it has and says where to go on.
 const LOOKED_AT: usize = 5_000;
 
-type Rows = ReadOnlyTable<&'static [u8; TimeKey::BYTES], &'static [u8]>;
-
 impl Store {
     /// What was accepted under an id. On a new id this is a single look-up.
     pub(in crate::readmodel) fn accepted(
@@ -34,8 +32,7 @@ impl Store {
         id: &NotificationId,
     ) -> Result<Option<AcceptedBefore>, StoreError> {
         let Some(number) = self.app(app) else { return Ok(None) };
-        let read = self.database.begin_read()?;
-        let Some(bytes) = find(&read, number, app, id)? else { return Ok(None) };
+        let Some(bytes) = find(&self.latest_ids(), number, app, id)? else { return Ok(None) };
         let (found, intake) =
             Row::decode_intake(bytes.value()).ok_or(StoreError::damaged("a row cannot be read"))?;
         let intake = intake.filter(|_| found == id.as_str());
@@ -53,7 +50,7 @@ impl Store {
     ) -> Result<Option<NotificationView>, StoreError> {
         let Some(number) = self.app(app) else { return Ok(None) };
         let read = self.database.begin_read()?;
-        let Some(bytes) = find(&read, number, app, id)? else { return Ok(None) };
+        let Some(bytes) = find(&Latest::of(&read)?, number, app, id)? else { return Ok(None) };
         let row = decode(bytes.value())?;
         if *row.id != *id.as_str() {
             return Ok(None);
@@ -128,7 +125,7 @@ impl Store {
         let (from, to) = bounds(filter.from, filter.to, after);
         if let Some(id) = &filter.notification {
             // The notification's own timeline is the shorter way.
-            let Some(bytes) = find(&read, number, app, id)? else { return Ok(page) };
+            let Some(bytes) = find(&Latest::of(&read)?, number, app, id)? else { return Ok(page) };
             let mut last = None;
             for (key, event) in timeline(&read, number, &decode(bytes.value())?)?.into_iter().rev() {
                 let place = Cursor { time: unsigned(key.at), order: key.order };
@@ -357,18 +354,17 @@ fn bounds(from: Option<Timestamp>, to: Option<Timestamp>, after: Option<Cursor>)
 type Bytes = redb::AccessGuard<'static, &'static [u8]>;
 
 fn find(
-    read: &ReadTransaction,
+    latest: &Latest,
     number: u32,
     app: &AppId,
     id: &NotificationId,
 ) -> Result<Option<Bytes>, StoreError> {
     let id = notification_number(app.as_str(), id.as_str());
-    let Some(time) = read.open_table(IDS)?.get(&id.to_be_bytes())?.map(|time| time.value()) else {
+    let Some(time) = latest.ids.get(&id.to_be_bytes())?.map(|time| time.value()) else {
         return Ok(None);
     };
     let key = TimeKey { app: number, time, order: (id >> 64) as u64 };
-    let rows: Rows = read.open_table(ROWS)?;
-    rows.get(&key.bytes())?.ok_or(StoreError::damaged("a row is missing")).map(Some)
+    latest.rows.get(&key.bytes())?.ok_or(StoreError::damaged("a row is missing")).map(Some)
 }
 
 fn decode(bytes: &[u8]) -> Result<Row, StoreError> {
