@@ -255,7 +255,9 @@ mod tests {
     }
 
     fn recipient(contacts: &[(Channel, &str)], wants: Value) -> Outline {
-        let contacts = contacts.iter().map(|(channel, index)| ContactRef { channel: *channel, index: (*index).to_owned() });
+        let contacts = contacts
+            .iter()
+            .map(|(channel, index)| ContactRef { channel: *channel, index: (*index).to_owned() });
         Outline { contacts: contacts.collect(), preferences: preferences(wants) }
     }
 

@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accept::{Acceptor, Networks};
+use crate::accept::{Acceptor, Networks, Repetition};
 use crate::app::{App, Parts};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
@@ -185,12 +185,8 @@ async fn start(
         anyhow!("channels.webhook.allowed_networks: {text} is no network; write one such as 10.1.0.0/16")
     })?;
     let limit = Duration::from_millis(settings.nats.request_timeout_ms);
-    let (publisher, gathering) = GroupPublisher::new(
-        connection.clone(),
-        settings.gateway.group_commit,
-        limit,
-        tasks_stop.clone(),
-    );
+    let (publisher, gathering) =
+        GroupPublisher::new(connection.clone(), settings.gateway.group_commit, limit, tasks_stop.clone());
     tasks.spawn(async move {
         gathering.await;
         "the publisher"
@@ -203,6 +199,10 @@ async fn start(
         model.clone(),
         clock.clone(),
         networks,
+        Repetition::new(
+            settings.gateway.idempotency_hours,
+            Duration::from_secs(settings.topology.duplicate_window_seconds),
+        ),
     );
 
     Ok(App::new(Parts {

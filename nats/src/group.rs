@@ -5,8 +5,8 @@
 //! so it is tried: under load, now and then, messages go the other way for a moment, and whichever way got more of them
 //! acknowledged is kept ([`Contest`]). Without load every message goes by itself. Nobody waits for a batch to fill.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;

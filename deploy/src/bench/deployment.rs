@@ -14,6 +14,7 @@ use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::{AppId, Region};
 use peal_common::key::{Grant, Scope};
 use peal_common::seal::{KEY_BYTES, Sealer};
+use peal_common::settings::GroupCommit;
 use peal_nats::connect::Options;
 use peal_nats::keys::Keys;
 use peal_nats::server::{Server, ServerConfig, Sync, free_port};
@@ -74,7 +75,7 @@ impl Deployment {
     ///
     /// # Errors
     /// When something does not start; what did start is ended.
-    pub async fn start(folder: &Path, sync: Sync) -> anyhow::Result<Self> {
+    pub async fn start(folder: &Path, sync: Sync, group_commit: GroupCommit) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let region: Region = REGION.parse()?;
         let mut config = ServerConfig::new(region.clone(), folder.join("nats"));
@@ -95,7 +96,8 @@ impl Deployment {
         let gateway = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let dispatcher = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let settings = folder.join("peal.toml");
-        std::fs::write(&settings, settings_text(folder, &key, &server.url(), gateway, dispatcher))?;
+        let text = settings_text(folder, &key, &server.url(), gateway, dispatcher, group_commit);
+        std::fs::write(&settings, text)?;
         let mut deployment = Deployment {
             subjects: Subjects::new(&region),
             hybrid: HybridClock::new(Clock::System, region),
@@ -271,11 +273,17 @@ fn settings_text(
     nats: &str,
     gateway: SocketAddr,
     dispatcher: SocketAddr,
+    group_commit: GroupCommit,
 ) -> String {
+    let group_commit = match group_commit {
+        GroupCommit::Auto => "auto",
+        GroupCommit::Never => "never",
+        GroupCommit::Always => "always",
+    };
     let data = |name: &str| toml::Value::String(folder.join(name).to_string_lossy().into_owned());
     format!(
         "[region]\nname = \"{REGION}\"\nkey = \"{key}\"\n\n[nats]\nurls = [\"{nats}\"]\n\n\
-         [gateway]\nlisten = \"{gateway}\"\ndata_dir = {}\n\n\
+         [gateway]\nlisten = \"{gateway}\"\ndata_dir = {}\ngroup_commit = \"{group_commit}\"\n\n\
          [dispatcher]\nlisten = \"{dispatcher}\"\ndata_dir = {}\n\n\
          [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n",
         data("gateway"),
@@ -295,9 +303,17 @@ mod tests {
     fn the_settings_are_those_that_processes_read() {
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let key = STANDARD.encode([1; KEY_BYTES]);
-        let text = settings_text(Path::new("/a \"b\""), &key, "nats://127.0.0.1:2", address, address);
+        let text = settings_text(
+            Path::new("/a \"b\""),
+            &key,
+            "nats://127.0.0.1:2",
+            address,
+            address,
+            GroupCommit::Never,
+        );
         let settings = Settings::parse(Some(&text), HashMap::new()).unwrap();
         assert_eq!(settings.gateway.data_dir, Path::new("/a \"b\"/gateway"));
+        assert_eq!(settings.gateway.group_commit, GroupCommit::Never);
         assert!(settings.sealer().is_ok());
     }
 }

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use peal_common::settings::GroupCommit;
 use peal_nats::server::Sync;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -181,9 +182,10 @@ async fn prepared(
     sizes: &Sizes,
     folder: &Path,
     sync: Sync,
+    group_commit: GroupCommit,
     report: &mut Report,
 ) -> anyhow::Result<(Deployment, String)> {
-    let deployment = Deployment::start(folder, sync).await?;
+    let deployment = Deployment::start(folder, sync, group_commit).await?;
     seed::category(&deployment).await?;
     let who = recipients(sizes.recipients);
     // Nothing is delivered, so nobody needs to listen there.
@@ -202,7 +204,8 @@ async fn accepting(
     output: &Output,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let (deployment, payload) = prepared(sizes, folder, Sync::ServerDefault, report).await?;
+    let (deployment, payload) =
+        prepared(sizes, folder, Sync::ServerDefault, GroupCommit::Auto, report).await?;
     let mut shapes = Vec::new();
     if args.wants(Part::Raw) {
         shapes.extend(sizes.raw_windows.iter().map(|window| Shape::Raw { window: *window }));
@@ -216,7 +219,8 @@ async fn accepting(
         shapes.extend(batches.map(|&(size, connections)| Shape::Batched { size, connections }));
     }
     let measurement = measurement(&deployment, &payload, sizes);
-    let measured = measurement.all(&shapes, sizes.rounds, "d", &|text| output.progress(text)).await;
+    let shapes: Vec<_> = shapes.into_iter().map(|shape| (&measurement, shape)).collect();
+    let measured = throughput::all(&shapes, sizes.rounds, "d", &|text| output.progress(text)).await;
     report.accepting = measured.with_context(|| deployment.logs())?;
     report.remember("accepting", &deployment);
     deployment.end().await
@@ -240,7 +244,7 @@ async fn delivering(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut sink = Sink::start().await?;
-    let mut deployment = Deployment::start(folder, Sync::ServerDefault).await?;
+    let mut deployment = Deployment::start(folder, Sync::ServerDefault, GroupCommit::Auto).await?;
     report.nats_server = deployment.connection.client.server_info().version;
     seed::category(&deployment).await?;
     let people = sizes.recipients;
@@ -282,7 +286,7 @@ async fn many_recipients(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let mut sink = Sink::start().await?;
-    let mut deployment = Deployment::start(folder, Sync::ServerDefault).await?;
+    let mut deployment = Deployment::start(folder, Sync::ServerDefault, GroupCommit::Auto).await?;
     report.nats_server = deployment.connection.client.server_info().version;
     seed::category(&deployment).await?;
     deployment.start_dispatcher().await?;
@@ -297,17 +301,26 @@ async fn many_recipients(
     deployment.end().await
 }
 
+/// With every write forced to disk: plain publishing, a gateway that publishes singly, and one that groups where that
+/// wins. The two gateways have a server each, of which only one is at work at a time.
 async fn always(sizes: &Sizes, folder: &Path, output: &Output, report: &mut Report) -> anyhow::Result<()> {
-    let (deployment, payload) = prepared(sizes, folder, Sync::Always, report).await?;
+    let (deployment, payload) =
+        prepared(sizes, &folder.join("auto"), Sync::Always, GroupCommit::Auto, report).await?;
+    let (singly, _) =
+        prepared(sizes, &folder.join("never"), Sync::Always, GroupCommit::Never, report).await?;
+    let (here, there) = (measurement(&deployment, &payload, sizes), measurement(&singly, &payload, sizes));
     let shapes: Vec<_> = sizes
         .always_waiting
         .iter()
-        .flat_map(|&waiting| [Shape::Raw { window: waiting }, Shape::Single { connections: waiting }])
+        .flat_map(|&waiting| {
+            let single = Shape::Single { connections: waiting };
+            [(&here, Shape::Raw { window: waiting }), (&there, single), (&here, single)]
+        })
         .collect();
-    let measurement = measurement(&deployment, &payload, sizes);
-    let measured = measurement.all(&shapes, sizes.rounds, "a", &|text| output.progress(text)).await;
+    let measured = throughput::all(&shapes, sizes.rounds, "a", &|text| output.progress(text)).await;
     let measured = measured.with_context(|| deployment.logs())?;
-    report.always = AlwaysSynced::pair(&measured);
+    report.always = AlwaysSynced::of(measured);
     report.remember("always", &deployment);
+    singly.end().await?;
     deployment.end().await
 }

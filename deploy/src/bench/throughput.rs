@@ -115,34 +115,34 @@ pub struct Measurement<'a> {
     pub measure: Duration,
 }
 
-impl Measurement<'_> {
-    /// Measures all shapes in turn, `rounds` times over, so that a machine that changes its pace changes it for all.
-    ///
-    /// # Errors
-    /// When a process fails.
-    pub async fn all(
-        &self,
-        shapes: &[Shape],
-        rounds: usize,
-        label: &str,
-        progress: &(impl Fn(&str) + Send + Sync),
-    ) -> anyhow::Result<Vec<Series>> {
-        let mut all: Vec<_> = shapes.iter().map(|shape| Series::new(*shape)).collect();
-        for round in 0..rounds {
-            for (index, series) in all.iter_mut().enumerate() {
-                let prefix = format!("{label}{index}{round}");
-                self.one(series, &prefix).await.with_context(|| series.shape.words())?;
-                let last = series.runs.last().copied().unwrap_or_default();
-                let kind = if series.shape.is_raw() { "raw" } else { "gateway" };
-                progress(&format!("{kind}, {}: {last:.0}/s", series.shape.words()));
-            }
+/// Measures all shapes in turn, each where it belongs, `rounds` times over, so that a machine that changes its pace
+/// changes it for all.
+///
+/// # Errors
+/// When a process fails.
+pub async fn all(
+    shapes: &[(&Measurement<'_>, Shape)],
+    rounds: usize,
+    label: &str,
+    progress: &(impl Fn(&str) + Send + Sync),
+) -> anyhow::Result<Vec<Series>> {
+    let mut all: Vec<_> = shapes.iter().map(|(_, shape)| Series::new(*shape)).collect();
+    for round in 0..rounds {
+        for (index, (series, (measurement, _))) in all.iter_mut().zip(shapes).enumerate() {
+            let prefix = format!("{label}{index}{round}");
+            measurement.one(series, &prefix).await.with_context(|| series.shape.words())?;
+            let last = series.runs.last().copied().unwrap_or_default();
+            let kind = if series.shape.is_raw() { "raw" } else { "gateway" };
+            progress(&format!("{kind}, {}: {last:.0}/s", series.shape.words()));
         }
-        for series in &mut all {
-            series.per_second = median(&series.runs);
-        }
-        Ok(all)
     }
+    for series in &mut all {
+        series.per_second = median(&series.runs);
+    }
+    Ok(all)
+}
 
+impl Measurement<'_> {
     async fn one(&self, series: &mut Series, prefix: &str) -> anyhow::Result<()> {
         let limit = self.warm_up + self.measure + WORKER_LIMIT;
         let mut worker = match series.shape {

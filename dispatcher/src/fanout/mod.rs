@@ -24,7 +24,7 @@ use crate::outcomes::UnknownOutcome;
 use deliveries::Decided;
 
 /// Notifications of one priority that are fanned out at once.
-const PERMITS: usize = 128;
+const PERMITS: usize = 256;
 /// A notification that is due sooner than this is not worth a schedule, whose times are whole seconds.
 const SOON: SignedDuration = SignedDuration::from_millis(500);
 /// The pause before a notification is taken up again that could not be fanned out.

@@ -12,6 +12,7 @@ mod resolve;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -112,6 +113,25 @@ fn unavailable(reason: &'static str, source: impl std::error::Error + Send + Syn
     Refusal::Unavailable { reason, source: Some(Box::new(source)) }
 }
 
+/// How repeated ids are recognised.
+#[derive(Debug, Clone, Copy)]
+pub struct Repetition {
+    /// For how long: after it an id may be used again.
+    pub window: Duration,
+    /// How far the index may be behind before an id can't be told from a new one: less than the time in which the stream
+    /// itself recognises it.
+    pub longest_lag: Duration,
+}
+
+impl Repetition {
+    /// Recognises ids for `hours`; the stream itself does so for `duplicate_window`.
+    #[must_use]
+    pub fn new(hours: u64, duplicate_window: Duration) -> Self {
+        let window = Duration::from_secs(hours.saturating_mul(60 * 60));
+        Repetition { window, longest_lag: duplicate_window / 2 }
+    }
+}
+
 /// Accepts notifications. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
@@ -127,6 +147,7 @@ struct Inner {
     model: ReadModel,
     clock: Clock,
     networks: Networks,
+    repetition: Repetition,
     in_flight: InFlight,
 }
 
@@ -157,6 +178,7 @@ impl Acceptor {
         model: ReadModel,
         clock: Clock,
         networks: Networks,
+        repetition: Repetition,
     ) -> Self {
         let subjects = Subjects::new(&connection.region);
         let in_flight = InFlight::default();
@@ -170,9 +192,16 @@ impl Acceptor {
                 model,
                 clock,
                 networks,
+                repetition,
                 in_flight,
             }),
         }
+    }
+
+    /// Whether a webhook may be registered for this URL.
+    #[must_use]
+    pub fn allows_webhook(&self, url: &str) -> bool {
+        self.inner.networks.allow(url)
     }
 
     /// Accepts one notification of an app.
@@ -223,7 +252,8 @@ impl Acceptor {
                 Err(refusal) => results[index] = Some(Err(refusal)),
             }
         }
-        let slow = slow.into_iter().map(async |(index, notification)| (index, self.accept(app, notification).await));
+        let slow =
+            slow.into_iter().map(async |(index, notification)| (index, self.accept(app, notification).await));
         for (index, result) in join_all(slow).await {
             results[index] = Some(result);
         }
@@ -263,7 +293,14 @@ impl Acceptor {
             true => Some(inner.in_flight.enter(app, &id).ok_or(Refusal::InFlight)?),
             false => None,
         };
-        if given && let Some(before) = inner.model.find_accepted(app, &id)? {
+        if given && inner.model.behind_for() > inner.repetition.longest_lag {
+            let reason = "the gateway's index of accepted notifications is too far behind";
+            return Err(Refusal::Unavailable { reason, source: None });
+        }
+        if given
+            && let Some(before) = inner.model.find_accepted(app, &id)?
+            && now.duration_since(before.accepted_at).unsigned_abs() < inner.repetition.window
+        {
             if before.fingerprint != fingerprint {
                 return Err(Refusal::IdReused);
             }

@@ -2,8 +2,11 @@
 //! recipient destroys that key, here and in every region, and takes the inbox along.
 
 use axum::extract::State;
+use peal_common::address::AddressError;
+use peal_common::channel::Channel;
 use peal_common::clock::Stamp;
 use peal_common::id::RecipientId;
+use peal_common::problem::FieldError;
 use peal_common::recipient::{DATA_KEY_FACET, Recipient, RecipientBody, write_body};
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::catalog::INLINE_PREFIX;
@@ -47,6 +50,7 @@ pub async fn put(
         return Err(Problem::invalid_field("id", "reserved", detail));
     }
     let body = body.normalize()?;
+    check_urls(&app, &body)?;
     let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
     let mut is_new = false;
     let change = |record: &mut Record, stamp: &Stamp| {
@@ -62,6 +66,28 @@ pub async fn put(
     app.settle(&key, &written).await;
     let view = RecipientView { id, body };
     Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
+}
+
+/// A call to a private address would be refused when it is made; whoever registers such a contact is told now.
+fn check_urls(app: &App, body: &RecipientBody) -> Result<(), Vec<FieldError>> {
+    let error = AddressError::PrivateTarget;
+    let errors: Vec<_> = body
+        .contacts
+        .iter()
+        .enumerate()
+        .filter_map(|(index, contact)| {
+            let field = match contact.channel {
+                Channel::Webhook => "address",
+                Channel::Webpush => "subscription.endpoint",
+                _ => return None,
+            };
+            let private = !app.acceptor.allows_webhook(contact.identity());
+            private.then(|| {
+                FieldError::new(format!("contacts[{index}].{field}"), error.code(), error.to_string())
+            })
+        })
+        .collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 /// One recipient.

@@ -22,7 +22,7 @@ mod view;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,6 +31,7 @@ use peal_common::id::{AppId, DeliveryId, NotificationId, RecipientId};
 use peal_nats::Connection;
 use peal_nats::topology;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use store::{Store, StoreError};
 
@@ -111,6 +112,8 @@ struct Inner {
     positions: watch::Sender<Positions>,
     /// Messages between the positions and the ends of the streams.
     behind: AtomicU64,
+    /// Since when there have been messages in INTAKE that are not folded yet.
+    behind_since: Mutex<Option<Instant>>,
     /// Messages folded since the start.
     applied: AtomicU64,
     events: broadcast::Sender<Arc<LiveEvent>>,
@@ -143,6 +146,7 @@ impl ReadModel {
             hurry: Notify::new(),
             positions: watch::Sender::default(),
             behind: AtomicU64::new(0),
+            behind_since: Mutex::default(),
             applied: AtomicU64::new(0),
             events: broadcast::Sender::new(WATCHERS_BEHIND),
             inbox: broadcast::Sender::new(WATCHERS_BEHIND),
@@ -167,6 +171,14 @@ impl ReadModel {
     #[must_use]
     pub fn lag(&self) -> u64 {
         self.inner.behind.load(Ordering::Relaxed)
+    }
+
+    /// How long INTAKE has held messages that are not folded yet: an id that was accepted longer ago is known here. It is
+    /// looked at every few seconds.
+    #[must_use]
+    pub fn behind_for(&self) -> Duration {
+        let since = *self.inner.behind_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// How many messages were folded since the process started.

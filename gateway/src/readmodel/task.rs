@@ -1,5 +1,6 @@
 //! The loop: three followers feed one writer, which folds what came in large transactions.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -39,6 +40,8 @@ const TICK: Duration = Duration::from_secs(1);
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often what is too old is looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(5);
+/// How many looks at the end of INTAKE are remembered: more than anybody asks about.
+const MAX_ENDS: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -238,6 +241,8 @@ struct Writer {
     unflushed: bool,
     expired: Option<Instant>,
     looked: Option<Instant>,
+    /// When INTAKE was seen to end where, the oldest first, as far as that is not folded yet.
+    ends: VecDeque<(Instant, u64)>,
 }
 
 impl Writer {
@@ -255,6 +260,7 @@ impl Writer {
             unflushed: false,
             expired: None,
             looked: None,
+            ends: VecDeque::new(),
         })
     }
 
@@ -268,6 +274,13 @@ impl Writer {
         let looks = Source::ALL.map(|source| self.inner.connection.stream_state(stream(source)));
         for (place, state) in futures_util::future::join_all(looks).await.into_iter().enumerate() {
             let Ok(state) = state else { continue };
+            if place == Source::Intake as usize {
+                self.ends.push_back((Instant::now(), state.last));
+                if self.ends.len() > MAX_ENDS {
+                    // The oldest tells how long; what is between it and the others is not asked for.
+                    self.ends.remove(1);
+                }
+            }
             self.progress[place].end = Some(state.last);
             self.positions[place].created.get_or_insert(state.created);
         }
@@ -343,7 +356,13 @@ impl Writer {
 
     /// Shows how far the streams are folded, and becomes ready once everything is here that stood in them at the
     /// first look.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let folded = self.progress[Source::Intake as usize].reached;
+        while self.ends.front().is_some_and(|(_, end)| *end <= folded) {
+            self.ends.pop_front();
+        }
+        let since = self.ends.front().map(|(seen, _)| *seen);
+        *self.inner.behind_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
         let [intake, events, inbox] = self.progress.each_ref().map(|progress| progress.reached);
         let now = super::Positions { intake, events, inbox };
         let behind = self.progress.iter().map(|it| it.end.unwrap_or(0).saturating_sub(it.reached)).sum();

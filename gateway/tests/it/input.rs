@@ -87,6 +87,11 @@ async fn fields_that_do_not_fit_are_named_and_their_values_are_not_repeated() {
             "contacts[0].topic",
             "unexpected_field",
         ),
+        (
+            json!({"contacts": [{"channel": "webhook", "address": "http://169.254.169.254/private"}]}),
+            "contacts[0].address",
+            "private_target",
+        ),
         (json!({"groups": ["private group"]}), "groups[0]", "invalid_value"),
         (json!([]), "", "wrong_type"),
         (json!(null), "", "wrong_type"),

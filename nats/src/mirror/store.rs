@@ -6,9 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use peal_common::channel::ChannelSet;
 use peal_common::recipient::{index_entries, reach};
 use peal_common::state::{Record, RecordKey};
-use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-};
+use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 /// Sequence of the message (8 bytes, big endian), the channels on which a recipient is reached (2 bytes, big endian, 0
 /// for other records), then the record as JSON.

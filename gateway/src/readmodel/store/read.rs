@@ -353,12 +353,7 @@ fn bounds(from: Option<Timestamp>, to: Option<Timestamp>, after: Option<Cursor>)
 
 type Bytes = redb::AccessGuard<'static, &'static [u8]>;
 
-fn find(
-    latest: &Latest,
-    number: u32,
-    app: &AppId,
-    id: &NotificationId,
-) -> Result<Option<Bytes>, StoreError> {
+fn find(latest: &Latest, number: u32, app: &AppId, id: &NotificationId) -> Result<Option<Bytes>, StoreError> {
     let id = notification_number(app.as_str(), id.as_str());
     let Some(time) = latest.ids.get(&id.to_be_bytes())?.map(|time| time.value()) else {
         return Ok(None);
