@@ -277,6 +277,19 @@ async fn watch(
             Notice::Died { name, how, pause, .. } => {
                 output.progress(format!("{name} died ({how}); starting it again in {pause:?}"));
             }
+            Notice::NoRoom { name } => {
+                output.progress(format!("no room on the disk for {name}; it is started once there is some"));
+            }
+            Notice::Unwell { name, why, pause } => {
+                let when = match pause {
+                    Duration::ZERO => "once there is room on the disk".to_owned(),
+                    _ => format!("once there is room on the disk, not before {pause:?} have passed"),
+                };
+                output.progress(format!("{name} is unwell ({why}); restarting it {when}"));
+            }
+            Notice::Restarting { name } => {
+                output.progress(format!("there is room on the disk: restarting {name}"));
+            }
             Notice::Back { name } => {
                 if name == NATS_SERVER {
                     // What the sandbox recorded is kept in memory, so its stream went with the server.

@@ -4,6 +4,7 @@
 pub mod folder;
 pub mod settings;
 
+pub mod health;
 pub mod process;
 pub mod supervise;
 

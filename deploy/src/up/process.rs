@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::folder::Folder;
+use super::health::Probe;
 
 /// What people call the server's process.
 pub const NATS_SERVER: &str = "nats-server";
@@ -128,7 +129,25 @@ impl Process {
         }
     }
 
-    /// Starts it, also again.
+    /// The folder on whose disk it writes.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        match self {
+            Process::Nats(server) => server.config().data.clone(),
+            Process::Program(program) => program.log.parent().unwrap_or(Path::new(".")).to_owned(),
+        }
+    }
+
+    /// How to ask it whether it is well; `None` for a process that ends when it is not.
+    #[must_use]
+    pub fn probe(&self) -> Option<Probe> {
+        match self {
+            Process::Nats(server) => Probe::new(&server.monitor()?, self.folder()).ok(),
+            Process::Program(_) => None,
+        }
+    }
+
+    /// Starts it, also again. A nats-server that still runs is stopped first.
     ///
     /// # Errors
     /// When it can't be started; nats-server also when it does not answer in time.

@@ -26,6 +26,7 @@ mod provider;
 mod region;
 
 mod audit;
+mod disk;
 mod journal;
 mod report;
 

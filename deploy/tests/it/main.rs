@@ -8,7 +8,10 @@
 
 mod arguments;
 mod bench;
+#[path = "../faults/disk.rs"]
+mod disk;
 mod doctor;
+mod full_disk;
 mod keys;
 mod support;
 mod tail;

@@ -17,14 +17,15 @@ use crate::support::{Ran, finished, peal, run};
 /// The slowest machine, with other tests beside.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A `peal up` in a folder of its own.
-struct Up {
+/// A `peal up` that runs.
+pub struct Up {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     stderr: Lines<BufReader<ChildStderr>>,
 }
 
-struct Place {
+/// A folder and ports of its own.
+pub struct Place {
     folder: TempDir,
     port: String,
     nats_port: String,
@@ -32,7 +33,7 @@ struct Place {
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let port = || free_port().unwrap().to_string();
         Place {
             folder: tempfile::tempdir().unwrap(),
@@ -42,11 +43,11 @@ impl Place {
         }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    fn up(&self, arguments: &[&str]) -> Up {
+    pub fn up(&self, arguments: &[&str]) -> Up {
         let mut command = peal(self.path());
         command.args(arguments).args(["up", "--port", &self.port, "--nats-port", &self.nats_port]);
         command.args(["--dispatcher-port", &self.dispatcher_port]);
@@ -58,7 +59,7 @@ impl Place {
         Up { child, stdout, stderr }
     }
 
-    fn pids(&self) -> BTreeMap<String, u32> {
+    pub fn pids(&self) -> BTreeMap<String, u32> {
         let Ok(entries) = std::fs::read_dir(self.path().join(".peal/pids")) else { return BTreeMap::new() };
         let read = |path: PathBuf| {
             let pid = std::fs::read_to_string(&path).ok()?.trim().parse().ok()?;
@@ -67,7 +68,7 @@ impl Place {
         entries.filter_map(|entry| read(entry.ok()?.path())).collect()
     }
 
-    async fn send(&self, id: &str) -> Ran {
+    pub async fn send(&self, id: &str) -> Ran {
         let send = ["send", "--to", "demo-user", "--category", "demo", "--title", "Hi", "--id", id];
         run(self.path(), send.iter().chain(&["--wait", "--timeout", "10"])).await
     }
@@ -75,14 +76,14 @@ impl Place {
 
 impl Up {
     /// The line of JSON that says that everything runs.
-    async fn ready(&mut self) -> Value {
+    pub async fn ready(&mut self) -> Value {
         let line = timeout(LIMIT, self.stdout.next_line()).await.expect("not ready in time").unwrap();
         let Some(line) = line else { panic!("peal up ended:\n{}", rest(&mut self.stderr).await) };
         serde_json::from_str(&line).unwrap()
     }
 
     /// Reads stderr up to a line that contains `text`.
-    async fn says(&mut self, text: &str) {
+    pub async fn says(&mut self, text: &str) {
         let reading = async {
             while let Some(line) = self.stderr.next_line().await.unwrap() {
                 if line.contains(text) {
@@ -94,7 +95,7 @@ impl Up {
         timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("peal up does not say '{text}'"));
     }
 
-    async fn stopped_by(mut self, signal: &str) {
+    pub async fn stopped_by(mut self, signal: &str) {
         kill(signal, self.child.id().unwrap()).await;
         let status = timeout(LIMIT, self.child.wait()).await.expect("peal up does not stop").unwrap();
         assert_eq!(status.code(), Some(0), "{}", rest(&mut self.stderr).await);

@@ -1,17 +1,15 @@
 //! The disk of the nats-server is full: the gateway says so and accepts nothing, and nothing accepted is lost.
 //!
 //! After a failed write nats-server 2.15 refuses every further write to that stream until it is started again, also
-//! when there is room; `/healthz` of the server says so. Whoever runs it (systemd, Kubernetes, `peal up`) starts it
-//! again, and so does this test. Everything else resumes by itself.
+//! when there is room; `/healthz` of the server says so. Whoever runs it starts it again, and so does this test; that
+//! `peal up` does, `tests/it/full_disk.rs` shows. Everything else resumes by itself.
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit;
+use crate::disk::SmallDisk;
 use crate::faults::{Fault, Incident, kill_server};
 use crate::journal::Journal;
 use crate::load::Load;
@@ -19,78 +17,12 @@ use crate::provider::Provider;
 use crate::region::{Region, Wanted};
 use crate::wait::{self, now_ms};
 
-/// Room for the streams' files and some thousand notifications.
-const DISK: &str = "64m";
 /// How long the gateway may take to see what happened.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How soon it must answer.
 const PROMISED: Duration = Duration::from_secs(2);
 const BEFORE: u64 = 600;
 const DURING: u64 = 300;
-/// Written when nothing larger fits any more.
-const CRUMB: usize = 512;
-
-/// A file system in memory that goes away when it is dropped.
-struct SmallDisk {
-    folder: PathBuf,
-}
-
-impl SmallDisk {
-    /// `None` where nobody may mount: the test is then skipped, unless tools are required.
-    fn mount(folder: PathBuf) -> anyhow::Result<Option<Self>> {
-        fs::create_dir_all(&folder)?;
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={DISK}"), "peal-faults"])
-            .arg(&folder)
-            .output();
-        match mounted {
-            Ok(output) if output.status.success() => Ok(Some(SmallDisk { folder })),
-            other => {
-                anyhow::ensure!(
-                    std::env::var_os("PEAL_REQUIRE_TOOLS").is_none(),
-                    "cannot mount a small disk: {other:?}"
-                );
-                println!("skipped: a small disk can't be mounted here (run it as root)");
-                Ok(None)
-            }
-        }
-    }
-
-    /// Takes up all room that is left.
-    fn fill(&self) -> anyhow::Result<Balloon> {
-        let balloon = Balloon { path: self.folder.join("balloon") };
-        let mut file = File::create(&balloon.path)?;
-        for size in [1 << 20, 1 << 14, CRUMB] {
-            let block = vec![0; size];
-            loop {
-                match file.write_all(&block) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(balloon)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily, since the server may still have files open.
-        let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
-    }
-}
-
-/// What takes up the room.
-struct Balloon {
-    path: PathBuf,
-}
-
-impl Balloon {
-    fn burst(self) -> anyhow::Result<()> {
-        Ok(fs::remove_file(self.path)?)
-    }
-}
 
 /// A full disk may cut off a delivery between the call and its event, as a kill of the server may.
 const FAULT: Fault = Fault { name: "disk full", ..kill_server::FAULT };
@@ -100,7 +32,7 @@ async fn a_full_disk_is_told_and_loses_nothing() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let Some(disk) = SmallDisk::mount(folder.path().join("disk"))? else { return Ok(()) };
     let provider = Provider::start().await?;
-    let nats_folder = Some(Path::join(&disk.folder, "nats"));
+    let nats_folder = Some(Path::join(disk.folder(), "nats"));
     let wanted =
         Wanted { nats_folder, ack_wait: Some(Duration::from_secs(5)), ..Wanted::new(provider.url()) };
     let mut region = Region::start(wanted).await?;
