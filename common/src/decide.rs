@@ -9,7 +9,8 @@ use crate::category::{Category, Class};
 use crate::channel::{Channel, ChannelChoice, Priority};
 use crate::envelope::ContactRef;
 use crate::id::CategoryId;
-use crate::recipient::{Outline, Preferences, QuietHours};
+use crate::preferences::{Preferences, QuietHours};
+use crate::recipient::Outline;
 
 /// Why a channel was not used. The name is a stable word in events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

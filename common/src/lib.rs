@@ -16,6 +16,7 @@ pub mod id;
 pub mod key;
 pub mod notification;
 pub mod outcome;
+pub mod preferences;
 pub mod problem;
 pub mod recipient;
 pub mod seal;

@@ -1,16 +1,14 @@
-//! Recipients: who they are, where they are reached, and what they want.
+//! Recipients: who they are and where they are reached.
 
-use std::collections::BTreeMap;
-
-use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::address;
-use crate::channel::{Channel, ChannelChoice, ChannelSet, Priority};
+use crate::channel::{Channel, ChannelSet};
 use crate::envelope::ContactRef;
-use crate::id::{AppId, CategoryId, GroupId};
+use crate::id::{AppId, GroupId};
+use crate::preferences::Preferences;
 use crate::problem::FieldError;
 use crate::seal::{DataKey, SealError, Sealer};
 use crate::state::{Record, RecordKey};
@@ -20,7 +18,6 @@ pub const MAX_CONTACTS: usize = 50;
 /// The most bytes of attributes, as JSON.
 pub const MAX_ATTRIBUTES_BYTES: usize = 16 * 1024;
 const MAX_GROUPS: usize = 100;
-const MAX_PREFERENCE_CATEGORIES: usize = 200;
 
 /// The facet that holds the wrapped data key.
 pub const DATA_KEY_FACET: &str = "data_key";
@@ -28,8 +25,6 @@ pub const DATA_KEY_FACET: &str = "data_key";
 pub const PROFILE_FACET: &str = "profile";
 /// The facet that holds the sealed contacts and their blind indexes.
 pub const CONTACTS_FACET: &str = "contacts";
-/// The facet that holds what preferences say beside permissions.
-pub const PREFERENCES_FACET: &str = "preferences";
 
 /// A place where a recipient is reached on one channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -413,236 +408,6 @@ pub fn reach(record: &Record) -> Option<ChannelSet> {
     Some(reach)
 }
 
-/// What a recipient decides. Everything that matches must allow; a more specific rule beats a more general one.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Preferences {
-    /// By category.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = BTreeMap<String, CategoryPreference>)]
-    pub categories: BTreeMap<CategoryId, CategoryPreference>,
-    /// By channel, over all categories.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = BTreeMap<String, bool>)]
-    pub channels: BTreeMap<ChannelChoice, bool>,
-    /// When to be left alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quiet_hours: Option<QuietHours>,
-    /// Which channel first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub channel_order: Vec<ChannelChoice>,
-    /// Whether anything of the marketing class may come at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub marketing: Option<bool>,
-}
-
-/// What a recipient decides about one category.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CategoryPreference {
-    /// By channel, within this category.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = BTreeMap<String, bool>)]
-    pub channels: BTreeMap<ChannelChoice, bool>,
-    /// Whether the category may come at all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub enabled: Option<bool>,
-    /// How often to gather messages of this category into one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<String>,
-}
-
-/// Hours in the recipient's time zone in which only urgent messages come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QuietHours {
-    /// First minute, `HH:MM`.
-    #[serde(with = "minute")]
-    #[schema(value_type = String, example = "22:00")]
-    pub from: Time,
-    /// First minute after, `HH:MM`; before `from` when the hours go over midnight.
-    #[serde(with = "minute")]
-    #[schema(value_type = String, example = "08:00")]
-    pub to: Time,
-    /// This priority and more urgent ones come all the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub except_priority: Option<Priority>,
-}
-
-mod minute {
-    use jiff::civil::Time;
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    pub(super) fn serialize<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:02}:{:02}", time.hour(), time.minute()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Time, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let parse = || {
-            let (hour, minute) = text.split_once(':')?;
-            if hour.len() != 2 || minute.len() != 2 {
-                return None;
-            }
-            Time::new(hour.parse().ok()?, minute.parse().ok()?, 0, 0).ok()
-        };
-        parse().ok_or_else(|| de::Error::custom("write a time of day as HH:MM"))
-    }
-}
-
-/// The part of preferences that is no permission: one last-writer-wins register.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Wishes {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    quiet_hours: Option<QuietHours>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    channel_order: Vec<ChannelChoice>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    digests: BTreeMap<CategoryId, String>,
-}
-
-const ALLOW: &str = "allow/";
-const MARKETING: &str = "allow/marketing";
-
-impl Preferences {
-    /// Checks what types can't say.
-    ///
-    /// # Errors
-    /// One entry for each thing that is wrong.
-    pub fn validate(&self) -> Result<(), Vec<FieldError>> {
-        let mut errors = Vec::new();
-        if self.categories.len() > MAX_PREFERENCE_CATEGORIES {
-            errors.push(FieldError::new("categories", "too_many", "preferences name at most 200 categories"));
-        }
-        if self.channel_order.len() > ALL_CHOICES.len() {
-            errors.push(FieldError::new("channel_order", "too_many", "name each channel once"));
-        }
-        for (category, preference) in &self.categories {
-            if let Some(digest) = &preference.digest
-                && !matches!(digest.as_str(), "off" | "hourly" | "daily" | "weekly")
-            {
-                errors.push(FieldError::new(
-                    format!("categories.{category}.digest"),
-                    "invalid_value",
-                    "write off, hourly, daily or weekly",
-                ));
-            }
-        }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
-    }
-
-    /// Reads the preferences of a record.
-    #[must_use]
-    pub fn read(record: &Record) -> Self {
-        let mut out = Preferences::default();
-        for name in record.facets.keys() {
-            let Some(path) = name.strip_prefix(ALLOW) else { continue };
-            let Some(allowed) = record.allowed(name) else { continue };
-            let mut parts = path.split('/');
-            match (parts.next(), parts.next(), parts.next()) {
-                (Some("marketing"), None, None) => out.marketing = Some(allowed),
-                (Some("channel"), Some(channel), None) => {
-                    if let Some(choice) = choice(channel) {
-                        out.channels.insert(choice, allowed);
-                    }
-                }
-                (Some("category"), Some(category), channel) => {
-                    let Ok(category) = category.parse() else { continue };
-                    let entry = out.categories.entry(category).or_default();
-                    match channel {
-                        None => entry.enabled = Some(allowed),
-                        Some(channel) => {
-                            if let Some(choice) = choice(channel) {
-                                entry.channels.insert(choice, allowed);
-                            }
-                        }
-                    }
-                }
-                _ => {}
-            }
-        }
-        if let Some(wishes) = record.get(PREFERENCES_FACET).and_then(|value| Wishes::deserialize(value).ok())
-        {
-            out.quiet_hours = wishes.quiet_hours;
-            out.channel_order = wishes.channel_order;
-            for (category, digest) in wishes.digests {
-                out.categories.entry(category).or_default().digest = Some(digest);
-            }
-        }
-        out
-    }
-
-    /// Replaces the preferences of a record. Each permission is a register of its own, so that an opt-out wins over
-    /// whatever another region writes at the same time.
-    pub fn write(&self, record: &mut Record, stamp: &crate::clock::Stamp) {
-        let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
-        if let Some(marketing) = self.marketing {
-            wanted.insert(MARKETING.to_owned(), marketing);
-        }
-        for (choice, allowed) in &self.channels {
-            wanted.insert(format!("{ALLOW}channel/{}", choice_name(*choice)), *allowed);
-        }
-        for (category, preference) in &self.categories {
-            if let Some(enabled) = preference.enabled {
-                wanted.insert(format!("{ALLOW}category/{category}"), enabled);
-            }
-            for (choice, allowed) in &preference.channels {
-                wanted.insert(format!("{ALLOW}category/{category}/{}", choice_name(*choice)), *allowed);
-            }
-        }
-        let existing: Vec<String> =
-            record.facets.keys().filter(|name| name.starts_with(ALLOW)).cloned().collect();
-        for name in existing {
-            if !wanted.contains_key(&name)
-                && record.facets.get(&name).is_some_and(|facet| !facet.value.is_null())
-            {
-                record.set_guarded(&name, None, stamp);
-            }
-        }
-        for (name, allowed) in wanted {
-            if record.allowed(&name) != Some(allowed) {
-                record.set_guarded(&name, Some(allowed), stamp);
-            }
-        }
-        let wishes = Wishes {
-            quiet_hours: self.quiet_hours.clone(),
-            channel_order: self.channel_order.clone(),
-            digests: self
-                .categories
-                .iter()
-                .filter_map(|(id, preference)| Some((id.clone(), preference.digest.clone()?)))
-                .collect(),
-        };
-        if let Ok(value) = serde_json::to_value(wishes) {
-            record.set(PREFERENCES_FACET, value, stamp);
-        }
-    }
-}
-
-const ALL_CHOICES: [ChannelChoice; 10] = [
-    ChannelChoice::Push,
-    ChannelChoice::Apns,
-    ChannelChoice::Fcm,
-    ChannelChoice::Webpush,
-    ChannelChoice::Sms,
-    ChannelChoice::Email,
-    ChannelChoice::Telegram,
-    ChannelChoice::Alimtalk,
-    ChannelChoice::Webhook,
-    ChannelChoice::Inbox,
-];
-
-fn choice_name(choice: ChannelChoice) -> &'static str {
-    match choice {
-        ChannelChoice::Push => "push",
-        other => other.channels()[0].as_str(),
-    }
-}
-
-fn choice(name: &str) -> Option<ChannelChoice> {
-    ALL_CHOICES.into_iter().find(|choice| choice_name(*choice) == name)
-}
-
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
@@ -655,17 +420,6 @@ mod tests {
 
     fn stamp(ms: u64) -> Stamp {
         Stamp { ms, counter: 0, region: "eu".parse().unwrap() }
-    }
-
-    fn contract_preferences() -> Preferences {
-        serde_json::from_value(json!({
-            "categories": {"orders": {"channels": {"sms": false}, "enabled": true, "digest": "daily"}},
-            "channels": {"email": true},
-            "quiet_hours": {"from": "22:00", "to": "08:00", "except_priority": "critical"},
-            "channel_order": ["push", "email"],
-            "marketing": false
-        }))
-        .unwrap()
     }
 
     #[test]
@@ -698,18 +452,6 @@ mod tests {
     }
 
     #[test]
-    fn preferences_are_read_back_as_written_and_replaced_as_a_whole() {
-        let mut record = Record::default();
-        let preferences = contract_preferences();
-        preferences.write(&mut record, &stamp(1));
-        assert_eq!(Preferences::read(&record), preferences);
-        Preferences::default().write(&mut record, &stamp(2));
-        assert_eq!(Preferences::read(&record), Preferences::default());
-        preferences.write(&mut record, &stamp(3));
-        assert_eq!(Preferences::read(&record), preferences);
-    }
-
-    #[test]
     fn contacts_without_what_their_channel_needs_are_refused_by_field() {
         let body: RecipientBody = serde_json::from_value(json!({"contacts": [
             {"channel": "email"}, {"channel": "apns", "address": "x"}, {"channel": "inbox"},
@@ -723,13 +465,5 @@ mod tests {
         assert!(fields.contains(&("contacts[1].token", "required")));
         assert!(fields.contains(&("contacts[2].channel", "no_contact_needed")));
         assert!(fields.contains(&("contacts[3].address", "invalid_email")));
-    }
-
-    #[test]
-    fn times_of_day_are_written_with_two_digits() {
-        for bad in ["24:00", "8:00", "08:60", "0800", ""] {
-            let json = json!({"quiet_hours": {"from": bad, "to": "08:00"}});
-            assert!(serde_json::from_value::<Preferences>(json).is_err(), "{bad}");
-        }
     }
 }

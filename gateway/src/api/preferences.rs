@@ -4,7 +4,8 @@
 use axum::extract::State;
 use peal_common::clock::Stamp;
 use peal_common::id::RecipientId;
-use peal_common::recipient::{DATA_KEY_FACET, Preferences};
+use peal_common::preferences::Preferences;
+use peal_common::recipient::DATA_KEY_FACET;
 use peal_common::state::{Kind, Record, RecordKey};
 
 use crate::app::App;

@@ -13,7 +13,8 @@ use peal_common::envelope::{
 };
 use peal_common::event::{Event, EventType};
 use peal_common::id::{AppId, DeliveryId, NotificationId, RecipientId};
-use peal_common::recipient::{Contact, Preferences, RecipientBody, write_body};
+use peal_common::preferences::Preferences;
+use peal_common::recipient::{Contact, RecipientBody, write_body};
 use peal_common::seal::Sealer;
 use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
