@@ -24,6 +24,14 @@ pub enum Outcome {
         /// The wait that the provider asked for.
         after: Option<Duration>,
     },
+    /// Nothing was sent: a limit of our own, or a wait that the provider asked of everybody, held it back. It burns no
+    /// attempt, or a burst would end in the dead letters.
+    HeldBack {
+        /// A stable word for the log and the event, such as `throttled`.
+        reason: String,
+        /// How long, where that is known.
+        after: Option<Duration>,
+    },
     /// This message will never be accepted, whatever is tried.
     Permanent {
         /// A stable word for the event, such as `payload_too_large`.
@@ -57,6 +65,7 @@ impl Outcome {
             Outcome::Delivered { .. } => "delivered",
             Outcome::Sent { .. } => "sent",
             Outcome::Retry { .. } => "retry",
+            Outcome::HeldBack { .. } => "held_back",
             Outcome::Permanent { .. } => "permanent",
             Outcome::AddressDead { .. } => "address_dead",
             Outcome::Unavailable { .. } => "unavailable",

@@ -33,24 +33,12 @@ use peal_common::template::Rendered;
 /// to somebody else.
 pub const CALL_LIMIT: Duration = Duration::from_secs(25);
 
-/// The reason of a retry that Peal's own rate limit asked for: nothing was sent to the provider.
+/// Held back by Peal's own rate limit.
 pub const THROTTLED: &str = "throttled";
-/// The reason of a retry while a provider has asked everybody to wait: nothing was sent to the provider.
+/// Held back while a provider has asked everybody to wait.
 pub const PROVIDER_PAUSED: &str = "provider_paused";
-/// The reason of a retry because all connections were busy: nothing was sent to the provider.
+/// Held back because all connections were busy.
 pub const NO_FREE_CONNECTION: &str = "no_free_connection";
-
-/// Whether an attempt reached for the provider at all. One that did not should not count against the attempts of a
-/// delivery, or a burst that is merely held back by a rate limit would end in the dead letters.
-#[must_use]
-pub fn was_tried(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Retry { reason, .. } => {
-            ![THROTTLED, PROVIDER_PAUSED, NO_FREE_CONNECTION].contains(&reason.as_str())
-        }
-        _ => true,
-    }
-}
 
 /// What a provider is asked to deliver: one text for one contact.
 #[derive(Clone, Copy)]
@@ -177,6 +165,10 @@ pub(crate) mod outcomes {
         Outcome::Retry { reason: reason.into(), after }
     }
 
+    pub(crate) fn held_back(reason: impl Into<String>, after: Option<Duration>) -> Outcome {
+        Outcome::HeldBack { reason: reason.into(), after }
+    }
+
     pub(crate) fn permanent(reason: impl Into<String>) -> Outcome {
         Outcome::Permanent { reason: reason.into() }
     }
@@ -191,19 +183,5 @@ pub(crate) mod outcomes {
 
     pub(crate) fn ambiguous(reason: impl Into<String>) -> Outcome {
         Outcome::Ambiguous { reason: reason.into() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_that_never_left_are_told_from_those_that_failed() {
-        assert!(!was_tried(&outcomes::retry(THROTTLED, None)));
-        assert!(!was_tried(&outcomes::retry(PROVIDER_PAUSED, None)));
-        assert!(!was_tried(&outcomes::retry(NO_FREE_CONNECTION, None)));
-        assert!(was_tried(&outcomes::retry("http_503", None)));
-        assert!(was_tried(&Outcome::Sent { provider_id: None }));
     }
 }

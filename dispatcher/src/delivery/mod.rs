@@ -132,6 +132,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 return Err(DeliveryError::Disconnected);
             }
             let outcome = attempt::send(context, job, &work, &ready).await;
+            crate::metrics::attempt(work.channel, &outcome);
             settle(context, job, work, ready.class, outcome).await
         }
         Decision::End(kind, reason) => settle::without_attempt(context, job, &work, kind, &reason).await,

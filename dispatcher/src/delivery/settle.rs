@@ -14,7 +14,6 @@ use peal_common::outcome::Outcome;
 use peal_nats::pull::Job;
 
 use super::DeliveryError;
-use crate::channels;
 use crate::context::{Context, SayError};
 
 /// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
@@ -35,7 +34,6 @@ pub(super) async fn after_attempt(
     outcome: Outcome,
 ) -> Result<(), DeliveryError> {
     let attempts = work.attempts.saturating_add(job.deliveries.max(1));
-    crate::metrics::attempt(work.channel, &outcome);
     match outcome {
         Outcome::Delivered { provider_id } => {
             sent(context, job, &work, EventType::Delivered, attempts, provider_id).await
@@ -43,10 +41,9 @@ pub(super) async fn after_attempt(
         Outcome::Sent { provider_id } => {
             sent(context, job, &work, EventType::Sent, attempts, provider_id).await
         }
-        // What never left burns no attempt, or a burst that is merely held back would end in the dead letters.
-        Outcome::Retry { ref reason, after } if !channels::was_tried(&outcome) => {
+        Outcome::HeldBack { reason, after } => {
             let wait = after.unwrap_or_default().max(HELD_BACK_PAUSE);
-            wait_for(context, job, *work, attempts - 1, reason, wait).await
+            wait_for(context, job, *work, attempts - 1, &reason, wait).await
         }
         Outcome::Retry { reason, after } => retry(context, job, work, attempts, &reason, after).await,
         Outcome::Permanent { reason } | Outcome::AddressDead { reason } => {

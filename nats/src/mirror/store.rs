@@ -23,6 +23,13 @@ const FORMAT: &str = "2";
 #[error("the mirror's file is damaged or unreadable")]
 pub struct Damaged(#[source] Box<dyn std::error::Error + Send + Sync>);
 
+impl Damaged {
+    /// Whether another process has the file open.
+    fn is_in_use(&self) -> bool {
+        matches!(self.0.downcast_ref(), Some(redb::Error::DatabaseAlreadyOpen))
+    }
+}
+
 impl<E: Into<redb::Error>> From<E> for Damaged {
     fn from(error: E) -> Self {
         Damaged(Box::new(error.into()))
@@ -73,12 +80,14 @@ impl View {
 
 impl Store {
     /// Opens the file and checks it from end to end; makes a new one when there is none. A file that is damaged, of
-    /// another format, or no file of ours is put aside first.
+    /// another format, or no file of ours is put aside first. One that another process uses is left alone.
     pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, Damaged> {
         if path.exists() {
             let checked = std::panic::catch_unwind(|| Store::open_checked(path, cache_bytes));
             match checked {
                 Ok(Ok(store)) => return Ok(store),
+                // It is as it should be; it is only not ours now.
+                Ok(Err(error)) if error.is_in_use() => return Err(error),
                 Ok(Err(error)) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the mirror is built anew");
                 }

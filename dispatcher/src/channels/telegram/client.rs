@@ -11,7 +11,7 @@ use peal_common::outcome::Outcome;
 use super::limits::{Limits, Pause};
 use super::request::{self, Chat};
 use super::{Options, outcome};
-use crate::channels::outcomes::{ambiguous, permanent, retry};
+use crate::channels::outcomes::{ambiguous, held_back, permanent};
 use crate::channels::{ConfigError, Message, PROVIDER_PAUSED, THROTTLED, http as shared};
 
 /// The longest answer that is read: a message of 4,096 characters comes back with escapes and entities.
@@ -54,14 +54,14 @@ impl Client {
         };
         let Some(body) = request::body(message, &chat) else { return permanent("invalid_request") };
         if let Some(left) = self.pause.left(Instant::now()) {
-            return retry(PROVIDER_PAUSED, Some(left));
+            return held_back(PROVIDER_PAUSED, Some(left));
         }
         if let Err(wait) = self.limits.turn(&chat, self.options.max_wait).await {
-            return retry(THROTTLED, Some(wait));
+            return held_back(THROTTLED, Some(wait));
         }
         // Somebody else may have been told to wait in the meantime.
         if let Some(left) = self.pause.left(Instant::now()) {
-            return retry(PROVIDER_PAUSED, Some(left));
+            return held_back(PROVIDER_PAUSED, Some(left));
         }
         let outcome = self.call(body).await;
         if let Outcome::Retry { reason, after: Some(after) } = &outcome

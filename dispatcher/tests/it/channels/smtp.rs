@@ -262,6 +262,6 @@ async fn waiting_for_a_connection_is_bounded_too() {
     let (first_message, second_message) = (first.message(), second.message());
     let (first, second) = tokio::join!(smtp.send(&first_message), smtp.send(&second_message));
     assert_eq!(first, super::fixture::ambiguous("no_answer_after_data"));
-    assert_eq!(second, retry("no_free_connection"));
+    assert_eq!(second, Outcome::HeldBack { reason: "no_free_connection".to_owned(), after: None });
     assert_eq!(server.wait_for(1, SOON).await.unwrap().len(), 1);
 }

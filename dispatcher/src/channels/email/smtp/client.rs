@@ -13,7 +13,7 @@ use super::Options;
 use super::connection::{Connection, Failed};
 use super::outcome::{self, Step};
 use super::request::{self, Mail};
-use crate::channels::outcomes::{permanent, retry};
+use crate::channels::outcomes::{held_back, permanent};
 use crate::channels::{Message, NO_FREE_CONNECTION};
 
 /// Sends e-mail through one SMTP server.
@@ -50,7 +50,7 @@ impl Smtp {
         // Half of the time for waiting, so that enough is left to send.
         let Ok(Ok(_permit)) = timeout_at(started + self.options.timeout / 2, self.permits.acquire()).await
         else {
-            return retry(NO_FREE_CONNECTION, None);
+            return held_back(NO_FREE_CONNECTION, None);
         };
         match self.deliver(&mail, started + self.options.timeout).await {
             Ok(()) => Outcome::Sent { provider_id: Some(mail.message_id) },
