@@ -2,8 +2,9 @@
 //!
 //! A notification's way through this crate: [`fanout`] takes it from INTAKE and puts its deliveries into WORK,
 //! [`delivery`] takes each of them, decides once more, calls one of the [`channels`] and settles what follows; [`due`]
-//! brings back what had to wait. The process keeps nothing that it could not rebuild: any dispatcher can be killed and
-//! any number can run beside one another. It faces no clients; the gateway does.
+//! brings back what had to wait, and [`sweep`] removes what a crashed server left behind. The process keeps nothing that
+//! it could not rebuild: any dispatcher can be killed and any number can run beside one another. It faces no clients;
+//! the gateway does.
 
 pub mod channels;
 pub mod context;
@@ -14,6 +15,7 @@ pub mod health;
 pub mod metrics;
 pub mod outcomes;
 pub mod recording;
+pub mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +93,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         }
     }
     tasks.spawn(due::run(Arc::clone(&context), in_flight.clone(), stop.clone()));
+    tasks.spawn(sweep::run(Arc::clone(&context), stop.clone()));
     tracing::info!(region = %context.connection.region, "the dispatcher runs");
 
     // Every task runs until it is told to stop: one that ends before has failed.

@@ -24,6 +24,7 @@ pub mod pull;
 pub mod remove;
 pub mod service;
 pub mod state;
+pub mod sweep;
 
 pub use connect::{Connection, connect};
 pub use subjects::{Region, Subjects};

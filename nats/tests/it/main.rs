@@ -13,4 +13,5 @@ mod guide;
 mod mirror;
 mod server;
 mod support;
+mod sweep;
 mod topology;
