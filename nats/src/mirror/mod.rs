@@ -197,16 +197,19 @@ impl Mirror {
 impl MirrorTask {
     /// Follows the state stream until `stop`. Returns when the last changes are on the disk.
     pub async fn run(self, stop: CancellationToken) {
-        let mut first = true;
+        let mut anew = false;
         while !stop.is_cancelled() {
-            if !first {
+            if anew {
                 tracing::warn!("the mirror is built anew");
             }
-            if let Err(error) = self.follow(&stop, !first).await {
+            let followed = self.follow(&stop, anew).await;
+            anew = true;
+            if let Err(error) = followed {
                 tracing::error!(error = &error as &dyn std::error::Error, "the mirror's file failed");
+                // Somebody else's file is not ours to delete.
+                anew = !error.is_in_use();
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
-            first = false;
         }
     }
 

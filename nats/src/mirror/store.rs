@@ -25,7 +25,7 @@ pub struct Damaged(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Damaged {
     /// Whether another process has the file open.
-    fn is_in_use(&self) -> bool {
+    pub(super) fn is_in_use(&self) -> bool {
         matches!(self.0.downcast_ref(), Some(redb::Error::DatabaseAlreadyOpen))
     }
 }
