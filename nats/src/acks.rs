@@ -98,6 +98,11 @@ impl Acks {
         Ok(Acks { waiting, room: Arc::new(Semaphore::new(MAX_UNACKNOWLEDGED)), inbox, limit, reader })
     }
 
+    /// How long an acknowledgement is waited for.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Room for one more: the reply subject of a message, and where its answer arrives. Waits while too many are on
     /// their way; what is sent before this one needs nobody's help to be answered.
     pub(crate) async fn expect(&self) -> Result<(String, oneshot::Receiver<Answer>), PublishError> {

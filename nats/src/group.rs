@@ -88,9 +88,7 @@ impl Contest {
     /// now on.
     fn note(&mut self, rate: f64, waiting: u64) -> bool {
         if waiting < LOADED {
-            self.gathering = false;
-            self.rate = 0.0;
-            self.trial = 0;
+            *self = Contest { wait: self.waited, waited: self.waited, load: self.load, ..Contest::new() };
             return false;
         }
         if self.trial > 1 {
@@ -152,6 +150,12 @@ impl GroupPublisher {
         });
         let task = Arc::clone(&inner).run(entries, when, stop);
         (GroupPublisher { inner, queue, limit }, task)
+    }
+
+    /// How long an answer is waited for.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        self.limit
     }
 
     /// How many batches have been committed.
@@ -382,6 +386,17 @@ mod tests {
         let late = ticks(&mut contest, 10_000, 50_000.0, 10_000.0, 500);
         assert!((2..=10).contains(&early), "{early}");
         assert!(late * 100 < 10_000, "{late}");
+    }
+
+    #[test]
+    fn load_may_come_and_go_at_any_tick() {
+        for ticks_of_load in 1..50 {
+            let mut contest = Contest::new();
+            for _ in 0..10 {
+                ticks(&mut contest, ticks_of_load, 1_000.0, 10_000.0, 500);
+                assert!(!contest.note(0.0, 0));
+            }
+        }
     }
 
     #[test]

@@ -134,9 +134,15 @@ impl Connection {
         }
         let Outgoing { subject, headers, payload } = outgoing;
         let (reply, answered) = self.acks.expect().await?;
-        let sent = match headers.is_empty() {
-            true => self.client.publish_with_reply(subject, reply, payload).await,
-            false => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+        let sent = async {
+            match headers.is_empty() {
+                true => self.client.publish_with_reply(subject, reply, payload).await,
+                false => self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+            }
+        };
+        // A server that stands still takes nothing more once the buffers are full.
+        let Ok(sent) = tokio::time::timeout(self.acks.limit(), sent).await else {
+            return Err(PublishError::unavailable("the connection does not take messages"));
         };
         match sent {
             Ok(()) => Ok(Pending(answered)),

@@ -28,6 +28,7 @@ use peal_nats::publish::{Outgoing, PublishError, Published};
 use peal_nats::state::{StateWriter, WriteError};
 use peal_nats::topology::INTAKE;
 use peal_nats::{Connection, Subjects};
+use tokio::time::Instant;
 
 use crate::readmodel::ReadModel;
 use draft::Draft;
@@ -225,6 +226,7 @@ impl Acceptor {
     ) -> Vec<Result<Acceptance, Refusal>> {
         // Everything is on its way before the first answer is waited for. What takes a while to check, such as an address
         // that has to be written down first, goes on beside the others.
+        let deadline = Instant::now() + self.inner.publisher.limit();
         let mut seen = HashSet::new();
         let mut results: Vec<_> = std::iter::repeat_with(|| None).take(notifications.len()).collect();
         let mut sent = Vec::with_capacity(notifications.len());
@@ -246,22 +248,23 @@ impl Acceptor {
                 slow.push((index, notification));
                 continue;
             }
-            match self.start(app, notification).await {
+            match within(deadline, self.start(app, notification)).await {
                 Ok(Started::Sent(draft, answer)) => sent.push((index, draft, answer)),
                 Ok(Started::Before(acceptance)) => results[index] = Some(Ok(acceptance)),
                 Err(refusal) => results[index] = Some(Err(refusal)),
             }
         }
-        let slow =
-            slow.into_iter().map(async |(index, notification)| (index, self.accept(app, notification).await));
+        let slow = slow.into_iter().map(async |(index, notification)| {
+            (index, within(deadline, self.accept(app, notification)).await)
+        });
         for (index, result) in join_all(slow).await {
             results[index] = Some(result);
         }
         for (index, draft, answer) in sent {
-            results[index] = Some(self.finish(draft, answer.await).await);
+            results[index] = Some(within(deadline, async { self.finish(draft, answer.await).await }).await);
         }
         for (index, notification) in repeated {
-            results[index] = Some(self.accept(app, notification).await);
+            results[index] = Some(within(deadline, self.accept(app, notification)).await);
         }
         let lost = || Refusal::Unavailable { reason: "the notification was not handled", source: None };
         results.into_iter().map(|result| result.unwrap_or_else(|| Err(lost()))).collect()
@@ -354,6 +357,12 @@ impl Acceptor {
             .ok_or_else(gone)?;
         Intake::decode(&stored.payload).map_err(|_| gone())
     }
+}
+
+/// Nobody waits for a batch longer than for a single notification.
+async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    let late = Refusal::Unavailable { reason: "JetStream has not acknowledged in time", source: None };
+    tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(late))
 }
 
 /// The id by which INTAKE recognises a notification.
