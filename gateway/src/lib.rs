@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accept::{Acceptor, Networks, Repetition};
+use crate::accept::{Acceptor, Networks, Repetition, Rules};
 use crate::app::{App, Parts};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
@@ -191,6 +191,10 @@ async fn start(
         gathering.await;
         "the publisher"
     });
+    let repetition = Repetition::new(
+        settings.gateway.idempotency_hours,
+        Duration::from_secs(settings.topology.duplicate_window_seconds),
+    );
     let acceptor = Acceptor::new(
         connection.clone(),
         publisher,
@@ -198,11 +202,7 @@ async fn start(
         writer.clone(),
         model.clone(),
         clock.clone(),
-        networks,
-        Repetition::new(
-            settings.gateway.idempotency_hours,
-            Duration::from_secs(settings.topology.duplicate_window_seconds),
-        ),
+        Rules { networks, repetition },
     );
 
     Ok(App::new(Parts {

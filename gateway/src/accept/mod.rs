@@ -133,6 +133,15 @@ impl Repetition {
     }
 }
 
+/// What the settings say about acceptance.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// The private networks that webhooks may reach.
+    pub networks: Networks,
+    /// How repeated ids are recognised.
+    pub repetition: Repetition,
+}
+
 /// Accepts notifications. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
@@ -147,8 +156,7 @@ struct Inner {
     writer: StateWriter,
     model: ReadModel,
     clock: Clock,
-    networks: Networks,
-    repetition: Repetition,
+    rules: Rules,
     in_flight: InFlight,
 }
 
@@ -169,7 +177,7 @@ enum Started<F> {
 }
 
 impl Acceptor {
-    /// An acceptor for the connection's region. `networks` are the private networks that webhooks may reach.
+    /// An acceptor for the connection's region.
     #[must_use]
     pub fn new(
         connection: Connection,
@@ -178,8 +186,7 @@ impl Acceptor {
         writer: StateWriter,
         model: ReadModel,
         clock: Clock,
-        networks: Networks,
-        repetition: Repetition,
+        rules: Rules,
     ) -> Self {
         let subjects = Subjects::new(&connection.region);
         let in_flight = InFlight::default();
@@ -192,8 +199,7 @@ impl Acceptor {
                 writer,
                 model,
                 clock,
-                networks,
-                repetition,
+                rules,
                 in_flight,
             }),
         }
@@ -202,7 +208,7 @@ impl Acceptor {
     /// Whether a webhook may be registered for this URL.
     #[must_use]
     pub fn allows_webhook(&self, url: &str) -> bool {
-        self.inner.networks.allow(url)
+        self.inner.rules.networks.allow(url)
     }
 
     /// Accepts one notification of an app.
@@ -296,13 +302,13 @@ impl Acceptor {
             true => Some(inner.in_flight.enter(app, &id).ok_or(Refusal::InFlight)?),
             false => None,
         };
-        if given && inner.model.behind_for() > inner.repetition.longest_lag {
+        if given && inner.model.behind_for() > inner.rules.repetition.longest_lag {
             let reason = "the gateway's index of accepted notifications is too far behind";
             return Err(Refusal::Unavailable { reason, source: None });
         }
         if given
             && let Some(before) = inner.model.find_accepted(app, &id)?
-            && now.duration_since(before.accepted_at).unsigned_abs() < inner.repetition.window
+            && now.duration_since(before.accepted_at).unsigned_abs() < inner.rules.repetition.window
         {
             if before.fingerprint != fingerprint {
                 return Err(Refusal::IdReused);

@@ -79,7 +79,7 @@ pub(super) async fn resolve(
         let field = format!("to[{index}].{}", target.field());
         let found = match target.inline() {
             Some((channel, address)) => {
-                if channel == Channel::Webhook && !inner.networks.allow(address) {
+                if channel == Channel::Webhook && !inner.rules.networks.allow(address) {
                     let error = address::AddressError::PrivateTarget;
                     errors.push(FieldError::new(field, error.code(), error.to_string()));
                     continue;
