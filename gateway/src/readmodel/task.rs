@@ -20,7 +20,7 @@ use super::store::{Applied, Batch, Commit, Cutoffs, Position, Store, StoreError}
 use super::{Forget, Inner, Retention};
 
 /// How much of the file is kept in memory.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+const CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// A crash of the machine makes the read model fold again what came in this time.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long messages are gathered before they are written, unless somebody waits for them. The row of a notification
