@@ -39,7 +39,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accept::{Acceptor, Networks, Repetition, Rules};
+use crate::accept::{Acceptor, Networks, Rules};
 use crate::app::{App, Parts};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
@@ -191,10 +191,7 @@ async fn start(
         gathering.await;
         "the publisher"
     });
-    let repetition = Repetition::new(
-        settings.gateway.idempotency_hours,
-        Duration::from_secs(settings.topology.duplicate_window_seconds),
-    );
+    let longest_lag = Duration::from_secs(settings.topology.duplicate_window_seconds) / 2;
     let acceptor = Acceptor::new(
         connection.clone(),
         publisher,
@@ -202,7 +199,7 @@ async fn start(
         writer.clone(),
         model.clone(),
         clock.clone(),
-        Rules { networks, repetition },
+        Rules { networks, longest_lag },
     );
 
     Ok(App::new(Parts {

@@ -310,6 +310,12 @@ impl Settings {
         if !(30..=3600).contains(&self.topology.duplicate_window_seconds) {
             return wrong("topology.duplicate_window_seconds: write 30 to 3600");
         }
+        if self.gateway.idempotency_hours > self.topology.events_max_age_days.saturating_mul(24) {
+            return wrong(
+                "gateway.idempotency_hours: an id is recognised while its events are kept; write at most 24 for each of \
+                 topology.events_max_age_days, or raise that",
+            );
+        }
         if !(1..=100).contains(&self.dispatcher.max_attempts) {
             return wrong("dispatcher.max_attempts: write 1 to 100");
         }
@@ -410,6 +416,10 @@ mod tests {
         assert!(refused("[gateway]\nlistn = \"x\"").contains("listn"));
         assert!(refused("[region]\nname = \"E U\"").contains("1 to 32 characters"));
         assert!(refused("[topology]\nreplicas = 2").contains("1, 3 or 5"));
+        assert!(
+            refused("[topology]\nevents_max_age_days = 3\n[gateway]\nidempotency_hours = 73")
+                .contains("raise")
+        );
         let smtp = "[channels.email.smtp]\nhost = \"m\"\nfrom = \"a@example.com\"\n";
         assert!(refused(&format!("{smtp}timeout_seconds = 30")).contains("1 to 20"));
         assert!(refused(&format!("{smtp}max_connections = 0")).contains("1 to 200"));

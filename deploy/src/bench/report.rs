@@ -377,12 +377,13 @@ impl Report {
 
     /// Processors that each process took, of every shape.
     fn processors(&self) -> Option<String> {
-        let synced = self.always.iter().flat_map(AlwaysSynced::series);
+        let ways = ["always", "always, singly", "always"];
+        let synced = self.always.iter().flat_map(|always| always.series().into_iter().zip(ways));
         let mut rows: Vec<Vec<String>> = self
             .accepting
             .iter()
             .map(|series| (series, "default"))
-            .chain(synced.map(|series| (series, "always")))
+            .chain(synced)
             .map(|(series, sync)| {
                 let kind = match series.shape {
                     Shape::Raw { .. } => "raw",

@@ -114,32 +114,14 @@ fn unavailable(reason: &'static str, source: impl std::error::Error + Send + Syn
     Refusal::Unavailable { reason, source: Some(Box::new(source)) }
 }
 
-/// How repeated ids are recognised.
-#[derive(Debug, Clone, Copy)]
-pub struct Repetition {
-    /// For how long: after it an id may be used again.
-    pub window: Duration,
-    /// How far the index may be behind before an id can't be told from a new one: less than the time in which the stream
-    /// itself recognises it.
-    pub longest_lag: Duration,
-}
-
-impl Repetition {
-    /// Recognises ids for `hours`; the stream itself does so for `duplicate_window`.
-    #[must_use]
-    pub fn new(hours: u64, duplicate_window: Duration) -> Self {
-        let window = Duration::from_secs(hours.saturating_mul(60 * 60));
-        Repetition { window, longest_lag: duplicate_window / 2 }
-    }
-}
-
 /// What the settings say about acceptance.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// The private networks that webhooks may reach.
     pub networks: Networks,
-    /// How repeated ids are recognised.
-    pub repetition: Repetition,
+    /// How far the index may be behind before a repeated id can't be told from a new one: less than the duplicate window,
+    /// in which the stream itself recognises it.
+    pub longest_lag: Duration,
 }
 
 /// Accepts notifications. Cheap to clone.
@@ -205,7 +187,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether a webhook may be registered for this URL.
+    /// Whether a webhook or a push endpoint may be registered with this URL.
     #[must_use]
     pub fn allows_webhook(&self, url: &str) -> bool {
         self.inner.rules.networks.allow(url)
@@ -302,14 +284,11 @@ impl Acceptor {
             true => Some(inner.in_flight.enter(app, &id).ok_or(Refusal::InFlight)?),
             false => None,
         };
-        if given && inner.model.behind_for() > inner.rules.repetition.longest_lag {
+        if given && inner.model.behind_for() > inner.rules.longest_lag {
             let reason = "the gateway's index of accepted notifications is too far behind";
             return Err(Refusal::Unavailable { reason, source: None });
         }
-        if given
-            && let Some(before) = inner.model.find_accepted(app, &id)?
-            && now.duration_since(before.accepted_at).unsigned_abs() < inner.rules.repetition.window
-        {
+        if given && let Some(before) = inner.model.find_accepted(app, &id)? {
             if before.fingerprint != fingerprint {
                 return Err(Refusal::IdReused);
             }

@@ -113,7 +113,7 @@ pub(super) struct Applied {
 }
 
 pub(super) struct Store {
-    latest: RwLock<Arc<Latest>>,
+    by_id: RwLock<Arc<ById>>,
     database: Database,
     apps: RwLock<HashMap<AppId, u32>>,
     tally: RwLock<Tally>,
@@ -123,18 +123,18 @@ pub(super) struct Store {
 
 /// What finds a notification by its id, as the last transaction left it: every acceptance asks, and opening tables anew
 /// would cost more than to look.
-struct Latest {
+struct ById {
     ids: ReadOnlyTable<&'static [u8; 16], u64>,
     rows: ReadOnlyTable<&'static [u8; TimeKey::BYTES], &'static [u8]>,
 }
 
-impl Latest {
+impl ById {
     fn open(database: &Database) -> Result<Arc<Self>, StoreError> {
-        Ok(Arc::new(Latest::of(&database.begin_read()?)?))
+        Ok(Arc::new(ById::of(&database.begin_read()?)?))
     }
 
     fn of(read: &ReadTransaction) -> Result<Self, StoreError> {
-        Ok(Latest { ids: read.open_table(IDS)?, rows: read.open_table(ROWS)? })
+        Ok(ById { ids: read.open_table(IDS)?, rows: read.open_table(ROWS)? })
     }
 }
 
@@ -226,7 +226,7 @@ impl Store {
 
     fn with(database: Database) -> Result<Self, StoreError> {
         Ok(Store {
-            latest: RwLock::new(Latest::open(&database)?),
+            by_id: RwLock::new(ById::open(&database)?),
             database,
             apps: RwLock::default(),
             tally: RwLock::default(),
@@ -234,8 +234,8 @@ impl Store {
         })
     }
 
-    fn latest_ids(&self) -> Arc<Latest> {
-        Arc::clone(&self.latest.read().unwrap_or_else(PoisonError::into_inner))
+    fn by_id(&self) -> Arc<ById> {
+        Arc::clone(&self.by_id.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The positions in the streams, in the order of [`Source::ALL`].
@@ -281,8 +281,8 @@ impl Store {
             tables.meta.insert("counts", tally.encode().as_slice())?;
         }
         write.commit()?;
-        let latest = Latest::open(&self.database)?;
-        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = latest;
+        let by_id = ById::open(&self.database)?;
+        *self.by_id.write().unwrap_or_else(PoisonError::into_inner) = by_id;
         *self.tally.write().unwrap_or_else(PoisonError::into_inner) = tally;
         Ok(applied)
     }

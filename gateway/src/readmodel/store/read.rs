@@ -10,7 +10,7 @@ use super::inbox::{Item, whole};
 use super::keys::{
     InboxKey, IndexKey, TimeKey, contact_tag, inbox_number, notification_number, recipient_tag, unsigned,
 };
-use super::{INBOX, INDEX, LOG, Latest, ROWS, Store, StoreError};
+use super::{ById, INBOX, INDEX, LOG, ROWS, Store, StoreError};
 use crate::readmodel::AcceptedBefore;
 use crate::readmodel::counts::Counts;
 use crate::readmodel::logged::{EventKey, Logged};
@@ -32,7 +32,7 @@ impl Store {
         id: &NotificationId,
     ) -> Result<Option<AcceptedBefore>, StoreError> {
         let Some(number) = self.app(app) else { return Ok(None) };
-        let Some(bytes) = find(&self.latest_ids(), number, app, id)? else { return Ok(None) };
+        let Some(bytes) = find(&self.by_id(), number, app, id)? else { return Ok(None) };
         let (found, intake) =
             Row::decode_intake(bytes.value()).ok_or(StoreError::damaged("a row cannot be read"))?;
         let intake = intake.filter(|_| found == id.as_str());
@@ -50,7 +50,7 @@ impl Store {
     ) -> Result<Option<NotificationView>, StoreError> {
         let Some(number) = self.app(app) else { return Ok(None) };
         let read = self.database.begin_read()?;
-        let Some(bytes) = find(&Latest::of(&read)?, number, app, id)? else { return Ok(None) };
+        let Some(bytes) = find(&ById::of(&read)?, number, app, id)? else { return Ok(None) };
         let row = decode(bytes.value())?;
         if *row.id != *id.as_str() {
             return Ok(None);
@@ -125,7 +125,7 @@ impl Store {
         let (from, to) = bounds(filter.from, filter.to, after);
         if let Some(id) = &filter.notification {
             // The notification's own timeline is the shorter way.
-            let Some(bytes) = find(&Latest::of(&read)?, number, app, id)? else { return Ok(page) };
+            let Some(bytes) = find(&ById::of(&read)?, number, app, id)? else { return Ok(page) };
             let mut last = None;
             for (key, event) in timeline(&read, number, &decode(bytes.value())?)?.into_iter().rev() {
                 let place = Cursor { time: unsigned(key.at), order: key.order };
@@ -353,13 +353,13 @@ fn bounds(from: Option<Timestamp>, to: Option<Timestamp>, after: Option<Cursor>)
 
 type Bytes = redb::AccessGuard<'static, &'static [u8]>;
 
-fn find(latest: &Latest, number: u32, app: &AppId, id: &NotificationId) -> Result<Option<Bytes>, StoreError> {
+fn find(by_id: &ById, number: u32, app: &AppId, id: &NotificationId) -> Result<Option<Bytes>, StoreError> {
     let id = notification_number(app.as_str(), id.as_str());
-    let Some(time) = latest.ids.get(&id.to_be_bytes())?.map(|time| time.value()) else {
+    let Some(time) = by_id.ids.get(&id.to_be_bytes())?.map(|time| time.value()) else {
         return Ok(None);
     };
     let key = TimeKey { app: number, time, order: (id >> 64) as u64 };
-    latest.rows.get(&key.bytes())?.ok_or(StoreError::damaged("a row is missing")).map(Some)
+    by_id.rows.get(&key.bytes())?.ok_or(StoreError::damaged("a row is missing")).map(Some)
 }
 
 fn decode(bytes: &[u8]) -> Result<Row, StoreError> {
