@@ -289,7 +289,8 @@ mod tests {
         Wanted {
             port: Some(free_port().unwrap()),
             nats_port: Some(free_port().unwrap()),
-            ..Wanted::default()
+            dispatcher_port: Some(free_port().unwrap()),
+            config: None,
         }
     }
 
