@@ -94,23 +94,19 @@ impl Content {
     /// Whether there is a text for `channel`. Alimtalk sends registered texts alone, so it needs one of its own.
     #[must_use]
     pub fn has_body(&self, channel: Channel) -> bool {
-        self.render(channel).is_some()
+        let parts = self.parts(channel);
+        let has_text = parts.own_text().or(parts.body).is_some();
+        match channel {
+            Channel::Email => parts.email().is_some(),
+            Channel::Alimtalk => parts.own.is_some() && has_text,
+            _ => has_text || parts.title.is_some(),
+        }
     }
 
     /// The text for `channel`, if there is one, see [`Content::has_body`].
     #[must_use]
     pub fn render(&self, channel: Channel) -> Option<Rendered> {
-        let own = pick(&self.by_channel, channel);
-        let parts = Parts {
-            title: own.and_then(|own| own.title.as_deref()).or(self.title.as_deref()).and_then(filled),
-            body: self.body.as_deref().and_then(filled),
-            url: own
-                .and_then(|own| own.url.as_deref())
-                .or(self.url.as_deref())
-                .map(str::trim)
-                .and_then(filled),
-            own,
-        };
+        let parts = self.parts(channel);
         let mut rendered = match channel {
             Channel::Email => parts.email()?,
             Channel::Telegram => parts.telegram()?,
@@ -120,8 +116,22 @@ impl Content {
                 parts.card()?
             }
         };
-        rendered.buttons = own.map(|own| own.buttons.clone()).unwrap_or_default();
+        rendered.buttons = parts.own.map(|own| own.buttons.clone()).unwrap_or_default();
         Some(rendered)
+    }
+
+    fn parts(&self, channel: Channel) -> Parts<'_> {
+        let own = pick(&self.by_channel, channel);
+        Parts {
+            title: own.and_then(|own| own.title.as_deref()).or(self.title.as_deref()).and_then(filled),
+            body: self.body.as_deref().and_then(filled),
+            url: own
+                .and_then(|own| own.url.as_deref())
+                .or(self.url.as_deref())
+                .map(str::trim)
+                .and_then(filled),
+            own,
+        }
     }
 }
 
@@ -248,6 +258,7 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::option;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -368,6 +379,23 @@ mod tests {
                     prop_assert!(!bare.contains(['<', '>']));
                 }
                 prop_assert!(!rendered.text.contains('\0'));
+            }
+        }
+
+        #[test]
+        fn a_channel_has_a_body_when_one_can_be_rendered(
+            title in option::of("[a\0 ]{0,2}"),
+            body in option::of("[a\0 ]{0,2}"),
+            url in option::of("[a ]{0,2}"),
+            own in option::of((option::of("[a\0 ]{0,2}"), option::of("[a ]{0,2}"), option::of("[a ]{0,2}"))),
+        ) {
+            for channel in Channel::ALL {
+                let by_channel = own.clone().map(|(text, title, html)| {
+                    (super::super::own_key(channel), Body { text, title, html, ..Body::default() })
+                });
+                let by_channel = by_channel.into_iter().collect();
+                let content = Content { title: title.clone(), body: body.clone(), url: url.clone(), by_channel };
+                prop_assert_eq!(content.has_body(channel), content.render(channel).is_some());
             }
         }
     }
