@@ -44,9 +44,7 @@ pub fn routes(app: &App) -> Router<App> {
         .route("/console/notifications/{app}/{id}", get(notification::page))
         .with_state(console);
     let guarded = if app.settings.gateway.console_requires_key {
-        pages
-            .route_layer(from_fn_with_state(Scope::Read, auth::require))
-            .route_layer(from_fn_with_state(app.clone(), auth::authenticate))
+        pages.route_layer(from_fn_with_state((app.clone(), Scope::Read), auth::admit))
     } else {
         pages.route_layer(from_fn(access::only_local_names))
     };

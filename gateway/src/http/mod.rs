@@ -26,9 +26,8 @@ pub fn router(app: App) -> Router {
     ];
     let mut keyed = OpenApiRouter::with_openapi(api::docs::document());
     for (scope, routes) in groups {
-        keyed = keyed.merge(routes.route_layer(from_fn_with_state(scope, auth::require)));
+        keyed = keyed.merge(routes.route_layer(from_fn_with_state((app.clone(), scope), auth::admit)));
     }
-    let keyed = keyed.route_layer(from_fn_with_state(app.clone(), auth::authenticate));
     let (routes, document) = keyed.merge(api::open()).split_for_parts();
     routes
         .merge(api::docs::pages(document))

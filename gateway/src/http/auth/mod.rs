@@ -120,8 +120,9 @@ impl From<AuthError> for Problem {
     }
 }
 
-/// Lets a request through whose caller is known and has not made too many; the handler finds the [`Caller`].
-pub async fn authenticate(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Lets a request through whose caller is known, has not made too many, and has the scope; the handler finds the
+/// [`Caller`].
+pub async fn admit(State((app, scope)): State<(App, Scope)>, request: Request, next: Next) -> Response {
     let (caller, mut request) = match identify(&app, request).await {
         Ok(known) => known,
         Err(error) => {
@@ -130,19 +131,18 @@ pub async fn authenticate(State(app): State<App>, request: Request, next: Next) 
         }
     };
     tracing::debug!(app.id = %caller.app, key = %caller.key, "the caller is known");
-    match caller.limiter.admit() {
-        Ok(allowance) => {
-            request.extensions_mut().insert(caller);
-            let mut response = next.run(request).await;
-            allowance.write(response.headers_mut());
-            response
-        }
-        Err(refused) => {
-            let mut response = Problem::rate_limited(refused.wait).into_response();
-            refused.allowance.write(response.headers_mut());
-            response
-        }
-    }
+    let (mut response, allowance) = match caller.limiter.admit() {
+        Ok(allowance) => match caller.require(scope) {
+            Ok(()) => {
+                request.extensions_mut().insert(caller);
+                (next.run(request).await, allowance)
+            }
+            Err(problem) => (problem.into_response(), allowance),
+        },
+        Err(refused) => (Problem::rate_limited(refused.wait).into_response(), refused.allowance),
+    };
+    allowance.write(response.headers_mut());
+    response
 }
 
 async fn identify(app: &App, request: Request) -> Result<(Caller, Request), AuthError> {
@@ -162,19 +162,11 @@ async fn identify(app: &App, request: Request) -> Result<(Caller, Request), Auth
     Err(AuthError::Refused)
 }
 
-/// Lets a request through whose caller has the scope. Stands inside of [`authenticate`].
-pub async fn require(State(scope): State<Scope>, caller: Caller, request: Request, next: Next) -> Response {
-    match caller.require(scope) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        // A route that is not behind `authenticate` has no caller: nobody gets in.
+        // A route that is not behind `admit` has no caller: nobody gets in.
         parts.extensions.get::<Caller>().cloned().ok_or_else(Problem::unauthorized)
     }
 }
