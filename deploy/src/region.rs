@@ -8,7 +8,7 @@ use clap::Args;
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::settings::{Settings, SettingsError};
 use peal_nats::connect::{self, Connection, Options};
-use peal_nats::mirror::Mirror;
+use peal_nats::mirror::{Contacts, Mirror};
 use peal_nats::state::StateWriter;
 use peal_nats::topology::{self, MaxBytes, Topology};
 
@@ -92,7 +92,13 @@ pub fn topology(settings: &Settings) -> Topology {
 #[must_use]
 pub fn state_writer(connection: &Connection) -> StateWriter {
     let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
-    let (unfilled, _) = Mirror::new(connection.clone(), PathBuf::new(), Clock::System, Arc::clone(&hybrid));
+    let (unfilled, _) = Mirror::new(
+        connection.clone(),
+        PathBuf::new(),
+        Contacts::NotIndexed,
+        Clock::System,
+        Arc::clone(&hybrid),
+    );
     StateWriter::new(connection.clone(), unfilled, hybrid)
 }
 

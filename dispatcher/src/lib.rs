@@ -28,7 +28,7 @@ use peal_common::settings::Settings;
 use peal_nats::Subjects;
 use peal_nats::catalog::Catalog;
 use peal_nats::connect::Options;
-use peal_nats::mirror::Mirror;
+use peal_nats::mirror::{Contacts, Mirror};
 use peal_nats::service::{Description, Service};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (mirror, mirror_task) = Mirror::new(
         connection.clone(),
         settings.dispatcher.data_dir.join("state.redb"),
+        Contacts::NotIndexed,
         clock.clone(),
         hybrid,
     );

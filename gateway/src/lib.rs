@@ -31,7 +31,7 @@ use peal_nats::catalog::Catalog;
 use peal_nats::connect::{self, Options};
 use peal_nats::group::GroupPublisher;
 use peal_nats::keys::Keys;
-use peal_nats::mirror::Mirror;
+use peal_nats::mirror::{Contacts, Mirror};
 use peal_nats::state::StateWriter;
 use peal_nats::{Region, Subjects};
 use tokio::net::TcpListener;
@@ -140,7 +140,8 @@ async fn start(
     let connection = connect::connect(&options).await?;
     let hybrid = Arc::new(HybridClock::new(clock.clone(), settings.region.name.clone()));
     let path = settings.gateway.data_dir.join("state.redb");
-    let (mirror, mirror_task) = Mirror::new(connection.clone(), path, clock.clone(), Arc::clone(&hybrid));
+    let (mirror, mirror_task) =
+        Mirror::new(connection.clone(), path, Contacts::Indexed, clock.clone(), Arc::clone(&hybrid));
     let writer = StateWriter::new(connection.clone(), mirror.clone(), hybrid);
     let path = settings.gateway.data_dir.join("model.redb");
     let retention = Retention::days(settings.topology.events_max_age_days);

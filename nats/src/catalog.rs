@@ -181,7 +181,7 @@ impl Catalog {
     /// The recipient who has this address, which must be in normal form, if the app has one.
     ///
     /// # Errors
-    /// [`CatalogError::NotReady`]
+    /// [`CatalogError::NotReady`]; always over a mirror without an index of contacts.
     pub fn recipient_with_address(
         &self,
         app: &AppId,
@@ -189,7 +189,7 @@ impl Catalog {
         address: &str,
     ) -> Result<Option<RecipientId>, CatalogError> {
         let index = self.blind_index(app, channel, address);
-        Ok(self.mirror.recipient_with(app, channel, &index)?)
+        Ok(self.mirror.recipient_with(&index)?)
     }
 
     /// The name of an address in streams and records; the address must be in normal form.

@@ -14,6 +14,7 @@ pub mod server;
 pub mod browse;
 pub mod catalog;
 pub mod dead_letter;
+pub mod delta;
 pub mod follow;
 pub mod group;
 pub mod inspect;

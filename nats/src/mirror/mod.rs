@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use peal_common::channel::{Channel, ChannelSet};
+use peal_common::channel::ChannelSet;
 use peal_common::clock::{Clock, HybridClock};
-use peal_common::id::{AppId, RecipientId};
-use peal_common::state::{Kind, Record, RecordKey, token};
+use peal_common::id::RecipientId;
+use peal_common::state::{Kind, Record, RecordKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,8 +42,18 @@ pub struct Mirror {
     inner: Arc<Inner>,
 }
 
+/// Whether recipients can be found by a contact. Whoever needs no such look-ups is spared a third of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contacts {
+    /// [`Mirror::recipient_with`] answers.
+    Indexed,
+    /// It does not.
+    NotIndexed,
+}
+
 struct Inner {
     store: RwLock<Option<Store>>,
+    contacts: Contacts,
     ready: AtomicBool,
     /// Told when a read failed: the file has to be built anew.
     damaged: Notify,
@@ -69,11 +79,13 @@ impl Mirror {
     pub fn new(
         connection: Connection,
         path: PathBuf,
+        contacts: Contacts,
         clock: Clock,
         hybrid: Arc<HybridClock>,
     ) -> (Self, MirrorTask) {
         let inner = Arc::new(Inner {
             store: RwLock::new(None),
+            contacts,
             ready: AtomicBool::new(false),
             damaged: Notify::new(),
             position: watch::Sender::new(0),
@@ -164,19 +176,16 @@ impl Mirror {
         Ok(found.into_iter().map(|(key, found)| (key, found.record)).collect())
     }
 
-    /// The recipient of an app who has the contact with this blind index, if there is one.
+    /// The recipient who has the contact with this blind index, if there is one.
     ///
     /// # Errors
-    /// [`NotReady`]
-    pub fn recipient_with(
-        &self,
-        app: &AppId,
-        channel: Channel,
-        index: &str,
-    ) -> Result<Option<RecipientId>, NotReady> {
-        let key =
-            self.read(|store| store.with_contact(&token(app.as_str()), &format!("{channel}:{index}")))?;
-        Ok(key.and_then(|key| key.id()).and_then(|id| id.parse().ok()))
+    /// [`NotReady`]; always without [`Contacts::Indexed`].
+    pub fn recipient_with(&self, index: &str) -> Result<Option<RecipientId>, NotReady> {
+        if self.inner.contacts == Contacts::NotIndexed {
+            return Err(NotReady("this process keeps no index of contacts"));
+        }
+        let id = self.read(|store| store.with_contact(index))?;
+        Ok(id.and_then(|id| id.parse().ok()))
     }
 
     fn read<T>(&self, read: impl FnOnce(&Store) -> Result<T, Damaged>) -> Result<T, NotReady> {
@@ -296,12 +305,12 @@ impl MirrorTask {
             generation.fetch_add(1, Ordering::AcqRel);
         }
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
-        let path = self.path.clone();
+        let (path, contacts) = (self.path.clone(), self.inner.contacts);
         let opened = tokio::task::spawn_blocking(move || {
             if anew && path.exists() {
                 std::fs::remove_file(&path).map_err(redb::StorageError::from)?;
             }
-            let store = Store::open(&path, CACHE_BYTES)?;
+            let store = Store::open(&path, CACHE_BYTES, contacts)?;
             let position = store.position()?;
             Ok::<_, Damaged>((store, position))
         });
@@ -332,7 +341,7 @@ impl MirrorTask {
                     if let Some(stamp) = record.latest() {
                         self.inner.hybrid.observe(stamp);
                     }
-                    changes.push(Change::Merge(key, message.sequence, record));
+                    changes.push(Change::Merge(key, message.sequence, record, message.payload));
                 }
                 _ => {
                     let stream = self.subjects.state_stream();

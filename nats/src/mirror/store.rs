@@ -3,20 +3,31 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use peal_common::channel::ChannelSet;
 use peal_common::recipient::{index_entries, reach};
 use peal_common::state::{Record, RecordKey};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
+use super::Contacts;
+use crate::delta::{DeltaDefinition, DeltaTable, DeltaView, Hand};
+
 /// Sequence of the message (8 bytes, big endian), the channels on which a recipient is reached (2 bytes, big endian, 0
 /// for other records), then the record as JSON.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
-/// `<app>.<channel>:<blind index>` and the record's key, separated by a space.
-const CONTACTS: TableDefinition<'_, &str, ()> = TableDefinition::new("contacts");
+/// A contact's blind index (16 bytes, which app and channel are part of), then the id of the recipient who has it.
+const CONTACTS: DeltaDefinition<&[u8], ()> = DeltaDefinition::new("recent_contacts", "contacts");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
 /// Of the tables and of everything in them: raise it with any change to what is written.
-const FORMAT: &str = "2";
+const fn format(contacts: Contacts) -> &'static str {
+    match contacts {
+        Contacts::Indexed => "3, contacts",
+        Contacts::NotIndexed => "3",
+    }
+}
 
 /// The file can't be used. It is a copy of what JetStream holds, so the answer is always to build it anew.
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +58,8 @@ pub struct Versioned {
 
 /// A change to apply.
 pub(super) enum Change {
-    /// A version of a record arrived.
-    Merge(RecordKey, u64, Record),
+    /// A version of a record arrived, with the JSON that it was read from.
+    Merge(RecordKey, u64, Record, Bytes),
     /// The key was removed.
     Remove(RecordKey),
 }
@@ -63,27 +74,30 @@ pub(super) struct Position {
 pub(super) struct Store {
     view: RwLock<Arc<View>>,
     database: Database,
+    contacts: Contacts,
+    /// Of the table of contacts.
+    hand: Hand,
 }
 
 /// The tables as the last transaction left them: opening them anew for each look-up would cost more than to look.
 struct View {
     records: ReadOnlyTable<&'static str, &'static [u8]>,
-    contacts: ReadOnlyTable<&'static str, ()>,
+    contacts: DeltaView<&'static [u8], ()>,
 }
 
 impl View {
     fn open(database: &Database) -> Result<Arc<Self>, Damaged> {
         let read = database.begin_read()?;
-        Ok(Arc::new(View { records: read.open_table(RECORDS)?, contacts: read.open_table(CONTACTS)? }))
+        Ok(Arc::new(View { records: read.open_table(RECORDS)?, contacts: CONTACTS.view(&read)? }))
     }
 }
 
 impl Store {
     /// Opens the file and checks it from end to end; makes a new one when there is none. A file that is damaged, of
     /// another format, or no file of ours is put aside first. One that another process uses is left alone.
-    pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Self, Damaged> {
+    pub(super) fn open(path: &Path, cache_bytes: usize, contacts: Contacts) -> Result<Self, Damaged> {
         if path.exists() {
-            let checked = std::panic::catch_unwind(|| Store::open_checked(path, cache_bytes));
+            let checked = std::panic::catch_unwind(|| Store::open_checked(path, cache_bytes, contacts));
             match checked {
                 Ok(Ok(store)) => return Ok(store),
                 // It is as it should be; it is only not ours now.
@@ -95,23 +109,23 @@ impl Store {
             }
             put_aside(path).map_err(|error| Damaged(Box::new(error)))?;
         }
-        Store::create(path, cache_bytes)
+        Store::create(path, cache_bytes, contacts)
     }
 
-    fn open_checked(path: &Path, cache_bytes: usize) -> Result<Self, Damaged> {
+    fn open_checked(path: &Path, cache_bytes: usize, contacts: Contacts) -> Result<Self, Damaged> {
         let mut database = Database::builder().set_cache_size(cache_bytes).open(path)?;
         // A flipped byte in a file that was closed properly is found by this check and by nothing else.
         if !database.check_integrity()? {
             return Err(Damaged("the check of the file failed".into()));
         }
-        let store = Store { view: RwLock::new(View::open(&database)?), database };
-        if store.meta("format")?.as_deref() != Some(FORMAT) {
+        let has = database.begin_read()?.open_table(META)?.get("format")?.map(|text| text.value().to_owned());
+        if has.as_deref() != Some(format(contacts)) {
             return Err(Damaged("the file has another format".into()));
         }
-        Ok(store)
+        Store::with(database, contacts)
     }
 
-    fn create(path: &Path, cache_bytes: usize) -> Result<Self, Damaged> {
+    fn create(path: &Path, cache_bytes: usize, contacts: Contacts) -> Result<Self, Damaged> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| Damaged(Box::new(error)))?;
         }
@@ -119,11 +133,15 @@ impl Store {
         let write = database.begin_write()?;
         {
             write.open_table(RECORDS)?;
-            write.open_table(CONTACTS)?;
-            write.open_table(META)?.insert("format", FORMAT)?;
+            CONTACTS.open(&write)?;
+            write.open_table(META)?.insert("format", format(contacts))?;
         }
         write.commit()?;
-        Ok(Store { view: RwLock::new(View::open(&database)?), database })
+        Store::with(database, contacts)
+    }
+
+    fn with(database: Database, contacts: Contacts) -> Result<Self, Damaged> {
+        Ok(Store { view: RwLock::new(View::open(&database)?), database, contacts, hand: Hand::default() })
     }
 
     fn view(&self) -> Arc<View> {
@@ -152,34 +170,32 @@ impl Store {
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
             let mut records = write.open_table(RECORDS)?;
-            let mut contacts = write.open_table(CONTACTS)?;
+            let mut contacts =
+                Index { table: CONTACTS.open(&write)?, is_kept: self.contacts == Contacts::Indexed };
             for change in changes {
                 match change {
-                    Change::Merge(key, sequence, record) => {
+                    Change::Merge(key, sequence, record, json) => {
                         let old = records.get(key.as_str())?.and_then(|value| decode(value.value()));
-                        let mut merged = record;
+                        let (mut merged, mut json) = (record, json);
+                        let mut before = Vec::new();
                         if let Some(old) = old {
-                            for entry in index_entries(&old.record) {
-                                contacts.remove(contact_key(&key, entry).as_str())?;
-                            }
+                            before = contacts.keys(&key, &old.record);
                             merged.merge(old.record);
+                            json =
+                                serde_json::to_vec(&merged).map_err(|error| Damaged(Box::new(error)))?.into();
                         }
-                        for entry in index_entries(&merged) {
-                            contacts.insert(contact_key(&key, entry).as_str(), ())?;
-                        }
-                        records.insert(key.as_str(), encode(sequence, &merged)?.as_slice())?;
+                        contacts.replace(&before, &contacts.keys(&key, &merged))?;
+                        records.insert(key.as_str(), encode(sequence, &merged, &json).as_slice())?;
                     }
                     Change::Remove(key) => {
-                        if let Some(old) =
-                            records.remove(key.as_str())?.and_then(|value| decode(value.value()))
-                        {
-                            for entry in index_entries(&old.record) {
-                                contacts.remove(contact_key(&key, entry).as_str())?;
-                            }
+                        let old = records.remove(key.as_str())?.and_then(|value| decode(value.value()));
+                        if let Some(old) = old {
+                            contacts.replace(&contacts.keys(&key, &old.record), &[])?;
                         }
                     }
                 }
             }
+            contacts.table.settle(&self.hand)?;
             let mut meta = write.open_table(META)?;
             meta.insert("position", position.sequence.to_string().as_str())?;
             if let Some(created) = &position.created {
@@ -235,11 +251,43 @@ impl Store {
         Ok(out)
     }
 
-    /// The first record that has this contact.
-    pub(super) fn with_contact(&self, app: &str, entry: &str) -> Result<Option<RecordKey>, Damaged> {
-        let prefix = format!("{app}.{entry} ");
-        let found = self.view().contacts.range(prefix.as_str()..)?.next().transpose()?;
-        Ok(found.and_then(|(key, _)| key.value().strip_prefix(&prefix).map(RecordKey::from_text)))
+    /// The id of the first recipient who has the contact with this blind index.
+    pub(super) fn with_contact(&self, index: &str) -> Result<Option<String>, Damaged> {
+        let Some(index) = index_bytes(index) else { return Ok(None) };
+        let Some(found) = self.view().contacts.first_from(index.as_slice())? else { return Ok(None) };
+        let id = found.value().strip_prefix(&index).and_then(|id| std::str::from_utf8(id).ok());
+        Ok(id.map(str::to_owned))
+    }
+}
+
+/// The bytes of a blind index. None for a text that was not made by us.
+fn index_bytes(index: &str) -> Option<[u8; 16]> {
+    URL_SAFE_NO_PAD.decode(index).ok()?.try_into().ok()
+}
+
+/// The table of contacts, where it is kept.
+struct Index<'t> {
+    table: DeltaTable<'t, &'static [u8], ()>,
+    is_kept: bool,
+}
+
+impl Index<'_> {
+    /// The keys of a record's contacts.
+    fn keys(&self, key: &RecordKey, record: &Record) -> Vec<Vec<u8>> {
+        let id = key.id().unwrap_or_default();
+        let entries = self.is_kept.then(|| index_entries(record)).into_iter().flatten();
+        let indexes = entries.filter_map(|entry| index_bytes(entry.split_once(':')?.1));
+        indexes.map(|index| [&index, id.as_bytes()].concat()).collect()
+    }
+
+    fn replace(&mut self, before: &[Vec<u8>], after: &[Vec<u8>]) -> Result<(), Damaged> {
+        for gone in before.iter().filter(|key| !after.contains(key)) {
+            self.table.remove(gone.as_slice())?;
+        }
+        for new in after.iter().filter(|key| !before.contains(key)) {
+            self.table.insert(new.as_slice(), ())?;
+        }
+        Ok(())
     }
 }
 
@@ -250,16 +298,9 @@ fn put_aside(path: &Path) -> std::io::Result<()> {
     std::fs::rename(path, PathBuf::from(name))
 }
 
-fn contact_key(key: &RecordKey, entry: &str) -> String {
-    let app = key.as_str().split('.').nth(1).unwrap_or_default();
-    format!("{app}.{entry} {key}")
-}
-
-fn encode(sequence: u64, record: &Record) -> Result<Vec<u8>, Damaged> {
-    let mut out = sequence.to_be_bytes().to_vec();
-    out.extend(reach(record).unwrap_or_default().bits().to_be_bytes());
-    serde_json::to_writer(&mut out, record).map_err(|error| Damaged(Box::new(error)))?;
-    Ok(out)
+fn encode(sequence: u64, record: &Record, json: &[u8]) -> Vec<u8> {
+    let reach = reach(record).unwrap_or_default().bits().to_be_bytes();
+    [&sequence.to_be_bytes()[..], &reach, json].concat()
 }
 
 fn decode(bytes: &[u8]) -> Option<Versioned> {

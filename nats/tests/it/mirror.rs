@@ -8,7 +8,7 @@ use std::time::Duration;
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
-use peal_nats::mirror::Mirror;
+use peal_nats::mirror::{Contacts, Mirror};
 use peal_nats::publish::Outgoing;
 use peal_nats::state::{StateWriter, WriteError};
 use peal_nats::topology::{Current, DEAD_LETTERS, Options, Topology, apply, plan};
@@ -57,8 +57,13 @@ struct Running {
 impl Running {
     fn start(connection: &Connection, file: &Path) -> Self {
         let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
-        let (mirror, task) =
-            Mirror::new(connection.clone(), file.to_owned(), Clock::System, Arc::clone(&hybrid));
+        let (mirror, task) = Mirror::new(
+            connection.clone(),
+            file.to_owned(),
+            Contacts::Indexed,
+            Clock::System,
+            Arc::clone(&hybrid),
+        );
         let stop = CancellationToken::new();
         let task = tokio::spawn(task.run(stop.clone()));
         Running { mirror, hybrid, stop, task }

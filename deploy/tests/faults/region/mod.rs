@@ -18,7 +18,7 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::mirror::Mirror;
+use peal_nats::mirror::{Contacts, Mirror};
 use peal_nats::server::{Server, ServerConfig, free_port};
 use peal_nats::state::StateWriter;
 use peal_nats::topology::{self, Current, Topology};
@@ -178,7 +178,13 @@ async fn apply_topology(connection: &Connection, ack_wait: Option<Duration>) -> 
 async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Result<(String, String)> {
     let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
     // Without its task the mirror stays empty and the writer asks JetStream, which is right for a single write.
-    let (mirror, _) = Mirror::new(connection.clone(), PathBuf::new(), Clock::System, Arc::clone(&hybrid));
+    let (mirror, _) = Mirror::new(
+        connection.clone(),
+        PathBuf::new(),
+        Contacts::NotIndexed,
+        Clock::System,
+        Arc::clone(&hybrid),
+    );
     let keys = Keys::new(StateWriter::new(connection.clone(), mirror, hybrid), sealer);
     let app: AppId = APP.parse()?;
     let grant = Grant {
