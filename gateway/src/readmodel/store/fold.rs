@@ -114,7 +114,6 @@ impl<'f, 't> Fold<'f, 't> {
                 continue;
             }
             let key = TimeKey::of_row(app, row.time(), number);
-            let mut known = Vec::new();
             if let Some((old_key, old)) = &before {
                 self.tally.remove(old);
                 let moved = *old_key != key;
@@ -122,8 +121,12 @@ impl<'f, 't> Fold<'f, 't> {
                     self.tables.rows.remove(&old_key.bytes())?;
                 }
                 if moved || old.recipients != row.recipients || !old.contacts().eq(row.contacts()) {
-                    known = index_entries(&name, old, *old_key);
-                    index.extend(index_entries(&name, &row, key));
+                    let known = index_entries(&name, old, *old_key);
+                    let wanted = index_entries(&name, &row, key);
+                    for gone in known.iter().filter(|entry| wanted.binary_search(entry).is_err()) {
+                        self.tables.index.remove(gone)?;
+                    }
+                    index.extend(wanted.into_iter().filter(|entry| known.binary_search(entry).is_err()));
                 }
                 if moved {
                     ids.push((number.to_be_bytes(), key.time));
@@ -131,10 +134,6 @@ impl<'f, 't> Fold<'f, 't> {
             } else {
                 ids.push((number.to_be_bytes(), key.time));
                 index.extend(index_entries(&name, &row, key));
-            }
-            // An entry that stays is among those that are inserted again below.
-            for entry in known {
-                self.tables.index.remove(&entry)?;
             }
             self.tally.add(&row);
             rows.push((key.bytes(), row.encode()));

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use peal_common::id::{AppId, RecipientId};
+use peal_nats::delta::{DeltaDefinition, DeltaTable, DeltaView, Hand};
 use redb::{
     Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table,
     TableDefinition, WriteTransaction,
@@ -27,12 +28,12 @@ pub(super) use expire::Cutoffs;
 /// Apps by name; their numbers stand in keys.
 const APPS: TableDefinition<'_, &str, u32> = TableDefinition::new("apps");
 /// The number of a notification → the time of its row. This is what finds a repeated id: one look-up of 24 bytes.
-const IDS: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("ids");
+const IDS: DeltaDefinition<&[u8; 16], u64> = DeltaDefinition::new("recent_ids", "ids");
 /// Rows in the order of time, so that new ones are written together and old ones removed together, and a list by time
 /// needs no index of its own.
 const ROWS: TableDefinition<'_, &[u8; TimeKey::BYTES], &[u8]> = TableDefinition::new("rows");
 /// Recipients and contacts → rows, 24 bytes each.
-const INDEX: TableDefinition<'_, &[u8; IndexKey::BYTES], ()> = TableDefinition::new("index");
+const INDEX: DeltaDefinition<&[u8; IndexKey::BYTES], ()> = DeltaDefinition::new("recent_index", "index");
 /// Events in the order of time. A table of its own, because events come long after the notification that they belong
 /// to: rows, which stand in the order of acceptance, can't be read in the order of events. Rows only name theirs.
 const LOG: TableDefinition<'_, &[u8; TimeKey::BYTES], &[u8]> = TableDefinition::new("log");
@@ -45,7 +46,7 @@ const SIZES: TableDefinition<'_, &[u8; 16], u32> = TableDefinition::new("sizes")
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 /// Of the tables and of everything in them: raise it with any change to what is written.
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
 
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -119,12 +120,14 @@ pub(super) struct Store {
     tally: RwLock<Tally>,
     /// Where looking for old items of inboxes goes on.
     sweep: Mutex<[u8; InboxKey::BYTES]>,
+    /// Of the ids, and of the index.
+    hands: [Hand; 2],
 }
 
 /// What finds a notification by its id, as the last transaction left it: every acceptance asks, and opening tables anew
 /// would cost more than to look.
 struct ById {
-    ids: ReadOnlyTable<&'static [u8; 16], u64>,
+    ids: DeltaView<&'static [u8; 16], u64>,
     rows: ReadOnlyTable<&'static [u8; TimeKey::BYTES], &'static [u8]>,
 }
 
@@ -134,16 +137,16 @@ impl ById {
     }
 
     fn of(read: &ReadTransaction) -> Result<Self, StoreError> {
-        Ok(ById { ids: read.open_table(IDS)?, rows: read.open_table(ROWS)? })
+        Ok(ById { ids: IDS.view(read)?, rows: read.open_table(ROWS)? })
     }
 }
 
 /// The tables of a transaction.
 struct Tables<'t> {
     apps: Table<'t, &'static str, u32>,
-    ids: Table<'t, &'static [u8; 16], u64>,
+    ids: DeltaTable<'t, &'static [u8; 16], u64>,
     rows: Table<'t, &'static [u8; TimeKey::BYTES], &'static [u8]>,
-    index: Table<'t, &'static [u8; IndexKey::BYTES], ()>,
+    index: DeltaTable<'t, &'static [u8; IndexKey::BYTES], ()>,
     log: Table<'t, &'static [u8; TimeKey::BYTES], &'static [u8]>,
     inbox: Table<'t, &'static [u8; InboxKey::BYTES], &'static [u8]>,
     items: Table<'t, &'static [u8; 32], u64>,
@@ -155,9 +158,9 @@ impl<'t> Tables<'t> {
     fn open(write: &'t WriteTransaction) -> Result<Self, StoreError> {
         Ok(Tables {
             apps: write.open_table(APPS)?,
-            ids: write.open_table(IDS)?,
+            ids: IDS.open(write)?,
             rows: write.open_table(ROWS)?,
-            index: write.open_table(INDEX)?,
+            index: INDEX.open(write)?,
             log: write.open_table(LOG)?,
             inbox: write.open_table(INBOX)?,
             items: write.open_table(ITEMS)?,
@@ -191,12 +194,12 @@ impl Store {
         if !database.check_integrity()? {
             return Err(StoreError::damaged("the check of the file failed"));
         }
-        let mut store = Store::with(database)?;
-        let read = store.database.begin_read()?;
-        let meta = read.open_table(META)?;
+        let meta = database.begin_read()?.open_table(META)?;
         if meta.get("format")?.is_none_or(|format| format.value() != FORMAT) {
             return Err(StoreError::damaged("the file has another format"));
         }
+        let mut store = Store::with(database)?;
+        let read = store.database.begin_read()?;
         if let Some(bytes) = meta.get("counts")? {
             let tally =
                 Tally::decode(bytes.value()).ok_or(StoreError::damaged("the counts cannot be read"))?;
@@ -231,6 +234,7 @@ impl Store {
             apps: RwLock::default(),
             tally: RwLock::default(),
             sweep: Mutex::new([0; InboxKey::BYTES]),
+            hands: Default::default(),
         })
     }
 
@@ -273,6 +277,8 @@ impl Store {
             if let Some(cutoffs) = &commit.expire {
                 applied.more_to_expire = self.expire(&mut tables, &mut tally, cutoffs)?;
             }
+            tables.ids.settle(&self.hands[0])?;
+            tables.index.settle(&self.hands[1])?;
             for (source, position) in Source::ALL.into_iter().zip(&commit.positions) {
                 let mut bytes = position.sequence.to_be_bytes().to_vec();
                 bytes.extend_from_slice(position.created.as_deref().unwrap_or_default().as_bytes());

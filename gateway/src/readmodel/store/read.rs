@@ -88,9 +88,8 @@ impl Store {
         let mut search = Search { filter, limit, looked: 0, last: None, page: &mut page };
         if let Some(tag) = tag {
             let key = |cursor: Cursor| IndexKey { tag, time: cursor.time, order: cursor.order }.bytes();
-            let index = read.open_table(INDEX)?;
-            for entry in index.range::<&[u8; IndexKey::BYTES]>(&key(from)..&key(to))?.rev() {
-                let IndexKey { time, order, .. } = IndexKey::read(entry?.0.value());
+            for entry in INDEX.view(&read)?.keys_back(&key(from), &key(to))? {
+                let IndexKey { time, order, .. } = IndexKey::read(entry?.value());
                 let bytes = rows.get(&TimeKey { app: number, time, order }.bytes())?;
                 let bytes = bytes.ok_or(StoreError::damaged("a row is missing"))?;
                 if !search.look(Cursor { time, order }, bytes.value())? {
