@@ -192,6 +192,15 @@ async fn start(
         gathering.await;
         "the publisher"
     });
+    let (nonces, nonces_task) = Nonces::new();
+    tasks.spawn({
+        let (connection, clock, stop) = (connection.clone(), clock.clone(), tasks_stop.clone());
+        async move {
+            let subject = Subjects::new(&connection.region).nonces();
+            nonces_task.run(&connection, subject, clock, stop).await;
+            "the exchange of nonces"
+        }
+    });
     let longest_lag = Duration::from_secs(settings.topology.duplicate_window_seconds) / 2;
     let acceptor = Acceptor::new(
         connection.clone(),
@@ -206,7 +215,7 @@ async fn start(
     Ok(App::new(Parts {
         acceptor,
         keyring: Keyring::new(mirror.clone(), Arc::clone(&sealer), settings.gateway.rate_limit_per_second),
-        nonces: Nonces::default(),
+        nonces,
         keys: Keys::new(writer.clone(), Arc::clone(&sealer)),
         catalog,
         subjects: Subjects::new(&region),

@@ -11,6 +11,7 @@ mod acks;
 pub mod connect;
 pub mod server;
 
+pub mod broadcast;
 pub mod browse;
 pub mod catalog;
 pub mod dead_letter;

@@ -194,6 +194,12 @@ impl Subjects {
         format!("{}.api.{}", self.prefix, token(door))
     }
 
+    /// Where gateways tell each other which signatures were used: `peal.<r>.nonces`. No stream keeps it.
+    #[must_use]
+    pub fn nonces(&self) -> String {
+        format!("{}.nonces", self.prefix)
+    }
+
     /// The key-value bucket with what this region wrote: `state_<r>`.
     #[must_use]
     pub fn state_bucket(&self) -> String {
@@ -325,6 +331,7 @@ mod tests {
             (s.inbox_all(), "peal.seoul-1.inbox.>"),
             (s.sandbox(channel), "peal.seoul-1.sandbox.sms"),
             (s.sandbox_all(), "peal.seoul-1.sandbox.*"),
+            (s.nonces(), "peal.seoul-1.nonces"),
             (s.state_bucket(), "state_seoul-1"),
             (s.state_stream(), "KV_state_seoul-1"),
             (s.state("recipient.shop.a=3Ab"), "$KV.state_seoul-1.recipient.shop.a=3Ab"),

@@ -1,5 +1,7 @@
 //! Who gets in, and who does not.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use peal_common::clock::Clock;
 use peal_common::key::Scope;
 use reqwest::Method;
@@ -105,6 +107,33 @@ async fn a_signature_counts_once_for_what_was_signed() {
     let large: &'static str = Box::leak(" ".repeat(600 * 1024).into_boxed_str());
     let header = key.signed("PUT", path, large.as_bytes(), now, "nonce-0000000010");
     put(header, large).await.problem(413, "too_large");
+}
+
+#[tokio::test]
+async fn a_signature_that_one_gateway_took_is_refused_by_another() {
+    let mut harness = Harness::start().await;
+    let key = harness.key(&[Scope::Admin]).await;
+    let one = harness.anonymous();
+    let url = harness.start_another().await;
+    let (other, knows) = (one.at(&url), harness.client(&key).at(&url));
+    eventually("the other gateway knows the key", || async {
+        knows.get("/v1/categories").await.status == 200
+    })
+    .await;
+    let path = "/v1/categories";
+    let heard = harness.connection.broadcast(harness.subjects.nonces()).await.unwrap();
+    let heard = tokio::sync::Mutex::new(heard);
+    let number = AtomicU32::new(0);
+    // The test hears of it at about the same time as the other gateway.
+    eventually("the other gateway refuses what this one took", || async {
+        let nonce = format!("nonce-{:010}", number.fetch_add(1, Ordering::Relaxed));
+        let header = key.signed("GET", path, b"", harness.clock.now().as_second(), &nonce);
+        with_header(&one, Method::GET, path, &header, "").await.ok(200);
+        heard.lock().await.hear().await.unwrap();
+        let replayed = with_header(&other, Method::GET, path, &header, "").await;
+        replayed.status == 401 && replayed.body["code"] == "replayed_signature"
+    })
+    .await;
 }
 
 #[tokio::test]

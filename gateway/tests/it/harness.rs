@@ -66,6 +66,7 @@ pub struct Harness {
     keys: Keys,
     http: reqwest::Client,
     running: Option<Running>,
+    another: Option<Running>,
 }
 
 struct Running {
@@ -118,6 +119,7 @@ impl Harness {
             subjects: Subjects::new(&region()),
             http: reqwest::Client::builder().timeout(LIMIT).no_proxy().build().unwrap(),
             running: None,
+            another: None,
             server,
             connection,
             settings,
@@ -130,11 +132,18 @@ impl Harness {
 
     /// Starts the gateway, on a new port.
     pub async fn start_gateway(&mut self) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.url = format!("http://{}", listener.local_addr().unwrap());
-        let stop = CancellationToken::new();
-        let gateway = peal_gateway::run_on(listener, self.settings.clone(), self.clock.clone(), stop.clone());
-        self.running = Some(Running { stop, task: tokio::spawn(gateway) });
+        let (url, running) = start(self.settings.clone(), self.clock.clone()).await;
+        self.url = url;
+        self.running = Some(running);
+    }
+
+    /// Starts another gateway of the region, with a folder of its own. Gives its address.
+    pub async fn start_another(&mut self) -> String {
+        let mut settings = self.settings.clone();
+        settings.gateway.data_dir = self.folder.path().join("another");
+        let (url, running) = start(settings, self.clock.clone()).await;
+        self.another = Some(running);
+        url
     }
 
     /// Stops the gateway softly and checks that all was well with it until then.
@@ -228,9 +237,17 @@ impl Harness {
     }
 }
 
+async fn start(settings: Settings, clock: Clock) -> (String, Running) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let stop = CancellationToken::new();
+    let gateway = peal_gateway::run_on(listener, settings, clock, stop.clone());
+    (url, Running { stop, task: tokio::spawn(gateway) })
+}
+
 impl Drop for Harness {
     fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
+        for running in self.running.take().into_iter().chain(self.another.take()) {
             // A gateway that has ended by itself is a failure that a test must not miss.
             let ended = running.task.is_finished();
             running.stop.cancel();
@@ -312,6 +329,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// The same at another gateway.
+    pub fn at(&self, url: &str) -> Self {
+        Client { url: url.to_owned(), ..self.clone() }
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.call(Method::GET, path, None).await
     }
