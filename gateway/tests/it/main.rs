@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod accept;
 mod auth;
 mod browser;
 mod console;
