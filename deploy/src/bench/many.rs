@@ -68,6 +68,7 @@ pub async fn measure(
     let many = Recipients { prefix: "many".to_owned(), count: sizes.recipients };
     // The first ones through the API open connections.
     through_api(deployment, "warm", sizes.through_api.div_ceil(10), &hook).await?;
+    deployment.settle(SETTLE_LIMIT).await?;
     let api_first_per_second = through_api(deployment, "first", sizes.through_api, &hook).await?;
     let mut per_second_by_tenth = Vec::new();
     for part in 0..PARTS {
@@ -80,6 +81,8 @@ pub async fn measure(
         progress(&format!("{to} recipients, the last tenth at {rate:.0}/s"));
         per_second_by_tenth.push(rate);
     }
+    // Both are measured while nothing else goes on.
+    deployment.settle(SETTLE_LIMIT).await?;
     let api_last_per_second = through_api(deployment, "last", sizes.through_api, &hook).await?;
     deployment.settle(SETTLE_LIMIT).await?;
     let idle = deployment.memory();

@@ -54,7 +54,7 @@ impl Sizes {
             steady_total: 2_000,
             backlog: 200_000,
             many_recipients: 1_000_000,
-            api_recipients: 5_000,
+            api_recipients: 20_000,
             many_notifications: 20_000,
             always_waiting: &[1, 32, 256, 1_000, 2_000],
         }
