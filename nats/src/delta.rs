@@ -1,8 +1,8 @@
 //! A redb table in two parts, for keys that come in no order, such as digests.
 //!
-//! An entry among a million others with such a key changes a page of its own: each costs as much as forty that stand
-//! side by side, and the more there are, the less of them is kept in memory. So new entries go into a small table, all
-//! of whose pages are at hand. A hand that moves round it carries entries on into the large one, at each transaction as
+//! An entry among a million others with such a key changes a page of its own, where entries in order share one, and the
+//! more there are, the less of them is kept in memory. So new entries go into a small table, all of whose pages are at
+//! hand. A hand that moves round it carries entries on into the large one, at each transaction as
 //! many as are too many, and all of a range: those meet each other on the pages of the large table. Both parts belong
 //! to the same transaction, so nothing has to be recovered.
 

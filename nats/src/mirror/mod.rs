@@ -42,7 +42,7 @@ pub struct Mirror {
     inner: Arc<Inner>,
 }
 
-/// Whether recipients can be found by a contact. Whoever needs no such look-ups is spared a third of the work.
+/// Whether recipients can be found by a contact. Whoever needs no such look-ups is spared the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contacts {
     /// [`Mirror::recipient_with`] answers.

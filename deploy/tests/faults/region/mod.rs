@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use peal_common::clock::{Clock, HybridClock};
+use peal_common::clock::Clock;
 use peal_common::id::{AppId, Region as RegionName};
 use peal_common::key::{Grant, Scope};
 use peal_common::seal::{KEY_BYTES, Sealer};
@@ -18,9 +18,7 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::mirror::{Contacts, Mirror};
 use peal_nats::server::{Server, ServerConfig, free_port};
-use peal_nats::state::StateWriter;
 use peal_nats::topology::{self, Current, Topology};
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -176,16 +174,7 @@ async fn apply_topology(connection: &Connection, ack_wait: Option<Duration>) -> 
 }
 
 async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Result<(String, String)> {
-    let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
-    // Without its task the mirror stays empty and the writer asks JetStream, which is right for a single write.
-    let (mirror, _) = Mirror::new(
-        connection.clone(),
-        PathBuf::new(),
-        Contacts::NotIndexed,
-        Clock::System,
-        Arc::clone(&hybrid),
-    );
-    let keys = Keys::new(StateWriter::new(connection.clone(), mirror, hybrid), sealer);
+    let keys = Keys::new(peal::region::state_writer(connection), sealer);
     let app: AppId = APP.parse()?;
     let grant = Grant {
         app,

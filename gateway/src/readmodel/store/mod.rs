@@ -120,8 +120,8 @@ pub(super) struct Store {
     tally: RwLock<Tally>,
     /// Where looking for old items of inboxes goes on.
     sweep: Mutex<[u8; InboxKey::BYTES]>,
-    /// Of the ids, and of the index.
-    hands: [Hand; 2],
+    ids_hand: Hand,
+    index_hand: Hand,
 }
 
 /// What finds a notification by its id, as the last transaction left it: every acceptance asks, and opening tables anew
@@ -234,7 +234,8 @@ impl Store {
             apps: RwLock::default(),
             tally: RwLock::default(),
             sweep: Mutex::new([0; InboxKey::BYTES]),
-            hands: Default::default(),
+            ids_hand: Hand::default(),
+            index_hand: Hand::default(),
         })
     }
 
@@ -277,8 +278,8 @@ impl Store {
             if let Some(cutoffs) = &commit.expire {
                 applied.more_to_expire = self.expire(&mut tables, &mut tally, cutoffs)?;
             }
-            tables.ids.settle(&self.hands[0])?;
-            tables.index.settle(&self.hands[1])?;
+            tables.ids.settle(&self.ids_hand)?;
+            tables.index.settle(&self.index_hand)?;
             for (source, position) in Source::ALL.into_iter().zip(&commit.positions) {
                 let mut bytes = position.sequence.to_be_bytes().to_vec();
                 bytes.extend_from_slice(position.created.as_deref().unwrap_or_default().as_bytes());
