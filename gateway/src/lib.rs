@@ -156,8 +156,15 @@ async fn start(
             "the mirror"
         }
     });
+    let limit = Duration::from_millis(settings.nats.request_timeout_ms);
+    let (publisher, gathering) =
+        GroupPublisher::new(connection.clone(), settings.gateway.group_commit, limit, tasks_stop.clone());
+    tasks.spawn(async move {
+        gathering.await;
+        "the publisher"
+    });
     tasks.spawn({
-        let stop = tasks_stop.clone();
+        let (model_task, stop) = (model_task.behind(publisher.clone()), tasks_stop.clone());
         async move {
             model_task.run(stop).await;
             "the read model"
@@ -185,13 +192,6 @@ async fn start(
     let networks = Networks::parse(&settings.channels.webhook.allowed_networks).map_err(|text| {
         anyhow!("channels.webhook.allowed_networks: {text} is no network; write one such as 10.1.0.0/16")
     })?;
-    let limit = Duration::from_millis(settings.nats.request_timeout_ms);
-    let (publisher, gathering) =
-        GroupPublisher::new(connection.clone(), settings.gateway.group_commit, limit, tasks_stop.clone());
-    tasks.spawn(async move {
-        gathering.await;
-        "the publisher"
-    });
     let (nonces, nonces_task) = Nonces::new();
     tasks.spawn({
         let (connection, clock, stop) = (connection.clone(), clock.clone(), tasks_stop.clone());

@@ -158,6 +158,12 @@ impl GroupPublisher {
         self.limit
     }
 
+    /// Whether so many messages wait for their answers that the machine has all hands full.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.inner.in_flight.load(Ordering::Relaxed) >= LOADED
+    }
+
     /// How many batches have been committed.
     #[must_use]
     pub fn batches(&self) -> u64 {

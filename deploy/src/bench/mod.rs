@@ -222,6 +222,11 @@ async fn accepting(
     let shapes: Vec<_> = shapes.into_iter().map(|shape| (&measurement, shape)).collect();
     let measured = throughput::all(&shapes, sizes.rounds, "d", &|text| output.progress(text)).await;
     report.accepting = measured.with_context(|| deployment.logs())?;
+    let best: Vec<_> = [report.single(), report.batched()].into_iter().flatten().map(|it| it.shape).collect();
+    let sustained = Measurement { measure: sizes.sustained, ..measurement };
+    let shapes: Vec<_> = best.into_iter().map(|shape| (&sustained, shape)).collect();
+    let measured = throughput::all(&shapes, 1, "s", &|text| output.progress(text)).await;
+    report.sustained = measured.with_context(|| deployment.logs())?;
     report.remember("accepting", &deployment);
     deployment.end().await
 }

@@ -60,6 +60,8 @@ pub struct Report {
     pub sync_interval: &'static str,
     /// Rates of publishing and accepting.
     pub accepting: Vec<Series>,
+    /// The best ways of accepting, measured for longer.
+    pub sustained: Vec<Series>,
     /// The delivered rate.
     pub end_to_end: Option<EndToEnd>,
     /// Critical notifications at light load.
@@ -180,6 +182,7 @@ impl Report {
             seconds: 0.0,
             sync_interval: "2m (the server's default)",
             accepting: Vec::new(),
+            sustained: Vec::new(),
             end_to_end: None,
             light: None,
             backlog: None,
@@ -202,6 +205,16 @@ impl Report {
         of_kind.max_by(|one, other| one.per_second.total_cmp(&other.per_second))
     }
 
+    /// The best rate of single requests.
+    pub(super) fn single(&self) -> Option<&Series> {
+        self.best(|shape| matches!(shape, Shape::Single { .. }))
+    }
+
+    /// The best rate of batches.
+    pub(super) fn batched(&self) -> Option<&Series> {
+        self.best(|shape| matches!(shape, Shape::Batched { .. }))
+    }
+
     /// Compares what was measured with what is wanted.
     pub(super) fn compare(&mut self) {
         self.comparisons = [self.rates(), self.latencies(), self.pace(), self.synced()].concat();
@@ -210,8 +223,6 @@ impl Report {
 
     fn rates(&self) -> Vec<Comparison> {
         let raw = self.best(|shape| matches!(shape, Shape::Raw { .. }));
-        let single = self.best(|shape| matches!(shape, Shape::Single { .. }));
-        let batched = self.best(|shape| matches!(shape, Shape::Batched { .. }));
         let mut rows = Vec::new();
         let mut row = |what: &str, rate: f64, how: String, target| {
             let value = raw.map_or(f64::NAN, |raw| rate / raw.per_second);
@@ -221,13 +232,16 @@ impl Report {
         if let Some(raw) = raw {
             row("raw JetStream publishing", raw.per_second, how(raw), None);
         }
-        if let Some(single) = single {
+        if let Some(single) = self.single() {
             let target = Some(Target::RatioAtLeast(SINGLE_TARGET));
             row("accept, single requests", single.per_second, how(single), target);
         }
-        if let Some(batched) = batched {
+        if let Some(batched) = self.batched() {
             let target = Some(Target::RatioAtLeast(BATCHED_TARGET));
             row("accept, batched", batched.per_second, how(batched), target);
+        }
+        for series in &self.sustained {
+            row("accept, sustained", series.per_second, how(series), None);
         }
         if let Some(delivered) = &self.end_to_end {
             let target = Some(Target::RatioAtLeast(END_TO_END_TARGET));
@@ -299,7 +313,9 @@ impl Report {
     fn find_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let synced = self.always.iter().flat_map(AlwaysSynced::series);
-        for series in self.accepting.iter().chain(synced).filter(|series| series.refused > 0) {
+        for series in
+            self.accepting.iter().chain(&self.sustained).chain(synced).filter(|series| series.refused > 0)
+        {
             let example = series.example.as_deref().unwrap_or("no acknowledgement");
             faults.push(format!("{}: {} refused; {example}", series.shape.words(), series.refused));
         }
@@ -382,6 +398,7 @@ impl Report {
         let mut rows: Vec<Vec<String>> = self
             .accepting
             .iter()
+            .chain(&self.sustained)
             .map(|series| (series, "default"))
             .chain(synced)
             .map(|(series, sync)| {

@@ -11,6 +11,9 @@ pub struct Sizes {
     pub warm_up: Duration,
     /// How long it is counted.
     pub measure: Duration,
+    /// How long the best shapes of accepting are counted once more: long enough that the gateway's index, which lets
+    /// acceptance go first, has to be kept up meanwhile.
+    pub sustained: Duration,
     /// Unacknowledged messages of the raw publisher.
     pub raw_windows: &'static [usize],
     /// Connections with single requests.
@@ -45,6 +48,7 @@ impl Sizes {
             rounds: 3,
             warm_up: Duration::from_millis(1_000),
             measure: Duration::from_millis(3_000),
+            sustained: Duration::from_secs(30),
             raw_windows: &[1_000, 2_000, 5_000],
             single_connections: &[16, 64, 256],
             batches: &[(100, 8), (500, 8), (1_000, 8)],
@@ -67,6 +71,7 @@ impl Sizes {
             rounds: 1,
             warm_up: Duration::from_millis(100),
             measure: Duration::from_millis(300),
+            sustained: Duration::from_millis(300),
             raw_windows: &[1_000],
             single_connections: &[16],
             batches: &[(100, 4)],

@@ -25,6 +25,7 @@ fn a_quick_measurement_reports_every_part_and_leaves_nothing_behind() {
     for series in report["accepting"].as_array().unwrap() {
         assert!(series["per_second"].as_f64().unwrap() > 0.0, "{series}");
     }
+    assert_eq!(report["sustained"].as_array().unwrap().len(), 2);
     assert!(report["end_to_end"]["per_second"].as_f64().unwrap() > 0.0);
     for critical in [&report["light"], &report["backlog"]["critical"]] {
         let latency = &critical["to_provider"];

@@ -151,7 +151,9 @@ impl ReadModel {
             events: broadcast::Sender::new(WATCHERS_BEHIND),
             inbox: broadcast::Sender::new(WATCHERS_BEHIND),
         });
-        let task = ReadModelTask { inner: Arc::clone(&inner), path, retention, forget: forget_requests };
+        let inner_of_task = Arc::clone(&inner);
+        let task =
+            ReadModelTask { inner: inner_of_task, path, retention, forget: forget_requests, publisher: None };
         (ReadModel { inner, forget }, task)
     }
 

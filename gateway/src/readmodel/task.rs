@@ -9,6 +9,7 @@ use std::time::Duration;
 use peal_nats::Connection;
 use peal_nats::Subjects;
 use peal_nats::follow::{Followed, Follower, Stored};
+use peal_nats::group::GroupPublisher;
 use peal_nats::topology;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -28,6 +29,12 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 const GATHER: Duration = Duration::from_millis(500);
 /// The same while somebody watches events or inboxes.
 const GATHER_WATCHED: Duration = Duration::from_millis(50);
+/// How long acceptance goes first, since accepting is what somebody waits for: a fraction of the time that the index may
+/// be behind ([`crate::accept::Rules::longest_lag`]). After that everything is folded before it goes first again.
+const LONGEST_WAY: Duration = Duration::from_secs(5);
+/// How often it is looked whether acceptance is still busy, and how often in a row it has to be idle.
+const LOOK_BUSY: Duration = Duration::from_millis(5);
+const IDLE_LOOKS: u32 = 4;
 /// The most messages of one transaction, give or take a batch.
 const MAX_MESSAGES: usize = 10_000;
 /// Batches that wait for the writer.
@@ -51,6 +58,16 @@ pub struct ReadModelTask {
     pub(super) path: PathBuf,
     pub(super) retention: Retention,
     pub(super) forget: mpsc::Receiver<Forget>,
+    pub(super) publisher: Option<GroupPublisher>,
+}
+
+/// Whether acceptance may go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It may.
+    Open,
+    /// It went first for long enough: what waits is folded now.
+    Closed,
 }
 
 /// Why folding ended.
@@ -87,6 +104,13 @@ struct Progress {
 }
 
 impl ReadModelTask {
+    /// Lets a publisher go first while it is busy, unless somebody waits for what is to be folded.
+    #[must_use]
+    pub fn behind(mut self, publisher: GroupPublisher) -> Self {
+        self.publisher = Some(publisher);
+        self
+    }
+
     /// Folds until `stop`. Returns when the last changes are on the disk.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut anew = false;
@@ -147,6 +171,7 @@ impl ReadModelTask {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inner = Arc::clone(&self.inner);
+        let mut way = Way::Open;
         loop {
             let deadline = gathered.deadline;
             // Every branch only waits: what it took from is left as it was when another one is first.
@@ -155,7 +180,10 @@ impl ReadModelTask {
                 () = inner.damaged.notified() => return Ok(End::Outdated),
                 _ = followers.join_next() => return Err(StoreError::damaged("a follower ended")),
                 () = async { tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)).await },
-                    if deadline.is_some() => true,
+                    if deadline.is_some() => {
+                    way = self.give_way(Way::Open, &mut gathered, stop).await;
+                    true
+                }
                 () = inner.hurry.notified(), if !gathered.messages.is_empty() => true,
                 Some(forget) = self.forget.recv() => {
                     gathered.forget.push(forget);
@@ -170,7 +198,11 @@ impl ReadModelTask {
                         gathered.messages.extend(messages.into_iter().map(|message| (source, message)));
                         gathered.memory.extend(memory);
                         gathered.deadline.get_or_insert_with(|| Instant::now() + inner.gather());
-                        gathered.messages.len() >= MAX_MESSAGES
+                        let full = gathered.messages.len() >= MAX_MESSAGES;
+                        if full {
+                            way = self.give_way(way, &mut gathered, stop).await;
+                        }
+                        full
                     }
                     Followed::Quiet(state) => {
                         writer.quiet(source, state.last, gathered.messages.is_empty());
@@ -191,6 +223,33 @@ impl ReadModelTask {
         drop(followers);
         writer.write(&mut gathered, true).await?;
         Ok(End::Stopped)
+    }
+
+    /// Waits while acceptance is busy and nobody asks for what was gathered. Under a load that lasts, the way is closed
+    /// until everything that waits is folded.
+    async fn give_way(&mut self, way: Way, gathered: &mut Gathered, stop: &CancellationToken) -> Way {
+        let Some(publisher) = &self.publisher else { return way };
+        if way == Way::Closed || self.inner.is_watched() || !self.inner.ready.load(Ordering::Acquire) {
+            return way;
+        }
+        let end = Instant::now() + LONGEST_WAY;
+        let mut idle = 0;
+        while idle < IDLE_LOOKS {
+            tokio::select! {
+                () = stop.cancelled() => return way,
+                () = self.inner.hurry.notified() => return way,
+                Some(forget) = self.forget.recv() => {
+                    gathered.forget.push(forget);
+                    return way;
+                }
+                () = tokio::time::sleep(LOOK_BUSY) => {}
+            }
+            if Instant::now() >= end {
+                return Way::Closed;
+            }
+            idle = if publisher.is_loaded() { 0 } else { idle + 1 };
+        }
+        way
     }
 
     /// Starts a follower for each stream. They end when what they are returned with is dropped.

@@ -13,8 +13,10 @@ use peal_common::envelope::{
 };
 use peal_common::event::{Event, EventType, PlannedDelivery, Status};
 use peal_common::id::{AppId, DeliveryId, NotificationId, RecipientId};
+use peal_common::settings::GroupCommit;
 use peal_gateway::readmodel::{EventFilter, Filter, InboxItem, Positions, ReadModel, Retention};
 use peal_nats::connect::{self, Connection, Options};
+use peal_nats::group::GroupPublisher;
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Server, ServerConfig};
 use peal_nats::topology::{DEAD_LETTERS, EVENTS, INBOX, INTAKE};
@@ -62,6 +64,26 @@ impl Streams {
         let stop = CancellationToken::new();
         let task = tokio::spawn(task.run(stop.clone()));
         Running { model, stop, task }
+    }
+
+    /// Starts a read model that lets a publisher go first, and the publisher.
+    async fn behind_publisher(&self) -> (Running, GroupPublisher) {
+        let stop = CancellationToken::new();
+        let never = GroupCommit::Never;
+        let (publisher, gathering) = GroupPublisher::new(self.connection.clone(), never, LIMIT, stop.clone());
+        let retention = Retention::days(30);
+        let clock = Clock::manual(at(0));
+        let (model, task) = ReadModel::new(self.connection.clone(), self.file(), clock, retention);
+        let task = task.behind(publisher.clone());
+        let task = tokio::spawn({
+            let stop = stop.clone();
+            async move {
+                tokio::join!(task.run(stop), gathering);
+            }
+        });
+        let running = Running { model, stop, task };
+        self.caught_up(&running.model).await;
+        (running, publisher)
     }
 
     /// Starts a read model and waits until it has folded everything.
@@ -449,6 +471,41 @@ async fn what_was_just_accepted_is_found_and_tells_a_repetition() {
     assert_eq!(model.notification_or_wait(&shop, &id(99), limit).await, Ok(None));
     running.stop().await;
     assert!(!Path::new(&format!("{}.damaged", streams.file().display())).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acceptance_goes_first_while_it_is_busy_but_not_for_ever() {
+    let streams = Streams::start().await;
+    let (running, publisher) = streams.behind_publisher().await;
+    let mut positions = running.model.positions();
+    // A message whose answer nobody has taken yet counts as waiting.
+    let burst = async |numbers: std::ops::Range<usize>| {
+        let mut waiting = Vec::new();
+        for number in numbers {
+            let (subject, payload) = streams.accepted(&intake("shop", number));
+            waiting.push(publisher.send(Outgoing::new(subject, payload)).await.unwrap());
+        }
+        waiting
+    };
+    // Whoever waited for the read model to start was in a hurry, and the first message still profits by it.
+    drop(burst(0..1).await);
+    positions.wait_for(|now| now.intake == 1).await.unwrap();
+
+    let first = burst(1..40).await;
+    assert!(publisher.is_loaded());
+    let unasked =
+        tokio::time::timeout(Duration::from_secs(2), positions.wait_for(|now| now.intake > 1)).await.is_ok();
+    assert!(!unasked, "it was folded although acceptance was busy");
+    let asked = running.model.wait_for_intake(40, Duration::from_secs(2)).await;
+    assert_eq!(asked, Ok(()), "somebody asks and has to wait for acceptance");
+
+    let second = burst(40..80).await;
+    let folded = tokio::time::timeout(LIMIT, positions.wait_for(|now| now.intake == 80)).await.is_ok();
+    assert!(folded, "a load that lasts stops the read model");
+    assert!(publisher.is_loaded());
+    drop((first, second));
+    assert!(!publisher.is_loaded());
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
