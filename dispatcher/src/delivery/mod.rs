@@ -74,7 +74,8 @@ pub async fn run(
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
         let context = Arc::clone(&context);
-        tasks.spawn(async move { handle(&context, job, channel).await });
+        // On the heap, since a task's future is moved several times and this one is large.
+        tasks.spawn(Box::pin(async move { handle(&context, job, channel).await }));
     })
     .await;
 }
@@ -151,7 +152,7 @@ async fn settle(
 ) -> Result<(), DeliveryError> {
     let mut told = Instant::now();
     loop {
-        match settle::after_attempt(context, job, work.clone(), class, outcome.clone()).await {
+        match settle::after_attempt(context, job, &work, class, &outcome).await {
             Err(DeliveryError::Say(SayError::Publish(error @ PublishError::Unavailable { .. }))) => {
                 tracing::debug!(
                     sequence = job.sequence,

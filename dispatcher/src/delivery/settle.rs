@@ -25,37 +25,41 @@ const HELD_BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The wait before a message is sent again that may have been sent: time for a bounce or a receipt to come in.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(90);
 
-/// Settles a delivery that was tried.
+/// Settles a delivery that was tried. What it takes over is copied only where more follows than an event.
 pub(super) async fn after_attempt(
     context: &Context,
     job: &Job,
-    work: Box<Work>,
+    work: &Work,
     class: Class,
-    outcome: Outcome,
+    outcome: &Outcome,
 ) -> Result<(), DeliveryError> {
     let attempts = work.attempts.saturating_add(job.deliveries.max(1));
     match outcome {
         Outcome::Delivered { provider_id } => {
-            sent(context, job, &work, EventType::Delivered, attempts, provider_id).await
+            sent(context, job, work, EventType::Delivered, attempts, provider_id.as_deref()).await
         }
         Outcome::Sent { provider_id } => {
-            sent(context, job, &work, EventType::Sent, attempts, provider_id).await
+            sent(context, job, work, EventType::Sent, attempts, provider_id.as_deref()).await
         }
         Outcome::HeldBack { reason, after } => {
             let wait = after.unwrap_or_default().max(HELD_BACK_PAUSE);
-            wait_for(context, job, *work, attempts - 1, &reason, wait).await
+            wait_for(context, job, work.clone(), attempts - 1, reason, wait).await
         }
-        Outcome::Retry { reason, after } => retry(context, job, work, attempts, &reason, after).await,
+        Outcome::Retry { reason, after } => {
+            retry(context, job, Box::new(work.clone()), attempts, reason, *after).await
+        }
         Outcome::Permanent { reason } | Outcome::AddressDead { reason } => {
-            refused(context, job, work, attempts, &reason).await
+            refused(context, job, Box::new(work.clone()), attempts, reason).await
         }
         // The provider's trouble burns no attempt.
         Outcome::Unavailable { reason, after } => {
             let wait =
                 after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(context.policy.backoff.cap);
-            wait_for(context, job, *work, attempts - 1, &reason, wait).await
+            wait_for(context, job, work.clone(), attempts - 1, reason, wait).await
         }
-        Outcome::Ambiguous { reason } => ambiguous(context, job, work, class, attempts, &reason).await,
+        Outcome::Ambiguous { reason } => {
+            ambiguous(context, job, Box::new(work.clone()), class, attempts, reason).await
+        }
     }
 }
 
@@ -65,10 +69,10 @@ async fn sent(
     work: &Work,
     kind: EventType,
     attempts: u32,
-    provider_id: Option<String>,
+    provider_id: Option<&str>,
 ) -> Result<(), DeliveryError> {
     let mut event = event(context, work, kind, attempts);
-    event.provider_id = provider_id;
+    event.provider_id = provider_id.map(str::to_owned);
     context.event(&event).await?;
     Ok(job.ack().await?)
 }

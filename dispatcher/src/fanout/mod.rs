@@ -65,7 +65,8 @@ pub async fn run(context: Shared, priority: Priority, tasks: TaskTracker, stop: 
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
         let context = Arc::clone(&context);
-        tasks.spawn(async move { handle(&context, job, Origin::Intake).await });
+        // On the heap, since a task's future is moved several times and this one is large.
+        tasks.spawn(Box::pin(async move { handle(&context, job, Origin::Intake).await }));
     })
     .await;
 }
