@@ -14,6 +14,8 @@ use crate::template::Content;
 
 /// The version that this code writes.
 pub const ENVELOPE_VERSION: u8 = 1;
+/// What a message usually takes, give or take a few.
+const USUAL_BYTES: usize = 768;
 
 /// Why a message is none of ours.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +38,9 @@ pub trait Envelope: Serialize + serde::de::DeserializeOwned {
     /// # Errors
     /// When a value can't be written as JSON, which no value of these types does.
     fn encode(&self) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec(self)
+        let mut bytes = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut bytes, self)?;
+        Ok(bytes)
     }
 
     /// Reads a message.

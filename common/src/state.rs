@@ -71,7 +71,9 @@ impl RecordKey {
     /// The key of an object of an app.
     #[must_use]
     pub fn new(kind: Kind, app: &AppId, id: &str) -> Self {
-        RecordKey(format!("{}.{}.{}", kind.as_str(), token(app.as_str()), token(id)).into())
+        let mut key = prefix(kind, app.as_str(), id.len());
+        push_token(&mut key, id);
+        RecordKey(key.into())
     }
 
     /// The key of an API key, which is looked up before its app is known.
@@ -90,7 +92,7 @@ impl RecordKey {
     /// The prefix that all records of a kind in one app share.
     #[must_use]
     pub fn prefix(kind: Kind, app: &AppId) -> String {
-        format!("{}.{}.", kind.as_str(), token(app.as_str()))
+        prefix(kind, app.as_str(), 0)
     }
 
     /// The prefix of all API keys.
@@ -129,14 +131,31 @@ impl fmt::Display for RecordKey {
 #[must_use]
 pub fn token(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
+    push_token(&mut out, text);
+    out
+}
+
+fn push_token(out: &mut String, text: &str) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("={byte:02X}"));
+            out.extend(['=', digit(byte >> 4), digit(byte & 0xf)]);
         }
     }
-    out
+}
+
+/// What all keys of a kind in one app begin with, with room for the rest.
+fn prefix(kind: Kind, app: &str, room: usize) -> String {
+    let kind = kind.as_str();
+    let mut key = String::with_capacity(kind.len() + app.len() + room + 2);
+    key.push_str(kind);
+    key.push('.');
+    push_token(&mut key, app);
+    key.push('.');
+    key
 }
 
 /// The inverse of [`token`]. `None` when the text was not made by it.

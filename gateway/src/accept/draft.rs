@@ -1,5 +1,7 @@
 //! From a checked notification to the message that goes into INTAKE.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use peal_common::envelope::{Accepted, ENVELOPE_VERSION, Envelope as _, Intake};
 use peal_common::id::{AppId, NotificationId, Region};
@@ -12,9 +14,13 @@ use super::Refusal;
 use super::in_flight::Guard;
 use super::resolve::Resolved;
 
+/// What a notification usually takes as JSON, give or take a few.
+const USUAL_BYTES: usize = 512;
+
 /// A notification that is ready to be published.
 pub(super) struct Draft {
-    pub(super) app: AppId,
+    /// By which INTAKE recognises it.
+    pub(super) message_id: Arc<str>,
     pub(super) id: NotificationId,
     pub(super) fingerprint: String,
     pub(super) accepted_at: Timestamp,
@@ -25,13 +31,18 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(intake: Intake, subjects: &Subjects, guard: Option<Guard>) -> Result<Self, Refusal> {
+    pub(super) fn new(
+        message_id: Arc<str>,
+        intake: Intake,
+        subjects: &Subjects,
+        guard: Option<Guard>,
+    ) -> Result<Self, Refusal> {
         let payload =
             intake.encode().map_err(|error| super::unavailable("the message cannot be encoded", error))?;
         let Intake { fingerprint, notification, .. } = intake;
         let subject = subjects.intake(notification.priority, notification.app.as_str());
         Ok(Draft {
-            app: notification.app,
+            message_id,
             id: notification.id,
             fingerprint,
             accepted_at: notification.accepted_at,
@@ -46,16 +57,21 @@ impl Draft {
 /// spelling, so that white space and the order of fields don't matter.
 pub(super) fn fingerprint(notification: &mut Notification) -> Result<String, Refusal> {
     let id = notification.id.take();
-    let json = serde_json::to_vec(notification);
+    let mut json = Vec::with_capacity(USUAL_BYTES);
+    let written = serde_json::to_writer(&mut json, notification);
     notification.id = id;
-    let json = json.map_err(|error| super::unavailable("the message cannot be encoded", error))?;
+    written.map_err(|error| super::unavailable("the message cannot be encoded", error))?;
     Ok(hex(&Sha256::digest(&json)))
 }
 
 fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 0xf)]);
+    }
+    text
 }
 
 /// An id for a notification that brought none: `n_` and a UUID of version 7 (RFC 9562 §5.7), which grows with time.

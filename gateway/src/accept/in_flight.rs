@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use peal_common::id::{AppId, NotificationId};
+type Ids = HashSet<Arc<str>>;
 
-type Ids = HashSet<(AppId, NotificationId)>;
-
-/// The ids in flight at this gateway.
+/// The message ids in flight at this gateway.
 #[derive(Debug, Clone, Default)]
 pub(super) struct InFlight {
     ids: Arc<Mutex<Ids>>,
@@ -15,9 +13,9 @@ pub(super) struct InFlight {
 
 impl InFlight {
     /// Enters an id. `None` when it is in flight already; it leaves when the guard is dropped.
-    pub(super) fn enter(&self, app: &AppId, id: &NotificationId) -> Option<Guard> {
-        let entry = (app.clone(), id.clone());
-        let entered = self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(entry.clone());
+    pub(super) fn enter(&self, message_id: &Arc<str>) -> Option<Guard> {
+        let entry = Arc::clone(message_id);
+        let entered = self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&entry));
         entered.then(|| Guard { ids: Arc::clone(&self.ids), entry })
     }
 }
@@ -26,7 +24,7 @@ impl InFlight {
 #[derive(Debug)]
 pub(super) struct Guard {
     ids: Arc<Mutex<Ids>>,
-    entry: (AppId, NotificationId),
+    entry: Arc<str>,
 }
 
 impl Drop for Guard {
@@ -42,12 +40,12 @@ mod tests {
     #[test]
     fn an_id_is_in_flight_once_and_leaves_with_its_guard() {
         let flight = InFlight::default();
-        let (app, id) = ("shop".parse().unwrap(), "n-1".parse().unwrap());
-        let guard = flight.enter(&app, &id);
+        let id = "shop:n-1".into();
+        let guard = flight.enter(&id);
         assert!(guard.is_some());
-        assert!(flight.enter(&app, &id).is_none());
-        assert!(flight.enter(&"bank".parse().unwrap(), &id).is_some());
+        assert!(flight.enter(&id).is_none());
+        assert!(flight.enter(&"bank:n-1".into()).is_some());
         drop(guard);
-        assert!(flight.enter(&app, &id).is_some());
+        assert!(flight.enter(&id).is_some());
     }
 }

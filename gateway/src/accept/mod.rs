@@ -280,8 +280,9 @@ impl Acceptor {
         let mut notification = notification.normalize(now).map_err(Refusal::Invalid)?;
         let fingerprint = draft::fingerprint(&mut notification)?;
         let id = notification.id.clone().unwrap_or_else(|| draft::new_id(now));
+        let message_id = message_id(app, &id);
         let guard = match given {
-            true => Some(inner.in_flight.enter(app, &id).ok_or(Refusal::InFlight)?),
+            true => Some(inner.in_flight.enter(&message_id).ok_or(Refusal::InFlight)?),
             false => None,
         };
         if given && inner.model.behind_for() > inner.rules.longest_lag {
@@ -300,10 +301,10 @@ impl Acceptor {
                 sequence: before.sequence,
             }));
         }
-        let resolved = resolve::resolve(inner, app, &notification).await?;
+        let resolved = resolve::resolve(inner, app, &mut notification).await?;
         let intake =
             draft::intake(&inner.connection.region, app, id, fingerprint, notification, resolved, now);
-        Ok(Checked::New(Box::new(Draft::new(intake, &inner.subjects, guard)?)))
+        Ok(Checked::New(Box::new(Draft::new(message_id, intake, &inner.subjects, guard)?)))
     }
 
     async fn finish(
@@ -351,14 +352,14 @@ async fn within<T>(deadline: Instant, work: impl Future<Output = Result<T, Refus
 }
 
 /// The id by which INTAKE recognises a notification.
-fn message_id(app: &AppId, id: &NotificationId) -> String {
-    format!("{app}:{id}")
+fn message_id(app: &AppId, id: &NotificationId) -> Arc<str> {
+    [app.as_str(), ":", id.as_str()].concat().into()
 }
 
 impl Draft {
     /// The message for INTAKE.
     fn outgoing(&mut self) -> Result<Outgoing, Refusal> {
         let payload = std::mem::take(&mut self.payload);
-        Ok(Outgoing::new(std::mem::take(&mut self.subject), payload).id(&message_id(&self.app, &self.id)))
+        Ok(Outgoing::new(std::mem::take(&mut self.subject), payload).id(&self.message_id))
     }
 }

@@ -13,8 +13,8 @@ use peal_common::notification::{Notification, Target};
 use peal_common::problem::FieldError;
 use peal_common::recipient::{Contact, RecipientBody, write_body};
 use peal_common::state::{Kind, RecordKey};
-use peal_common::template::Template;
-use peal_nats::catalog::INLINE_PREFIX;
+use peal_common::template::{Content, Template};
+use peal_nats::catalog::{CurrentTemplate, INLINE_PREFIX};
 use peal_nats::state::WriteError;
 
 use super::{Inner, Refusal};
@@ -57,11 +57,11 @@ impl Networks {
     }
 }
 
-/// Looks everything up. Every mistake is reported at once.
+/// Looks everything up and takes over what the notification says. Every mistake is reported at once.
 pub(super) async fn resolve(
     inner: &Inner,
     app: &AppId,
-    notification: &Notification,
+    notification: &mut Notification,
 ) -> Result<Resolved, Refusal> {
     let mut state_seq = inner.catalog.mirror().position();
     let mut errors = Vec::new();
@@ -73,23 +73,23 @@ pub(super) async fn resolve(
             "create it first: PUT /v1/categories/{id}",
         ));
     }
-    let (text, has_text) = text(inner, app, notification, &mut errors)?;
+    let said = said(inner, app, notification, &mut errors)?;
     let mut targets = Vec::with_capacity(notification.to.len());
     for (index, target) in notification.to.iter().enumerate() {
-        let field = format!("to[{index}].{}", target.field());
+        let field = || format!("to[{index}].{}", target.field());
         let found = match target.inline() {
             Some((channel, address)) => {
                 if channel == Channel::Webhook && !inner.rules.networks.allow(address) {
                     let error = address::AddressError::PrivateTarget;
-                    errors.push(FieldError::new(field, error.code(), error.to_string()));
+                    errors.push(FieldError::new(field(), error.code(), error.to_string()));
                     continue;
                 }
                 let allowed = notification
                     .channels
                     .as_ref()
                     .is_none_or(|choices| choices.iter().any(|c| c.covers(channel)));
-                if !allowed || !has_text(channel) {
-                    errors.push(no_usable_channel(field));
+                if !allowed || !said.has(channel) {
+                    errors.push(no_usable_channel(field()));
                     continue;
                 }
                 if !errors.is_empty() {
@@ -106,15 +106,15 @@ pub(super) async fn resolve(
                     Some(channels) => channels,
                     None => {
                         errors.push(FieldError::new(
-                            field,
+                            field(),
                             "unknown_recipient",
                             "create it first: PUT /v1/recipients/{id}",
                         ));
                         continue;
                     }
                 };
-                if !is_usable(notification, category.as_deref(), reach, &has_text) {
-                    errors.push(no_usable_channel(field));
+                if !is_usable(notification, category.as_deref(), reach, &said) {
+                    errors.push(no_usable_channel(field()));
                     continue;
                 }
                 ResolvedTarget { recipient: id.clone(), only: None }
@@ -124,6 +124,14 @@ pub(super) async fn resolve(
             targets.push(found);
         }
     }
+    let text = match (said, notification.template.take()) {
+        (Said::Content(content), _) => Some(Text::Content(content)),
+        (Said::Template(current), Some(id)) => {
+            let data = std::mem::take(&mut notification.data);
+            Some(Text::Template { id, version: current.version, data })
+        }
+        _ => None,
+    };
     match (errors.is_empty(), category, text) {
         (true, Some(category), Some(text)) => {
             Ok(Resolved { targets, text, default_priority: category.default_priority(), state_seq })
@@ -140,32 +148,44 @@ fn no_usable_channel(field: String) -> FieldError {
     )
 }
 
-type HasText = Box<dyn Fn(Channel) -> bool + Send + Sync>;
+/// What a notification says, as far as it is known.
+enum Said {
+    Content(Content),
+    Template(CurrentTemplate),
+    Unknown,
+}
 
-/// What the notification says, and on which channels it says something.
-fn text(
+impl Said {
+    /// Whether it says something on a channel.
+    fn has(&self, channel: Channel) -> bool {
+        match self {
+            Said::Content(content) => content.has_body(channel),
+            Said::Template(current) => has_some_body(&current.template, channel),
+            Said::Unknown => true,
+        }
+    }
+}
+
+fn said(
     inner: &Inner,
     app: &AppId,
-    notification: &Notification,
+    notification: &mut Notification,
     errors: &mut Vec<FieldError>,
-) -> Result<(Option<Text>, HasText), Refusal> {
-    if let Some(content) = &notification.content {
-        let content = content.clone();
-        let text = Text::Content(content.clone());
-        return Ok((Some(text), Box::new(move |channel| content.has_body(channel))));
+) -> Result<Said, Refusal> {
+    if let Some(content) = notification.content.take() {
+        return Ok(Said::Content(content));
     }
-    let Some(id) = &notification.template else { return Ok((None, Box::new(|_| true))) };
+    let Some(id) = &notification.template else { return Ok(Said::Unknown) };
     let Some(current) = inner.catalog.template(app, id)? else {
         errors.push(FieldError::new(
             "template",
             "unknown_template",
             "create it first: PUT /v1/templates/{id}",
         ));
-        return Ok((None, Box::new(|_| true)));
+        return Ok(Said::Unknown);
     };
     errors.extend(current.template.check_data(&notification.data).err().into_iter().flatten());
-    let text = Text::Template { id: id.clone(), version: current.version, data: notification.data.clone() };
-    Ok((Some(text), Box::new(move |channel| has_some_body(&current.template, channel))))
+    Ok(Said::Template(current))
 }
 
 /// Whether a template has a body for a channel in any locale: which one is used is known per recipient only.
@@ -178,13 +198,13 @@ fn is_usable(
     notification: &Notification,
     category: Option<&Category>,
     reach: ChannelSet,
-    has_text: &HasText,
+    said: &Said,
 ) -> bool {
     let wanted = notification.channels.as_deref().or(category.map(|category| category.channels.as_slice()));
     reach.iter().any(|channel| {
         let chosen =
             wanted.is_none_or(|choices| choices.is_empty() || choices.iter().any(|c| c.covers(channel)));
-        chosen && has_text(channel)
+        chosen && said.has(channel)
     })
 }
 
