@@ -31,8 +31,11 @@ const LOADED: u64 = 32;
 const FIRST_TRIAL: u32 = 10;
 /// The most ticks under load between two trials: 30 s.
 const LAST_TRIAL: u32 = 300;
-/// How many ticks a trial takes; only the last of them counts.
+/// How many ticks a trial takes beyond those in which what went the old way is still being acknowledged; only the last
+/// of them counts.
 const TRIAL: u32 = 2;
+/// The most ticks that what went the old way may take: 2 s.
+const LONGEST_DRAIN: u32 = 20;
 /// The other way must be better by this factor: rates differ by chance from moment to moment.
 const MARGIN: f64 = 1.2;
 /// How many times its load must have changed for a judgement to count no more.
@@ -116,9 +119,15 @@ impl Contest {
         }
         self.wait -= 1;
         if self.wait == 0 {
-            self.trial = TRIAL;
+            self.trial = TRIAL + self.drain(waiting);
         }
         self.gathering != (self.trial > 0)
+    }
+
+    /// The whole ticks in which as many as are waiting get acknowledged the way that messages go now.
+    fn drain(&self, waiting: u64) -> u32 {
+        let ticks = waiting as f64 / (self.rate * TICK.as_secs_f64()).max(1.0);
+        (ticks as u32).min(LONGEST_DRAIN)
     }
 }
 
@@ -392,6 +401,22 @@ mod tests {
         let late = ticks(&mut contest, 10_000, 50_000.0, 10_000.0, 500);
         assert!((2..=10).contains(&early), "{early}");
         assert!(late * 100 < 10_000, "{late}");
+    }
+
+    #[test]
+    fn what_went_the_old_way_is_let_through_before_the_other_is_judged() {
+        let mut contest = Contest::new();
+        let (mut gathering, mut switched) = (false, usize::MAX);
+        for _ in 0..100 {
+            // 2,000 messages at 3,000 a second are in front of whatever goes another way.
+            switched = switched.saturating_add(1);
+            let old = switched <= 6;
+            let rate = if gathering != old { 10_000.0 } else { 3_000.0 };
+            let next = contest.note(rate, 2_000);
+            switched = if next == gathering { switched } else { 0 };
+            gathering = next;
+        }
+        assert!(contest.gathering);
     }
 
     #[test]
