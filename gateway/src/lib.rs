@@ -164,7 +164,7 @@ async fn start(
         "the publisher"
     });
     tasks.spawn({
-        let (model_task, stop) = (model_task.behind(publisher.clone()), tasks_stop.clone());
+        let (model_task, stop) = (model_task.giving_way_to(publisher.clone()), tasks_stop.clone());
         async move {
             model_task.run(stop).await;
             "the read model"

@@ -106,7 +106,7 @@ struct Progress {
 impl ReadModelTask {
     /// Lets a publisher go first while it is busy, unless somebody waits for what is to be folded.
     #[must_use]
-    pub fn behind(mut self, publisher: GroupPublisher) -> Self {
+    pub fn giving_way_to(mut self, publisher: GroupPublisher) -> Self {
         self.publisher = Some(publisher);
         self
     }

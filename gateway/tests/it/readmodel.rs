@@ -74,7 +74,7 @@ impl Streams {
         let retention = Retention::days(30);
         let clock = Clock::manual(at(0));
         let (model, task) = ReadModel::new(self.connection.clone(), self.file(), clock, retention);
-        let task = task.behind(publisher.clone());
+        let task = task.giving_way_to(publisher.clone());
         let task = tokio::spawn({
             let stop = stop.clone();
             async move {
