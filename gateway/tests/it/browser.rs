@@ -105,6 +105,11 @@ pub struct Page {
 impl Page {
     /// Calls a method of the debugging protocol.
     pub async fn call(&mut self, method: &str, params: Value) -> Value {
+        let answer = self.ask(method, params).await;
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    async fn ask(&mut self, method: &str, params: Value) -> Result<Value, Value> {
         self.calls += 1;
         let call = json!({"id": self.calls, "method": method, "params": params});
         self.socket.send(Message::text(call.to_string())).await.unwrap();
@@ -113,8 +118,10 @@ impl Page {
                 let Message::Text(text) = self.socket.next().await.unwrap().unwrap() else { continue };
                 let mut message: Value = serde_json::from_str(&text).unwrap();
                 if message["id"] == self.calls {
-                    assert!(message["error"].is_null(), "{method}: {message}");
-                    return message["result"].take();
+                    return match message["error"].take() {
+                        Value::Null => Ok(message["result"].take()),
+                        error => Err(error),
+                    };
                 }
                 if message["method"] == "Log.entryAdded" {
                     self.log.push(message["params"]["entry"]["text"].to_string());
@@ -126,17 +133,26 @@ impl Page {
 
     /// What an expression gives in the page.
     pub async fn evaluate(&mut self, expression: &str) -> Value {
+        self.try_evaluate(expression).await.unwrap_or_else(|| panic!("{expression}: there is no document"))
+    }
+
+    /// What an expression gives in the page; `None` while one document has gone and the next has not come.
+    async fn try_evaluate(&mut self, expression: &str) -> Option<Value> {
         let params = json!({"expression": expression, "returnByValue": true});
-        let mut result = self.call("Runtime.evaluate", params).await;
+        let mut result = match self.ask("Runtime.evaluate", params).await {
+            Ok(result) => result,
+            Err(error) if error["message"] == "Cannot find default execution context" => return None,
+            Err(error) => panic!("{expression}: {error}"),
+        };
         assert!(result["exceptionDetails"].is_null(), "{expression}: {result}");
-        result["result"]["value"].take()
+        Some(result["result"]["value"].take())
     }
 
     /// Waits until an expression holds in the page.
     pub async fn until(&mut self, what: &str, expression: &str) {
         let waiting = async {
             let mut interval = tokio::time::interval(std::time::Duration::from_millis(20));
-            while self.evaluate(expression).await != true {
+            while self.try_evaluate(expression).await != Some(Value::Bool(true)) {
                 interval.tick().await;
             }
         };
