@@ -61,15 +61,6 @@ pub struct ReadModelTask {
     pub(super) publisher: Option<GroupPublisher>,
 }
 
-/// Whether acceptance may go first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// It may.
-    Open,
-    /// It went first for long enough: what waits is folded now.
-    Closed,
-}
-
 /// Why folding ended.
 enum End {
     Stopped,
@@ -171,7 +162,6 @@ impl ReadModelTask {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let inner = Arc::clone(&self.inner);
-        let mut way = Way::Open;
         loop {
             let deadline = gathered.deadline;
             // Every branch only waits: what it took from is left as it was when another one is first.
@@ -181,7 +171,7 @@ impl ReadModelTask {
                 _ = followers.join_next() => return Err(StoreError::damaged("a follower ended")),
                 () = async { tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)).await },
                     if deadline.is_some() => {
-                    way = self.give_way(Way::Open, &mut gathered, stop).await;
+                    self.give_way(&mut writer, &mut gathered, stop).await;
                     true
                 }
                 () = inner.hurry.notified(), if !gathered.messages.is_empty() => true,
@@ -200,7 +190,7 @@ impl ReadModelTask {
                         gathered.deadline.get_or_insert_with(|| Instant::now() + inner.gather());
                         let full = gathered.messages.len() >= MAX_MESSAGES;
                         if full {
-                            way = self.give_way(way, &mut gathered, stop).await;
+                            self.give_way(&mut writer, &mut gathered, stop).await;
                         }
                         full
                     }
@@ -225,31 +215,27 @@ impl ReadModelTask {
         Ok(End::Stopped)
     }
 
-    /// Waits while acceptance is busy and nobody asks for what was gathered. Under a load that lasts, the way is closed
-    /// until everything that waits is folded.
-    async fn give_way(&mut self, way: Way, gathered: &mut Gathered, stop: &CancellationToken) -> Way {
-        let Some(publisher) = &self.publisher else { return way };
-        if way == Way::Closed || self.inner.is_watched() || !self.inner.ready.load(Ordering::Acquire) {
-            return way;
+    /// Waits while acceptance is busy and nobody asks for what was gathered. Under a load that lasts it waits no more
+    /// until everything is folded that stood in INTAKE.
+    async fn give_way(&mut self, writer: &mut Writer, gathered: &mut Gathered, stop: &CancellationToken) {
+        let Some(publisher) = &self.publisher else { return };
+        if writer.is_overdue() || self.inner.is_watched() || !self.inner.ready.load(Ordering::Acquire) {
+            return;
         }
         let end = Instant::now() + LONGEST_WAY;
         let mut idle = 0;
         while idle < IDLE_LOOKS {
             tokio::select! {
-                () = stop.cancelled() => return way,
-                () = self.inner.hurry.notified() => return way,
-                Some(forget) = self.forget.recv() => {
-                    gathered.forget.push(forget);
-                    return way;
-                }
+                () = stop.cancelled() => return,
+                () = self.inner.hurry.notified() => return,
+                Some(forget) = self.forget.recv() => return gathered.forget.push(forget),
                 () = tokio::time::sleep(LOOK_BUSY) => {}
             }
             if Instant::now() >= end {
-                return Way::Closed;
+                return writer.hurry_up().await;
             }
             idle = if publisher.is_loaded() { 0 } else { idle + 1 };
         }
-        way
     }
 
     /// Starts a follower for each stream. They end when what they are returned with is dropped.
@@ -302,6 +288,8 @@ struct Writer {
     looked: Option<Instant>,
     /// When INTAKE was seen to end where, the oldest first, as far as that is not folded yet.
     ends: VecDeque<(Instant, u64)>,
+    /// Acceptance went first for long enough.
+    overdue: bool,
 }
 
 impl Writer {
@@ -320,6 +308,7 @@ impl Writer {
             expired: None,
             looked: None,
             ends: VecDeque::new(),
+            overdue: false,
         })
     }
 
@@ -343,6 +332,19 @@ impl Writer {
             self.progress[place].end = Some(state.last);
             self.positions[place].created.get_or_insert(state.created);
         }
+    }
+
+    /// Folds without a pause until it is level with INTAKE, as far as that is looked at.
+    async fn hurry_up(&mut self) {
+        self.overdue = true;
+        self.looked = None;
+        self.look().await;
+    }
+
+    /// Whether it has to hurry up and is not level yet.
+    fn is_overdue(&mut self) -> bool {
+        self.overdue &= !self.ends.is_empty();
+        self.overdue
     }
 
     /// Notes that a stream has nothing new. Its last messages may have expired: two looks with nothing in between mean
