@@ -113,6 +113,12 @@ impl RecordKey {
         &self.0
     }
 
+    /// The app that the object belongs to. `None` when the text is not a key of ours; keys of API keys have `-` here.
+    #[must_use]
+    pub fn app(&self) -> Option<AppId> {
+        untoken(self.0.splitn(3, '.').nth(1)?)?.parse().ok()
+    }
+
     /// The object's id, as its owner wrote it. `None` when the text is not a key of ours.
     #[must_use]
     pub fn id(&self) -> Option<String> {
@@ -407,6 +413,7 @@ mod tests {
         let key = RecordKey::new(Kind::Recipient, &app, "u.42@x");
         assert_eq!(key.as_str(), "recipient.shop.u=2E42=40x");
         assert_eq!(key.id().as_deref(), Some("u.42@x"));
+        assert_eq!(key.app(), Some(app.clone()));
         assert!(key.as_str().starts_with(&RecordKey::prefix(Kind::Recipient, &app)));
     }
 }

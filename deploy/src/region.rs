@@ -8,9 +8,9 @@ use clap::Args;
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::settings::{Settings, SettingsError};
 use peal_nats::connect::{self, Connection, Options};
-use peal_nats::mirror::{Contacts, Mirror};
+use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::state::StateWriter;
-use peal_nats::topology::{self, MaxBytes, Topology};
+use peal_nats::topology::{self, Links, MaxBytes, Topology};
 
 /// The folder of `peal up`, unless it is told another.
 pub const DEFAULT_DIR: &str = ".peal";
@@ -63,7 +63,7 @@ impl ConfigArgs {
 /// # Errors
 /// When a secret can't be read or no server answers.
 pub async fn connect(settings: &Settings) -> anyhow::Result<Connection> {
-    let options = Options::from_settings(&settings.nats, settings.region.name.clone(), CONNECTION_NAME)?;
+    let options = Options::from_settings(settings, CONNECTION_NAME)?;
     let options = Options { attempts: ATTEMPTS, connect_limit: CONNECT_LIMIT, ..options };
     Ok(connect::connect(&options).await?)
 }
@@ -82,6 +82,7 @@ pub fn topology(settings: &Settings) -> Topology {
         max_bytes: if laptop { MaxBytes::laptop() } else { MaxBytes::default() },
         duplicate_window: Duration::from_secs(wanted.duplicate_window_seconds),
         events_max_age: Duration::from_secs(wanted.events_max_age_days.saturating_mul(DAY_SECONDS)),
+        links: wanted.hub.clone().map(|hub| Links { hub, others: settings.other_regions() }),
         ..topology::Options::default()
     };
     Topology::for_region(&settings.region.name, &options)
@@ -92,13 +93,8 @@ pub fn topology(settings: &Settings) -> Topology {
 #[must_use]
 pub fn state_writer(connection: &Connection) -> StateWriter {
     let hybrid = Arc::new(HybridClock::new(Clock::System, connection.region.clone()));
-    let (unfilled, _) = Mirror::new(
-        connection.clone(),
-        PathBuf::new(),
-        Contacts::NotIndexed,
-        Clock::System,
-        Arc::clone(&hybrid),
-    );
+    let (unfilled, _) =
+        Mirror::new(connection.clone(), PathBuf::new(), Keeps::Records, Clock::System, Arc::clone(&hybrid));
     StateWriter::new(connection.clone(), unfilled, hybrid)
 }
 

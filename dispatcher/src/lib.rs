@@ -28,7 +28,7 @@ use peal_common::settings::Settings;
 use peal_nats::Subjects;
 use peal_nats::catalog::Catalog;
 use peal_nats::connect::Options;
-use peal_nats::mirror::{Contacts, Mirror};
+use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::service::{Description, Service};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -48,10 +48,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(25);
 /// When it can't be set up, or one of its tasks ends by itself.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let exporter = metrics::install()?;
-    let options = Options {
-        background: true,
-        ..Options::from_settings(&settings.nats, settings.region.name.clone(), "peal-dispatcher")?
-    };
+    let options = Options { background: true, ..Options::from_settings(&settings, "peal-dispatcher")? };
     let connection = peal_nats::connect(&options).await.context("cannot connect to NATS")?;
     let clock = Clock::System;
     let sealer = Arc::new(settings.sealer()?);
@@ -59,7 +56,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let (mirror, mirror_task) = Mirror::new(
         connection.clone(),
         settings.dispatcher.data_dir.join("state.redb"),
-        Contacts::NotIndexed,
+        Keeps::Records,
         clock.clone(),
         hybrid,
     );

@@ -12,6 +12,7 @@ pub mod api;
 pub mod app;
 pub mod console;
 pub mod door;
+mod erasures;
 pub mod health;
 pub mod http;
 pub mod metrics;
@@ -31,7 +32,7 @@ use peal_nats::catalog::Catalog;
 use peal_nats::connect::{self, Options};
 use peal_nats::group::GroupPublisher;
 use peal_nats::keys::Keys;
-use peal_nats::mirror::{Contacts, Mirror};
+use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::state::StateWriter;
 use peal_nats::{Region, Subjects};
 use tokio::net::TcpListener;
@@ -95,6 +96,13 @@ pub async fn run_on(
         }
     });
     let drained = stop.clone();
+    tasks.spawn({
+        let (app, stop) = (app.clone(), tasks_stop.clone());
+        async move {
+            erasures::run(app, stop).await;
+            "the carrying out of erasures"
+        }
+    });
     let server =
         axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
     let mut server = Box::pin(server.into_future());
@@ -135,13 +143,13 @@ async fn start(
 ) -> anyhow::Result<App> {
     let sealer = Arc::new(settings.sealer()?);
     let region: Region = settings.region.name.as_str().parse()?;
-    let mut options = Options::from_settings(&settings.nats, region.clone(), "peal-gateway")?;
+    let mut options = Options::from_settings(&settings, "peal-gateway")?;
     options.background = true;
     let connection = connect::connect(&options).await?;
     let hybrid = Arc::new(HybridClock::new(clock.clone(), settings.region.name.clone()));
     let path = settings.gateway.data_dir.join("state.redb");
     let (mirror, mirror_task) =
-        Mirror::new(connection.clone(), path, Contacts::Indexed, clock.clone(), Arc::clone(&hybrid));
+        Mirror::new(connection.clone(), path, Keeps::Everything, clock.clone(), Arc::clone(&hybrid));
     let writer = StateWriter::new(connection.clone(), mirror.clone(), hybrid);
     let path = settings.gateway.data_dir.join("model.redb");
     let retention = Retention::days(settings.topology.events_max_age_days);

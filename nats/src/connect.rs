@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
-use peal_common::settings::{self, NatsSettings, SettingsError};
+use peal_common::settings::{self, Settings, SettingsError};
 
 use crate::acks::Acks;
 use crate::subjects::Region;
@@ -71,6 +71,8 @@ pub struct Options {
     pub urls: Vec<String>,
     /// The region; its streams are addressed by their JetStream domain, so that a request can't reach another region's.
     pub region: Region,
+    /// The other regions whose state this region has beside its own.
+    pub others: Vec<Region>,
     /// The name that the servers show for this connection, such as `peal-gateway`.
     pub name: String,
     /// Who connects.
@@ -99,6 +101,7 @@ impl Options {
         Options {
             urls: urls.into_iter().map(Into::into).collect(),
             region,
+            others: Vec::new(),
             name: name.to_owned(),
             auth: Auth::None,
             tls_ca: None,
@@ -115,7 +118,8 @@ impl Options {
     ///
     /// # Errors
     /// [`SettingsError`] when a file that they name can't be read, or they say two ways to sign in.
-    pub fn from_settings(nats: &NatsSettings, region: Region, name: &str) -> Result<Self, SettingsError> {
+    pub fn from_settings(settings: &Settings, name: &str) -> Result<Self, SettingsError> {
+        let nats = &settings.nats;
         let password =
             settings::secret("nats.password_file", nats.password.as_ref(), nats.password_file.as_deref())?;
         let credentials = settings::secret(
@@ -140,7 +144,8 @@ impl Options {
             auth,
             tls_ca: nats.tls_ca_file.clone(),
             request_limit: Duration::from_millis(nats.request_timeout_ms),
-            ..Options::new(nats.urls.iter(), region, name)
+            others: settings.other_regions(),
+            ..Options::new(nats.urls.iter(), settings.region.name.clone(), name)
         })
     }
 }
@@ -154,6 +159,8 @@ pub struct Connection {
     pub jetstream: jetstream::Context,
     /// The region.
     pub region: Region,
+    /// The other regions whose state this region has beside its own.
+    pub others: Arc<[Region]>,
     pub(crate) acks: Arc<Acks>,
 }
 
@@ -266,7 +273,8 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
         .timeout(options.request_limit)
         .build(client.clone());
     let acks = Arc::new(Acks::start(&client, options.request_limit).await.map_err(ConnectError::Closed)?);
-    Ok(Connection { client, jetstream, region: options.region.clone(), acks })
+    let others = options.others.clone().into();
+    Ok(Connection { client, jetstream, region: options.region.clone(), others, acks })
 }
 
 async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectError> {
@@ -385,9 +393,8 @@ mod tests {
     #[test]
     fn settings_say_one_way_to_sign_in() {
         let auth = |text: &str| {
-            let settings = settings::Settings::parse(Some(text), std::collections::HashMap::new()).unwrap();
-            Options::from_settings(&settings.nats, settings.region.name.as_str().parse().unwrap(), "test")
-                .map(|options| options.auth)
+            let settings = Settings::parse(Some(text), std::collections::HashMap::new()).unwrap();
+            Options::from_settings(&settings, "test").map(|options| options.auth)
         };
         assert_eq!(auth("").unwrap(), Auth::None);
         let password = Auth::Password { user: "a".to_owned(), password: "b".to_owned() };

@@ -11,6 +11,7 @@ use crate::follow::StateError;
 use crate::mirror::Mirror;
 use crate::publish::{Outgoing, PublishError};
 use crate::subjects::Subjects;
+use crate::topology::OTHERS_STATE;
 
 /// How often a write that met another one is tried again.
 const MAX_CONFLICTS: u32 = 16;
@@ -68,8 +69,7 @@ impl StateWriter {
         key: &RecordKey,
         mut change: impl FnMut(&mut Record, &Stamp) -> Result<(), E>,
     ) -> Result<Written, E> {
-        let subject = format!("{}{key}", self.subjects.state_all().trim_end_matches('>'));
-        let stream = self.subjects.state_stream();
+        let subject = self.subjects.state(key.as_str());
         // The mirror saves a round trip; when it is behind, the conditional write notices.
         let mut current = self.mirror.get_versioned(key).ok().map(|found| match found {
             Some(found) => (found.sequence, found.record),
@@ -78,7 +78,7 @@ impl StateWriter {
         for _ in 0..MAX_CONFLICTS {
             let (sequence, before) = match current.take() {
                 Some(known) => known,
-                None => self.fetch(&stream, &subject).await?,
+                None => self.fetch(key).await?,
             };
             let mut record = before.clone();
             let stamp = self.hybrid.stamp();
@@ -101,18 +101,55 @@ impl StateWriter {
         Err(WriteError::Contended.into())
     }
 
-    async fn fetch(&self, stream: &str, subject: &str) -> Result<(u64, Record), WriteError> {
-        let Some(found) = self.connection.last_of(stream, subject).await? else {
-            return Ok((0, Record::default()));
+    /// Makes this region's stream forget what another region erased. Nothing is written when it holds nothing older than
+    /// the erasure, or when somebody else writes at the same time: what is written then is seen by the mirror.
+    ///
+    /// # Errors
+    /// [`WriteError`]
+    pub async fn take_over_erasure(&self, key: &RecordKey) -> Result<(), WriteError> {
+        let subject = self.subjects.state(key.as_str());
+        let Some((sequence, own)) = self.last(&self.subjects.state_stream(), &subject).await? else {
+            return Ok(());
         };
-        if found.is_removal() {
-            return Ok((found.sequence, Record::default()));
+        let mut record = own.clone();
+        self.merge_others(key, &mut record).await?;
+        if record.era == own.era {
+            return Ok(());
         }
-        // What is no record is replaced: it is none of ours, and the mirror has put it aside.
-        let record: Record = serde_json::from_slice(&found.payload).unwrap_or_default();
+        let payload = serde_json::to_vec(&record).map_err(WriteError::Encode)?;
+        match self.connection.publish(Outgoing::new(subject, payload).expect_last(sequence)).await {
+            Ok(_) | Err(PublishError::Conflict) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What this region knows of a record, from JetStream.
+    async fn fetch(&self, key: &RecordKey) -> Result<(u64, Record), WriteError> {
+        let own = self.last(&self.subjects.state_stream(), &self.subjects.state(key.as_str())).await?;
+        let (sequence, mut record) = own.unwrap_or_default();
+        self.merge_others(key, &mut record).await?;
         if let Some(stamp) = record.latest() {
             self.hybrid.observe(stamp);
         }
-        Ok((found.sequence, record))
+        Ok((sequence, record))
+    }
+
+    async fn merge_others(&self, key: &RecordKey, record: &mut Record) -> Result<(), WriteError> {
+        for other in self.connection.others.iter() {
+            let subject = Subjects::new(other).state(key.as_str());
+            if let Some((_, other)) = self.last(OTHERS_STATE, &subject).await? {
+                record.merge(other);
+            }
+        }
+        Ok(())
+    }
+
+    /// The last message of a subject and its sequence. What is no record is replaced: it is none of ours, and the mirror
+    /// has put it aside.
+    async fn last(&self, stream: &str, subject: &str) -> Result<Option<(u64, Record)>, WriteError> {
+        let Some(found) = self.connection.last_of(stream, subject).await? else { return Ok(None) };
+        let removed = found.is_removal();
+        let record = if removed { None } else { serde_json::from_slice(&found.payload).ok() };
+        Ok(Some((found.sequence, record.unwrap_or_default())))
     }
 }

@@ -200,10 +200,23 @@ impl Subjects {
         format!("{}.nonces", self.prefix)
     }
 
+    /// Where a stream of this region or hub hands its messages to the domain `to`, which sources them:
+    /// `peal.<r>.link.<stream>.<to>`.
+    #[must_use]
+    pub fn link(&self, stream: &str, to: &Region) -> String {
+        format!("{}.link.{}.{to}", self.prefix, token(stream))
+    }
+
     /// The key-value bucket with what this region wrote: `state_<r>`.
     #[must_use]
     pub fn state_bucket(&self) -> String {
         format!("state_{}", self.region)
+    }
+
+    /// The key that a subject of any region's state names: the inverse of [`state`](Self::state).
+    #[must_use]
+    pub fn state_key(subject: &str) -> Option<&str> {
+        Some(subject.strip_prefix("$KV.state_")?.split_once('.')?.1)
     }
 
     /// The stream behind the bucket: `KV_state_<r>`.
@@ -332,6 +345,7 @@ mod tests {
             (s.sandbox(channel), "peal.seoul-1.sandbox.sms"),
             (s.sandbox_all(), "peal.seoul-1.sandbox.*"),
             (s.nonces(), "peal.seoul-1.nonces"),
+            (s.link("EVENTS", s.region()), "peal.seoul-1.link.EVENTS.seoul-1"),
             (s.state_bucket(), "state_seoul-1"),
             (s.state_stream(), "KV_state_seoul-1"),
             (s.state("recipient.shop.a=3Ab"), "$KV.state_seoul-1.recipient.shop.a=3Ab"),

@@ -108,6 +108,8 @@ pub struct NatsSettings {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see default.toml")]
 pub struct TopologySettings {
+    pub hub: Option<Region>,
+    pub regions: Vec<Region>,
     pub replicas: usize,
     pub duplicate_window_seconds: u64,
     pub events_max_age_days: u64,
@@ -257,7 +259,7 @@ pub struct SandboxSettings {
 }
 
 /// Keys that hold lists: their environment variables are split at commas.
-const LISTS: [&str; 2] = ["nats.urls", "channels.webhook.allowed_networks"];
+const LISTS: [&str; 3] = ["nats.urls", "topology.regions", "channels.webhook.allowed_networks"];
 
 impl Settings {
     /// Merges the defaults, the text of a settings file and environment variables, and checks the result.
@@ -304,6 +306,7 @@ impl Settings {
         if self.nats.urls.is_empty() {
             return wrong("nats.urls: name at least one server");
         }
+        self.check_links()?;
         if ![1, 3, 5].contains(&self.topology.replicas) {
             return wrong("topology.replicas: write 1, 3 or 5");
         }
@@ -335,6 +338,29 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    fn check_links(&self) -> Result<(), SettingsError> {
+        let TopologySettings { hub, regions, .. } = &self.topology;
+        let wrong = |text: String| Err(SettingsError::Invalid(text));
+        let own = &self.region.name;
+        match hub {
+            None if regions.is_empty() => Ok(()),
+            None => wrong("topology.regions: name the hub that links them in topology.hub".to_owned()),
+            Some(hub) if hub == own || regions.contains(hub) => {
+                wrong(format!("topology.hub: {hub} is a region; the hub needs a name of its own"))
+            }
+            Some(_) if !regions.contains(own) => {
+                wrong(format!("topology.regions: list every region that the hub links, {own} among them"))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The regions that this one is linked with.
+    #[must_use]
+    pub fn other_regions(&self) -> Vec<Region> {
+        self.topology.regions.iter().filter(|region| **region != self.region.name).cloned().collect()
     }
 
     /// The sealer made from the region's key.
@@ -416,6 +442,9 @@ mod tests {
         assert!(refused("[gateway]\nlistn = \"x\"").contains("listn"));
         assert!(refused("[region]\nname = \"E U\"").contains("1 to 32 characters"));
         assert!(refused("[topology]\nreplicas = 2").contains("1, 3 or 5"));
+        assert!(refused("[topology]\nregions = [\"local\"]").contains("topology.hub"));
+        assert!(refused("[topology]\nhub = \"hub\"\nregions = [\"eu\"]").contains("local among them"));
+        assert!(refused("[topology]\nhub = \"local\"\nregions = [\"local\"]").contains("a name of its own"));
         assert!(
             refused("[topology]\nevents_max_age_days = 3\n[gateway]\nidempotency_hours = 73")
                 .contains("raise")
@@ -425,6 +454,17 @@ mod tests {
         assert!(refused(&format!("{smtp}max_connections = 0")).contains("1 to 200"));
         let unknown = environment(&[("PEAL__GATEWAY__LISTN", "x")]);
         assert!(Settings::parse(None, unknown).is_err());
+    }
+
+    #[test]
+    fn a_region_knows_the_others() {
+        let file = "[region]\nname = \"us\"\n[topology]\nhub = \"hub\"\nregions = [\"eu\", \"us\", \"ap\"]";
+        let settings = Settings::parse(Some(file), HashMap::new()).unwrap();
+        let others: Vec<_> = settings.other_regions().iter().map(ToString::to_string).collect();
+        assert_eq!(others, ["eu", "ap"]);
+        let variables =
+            environment(&[("PEAL__TOPOLOGY__HUB", "hub"), ("PEAL__TOPOLOGY__REGIONS", "local,us")]);
+        assert_eq!(Settings::parse(None, variables).unwrap().other_regions().len(), 1);
     }
 
     #[test]

@@ -124,6 +124,7 @@ struct Inner {
 struct Forget {
     app: AppId,
     recipient: RecipientId,
+    until_ms: i64,
     done: oneshot::Sender<()>,
 }
 
@@ -376,15 +377,15 @@ impl ReadModel {
         self.inner.inbox.subscribe()
     }
 
-    /// Empties a recipient's inbox here. The items come back when the file is built anew, unless they are purged from
+    /// Removes the items that a recipient's inbox got until `until_ms`, in milliseconds since the Unix epoch. They come back when the file is built anew, unless they are purged from
     /// INBOX too; their texts can't be opened once the recipient's data key is gone.
     ///
     /// # Errors
     /// [`NotReady`] when the task does not run.
-    pub async fn forget(&self, app: &AppId, recipient: &RecipientId) -> Result<(), NotReady> {
+    pub async fn forget(&self, app: &AppId, recipient: &RecipientId, until_ms: i64) -> Result<(), NotReady> {
         let stopped = || NotReady("it is stopping");
         let (done, finished) = oneshot::channel();
-        let request = Forget { app: app.clone(), recipient: recipient.clone(), done };
+        let request = Forget { app: app.clone(), recipient: recipient.clone(), until_ms, done };
         self.forget.send(request).await.map_err(|_| stopped())?;
         finished.await.map_err(|_| stopped())
     }

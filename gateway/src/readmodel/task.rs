@@ -380,7 +380,8 @@ impl Writer {
         };
         let durable = commit.durable;
         let count = messages.len() as u64;
-        let forgotten: Vec<_> = forget.iter().map(|it| (it.app.clone(), it.recipient.clone())).collect();
+        let forgotten: Vec<_> =
+            forget.iter().map(|it| (it.app.clone(), it.recipient.clone(), it.until_ms)).collect();
         let Some(store) = self.inner.store() else { return Err(StoreError::damaged("the file is not open")) };
         let (applied, foreign) = self
             .thread

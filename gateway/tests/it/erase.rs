@@ -7,7 +7,7 @@ use peal_nats::subjects::InboxEntry as InboxSubject;
 use peal_nats::topology::INBOX;
 use serde_json::json;
 
-use crate::harness::{APP, Harness};
+use crate::harness::{APP, Client, Harness, eventually};
 
 const ADDRESS: &str = "kim.plain-address@example.com";
 const PHONE: &str = "+821055512345";
@@ -46,14 +46,33 @@ async fn addresses_are_never_in_the_clear_on_disk_and_an_erasure_takes_the_inbox
     assert!(record["era"].is_string());
 }
 
+#[tokio::test]
+async fn every_gateway_of_the_region_forgets() {
+    let mut harness = Harness::start().await;
+    let client = harness.admin().await;
+    let other = client.at(&harness.start_another().await);
+    client.put("/v1/recipients/u-1", json!({})).await.ok(201);
+    item(&harness, "u-1").await;
+    let total =
+        async |client: &Client| client.get("/v1/recipients/u-1/inbox").await.body["counts"]["total"].as_u64();
+    for client in [&client, &other] {
+        eventually("the item is there", || async { total(client).await == Some(1) }).await;
+    }
+    client.delete("/v1/recipients/u-1").await.ok(204);
+    client.put("/v1/recipients/u-1", json!({})).await.ok(201);
+    for client in [&client, &other] {
+        eventually("the item is gone", || async { total(client).await == Some(0) }).await;
+    }
+}
+
 async fn item(harness: &Harness, recipient: &str) {
     let (app, recipient) = (APP.parse().unwrap(), recipient.parse().unwrap());
     let notification = "n-1".parse().unwrap();
     let item =
         DeliveryId::derive(&app, &notification, &recipient, peal_common::channel::Channel::Inbox, "", 0);
     let now = harness.clock.now();
-    let what =
-        InboxChange::Item { category: "c".parse().unwrap(), expires_at: now, sealed: "…".to_owned() };
+    let expires_at = now + jiff::SignedDuration::from_hours(1);
+    let what = InboxChange::Item { category: "c".parse().unwrap(), expires_at, sealed: "…".to_owned() };
     let subject = harness.subjects.inbox(APP, recipient.as_str(), InboxSubject::Item);
     let entry =
         InboxEntry { v: ENVELOPE_VERSION, at: now, app, recipient, item: item.clone(), notification, what };

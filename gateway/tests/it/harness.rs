@@ -18,7 +18,7 @@ use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::connect::{self, Connection, Options};
 use peal_nats::keys::Keys;
-use peal_nats::mirror::{Contacts, Mirror};
+use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Server, ServerConfig};
 use peal_nats::state::{StateWriter, WriteError};
@@ -111,7 +111,7 @@ impl Harness {
         let hybrid = Arc::new(HybridClock::new(Clock::System, region().as_str().parse().unwrap()));
         let unused = folder.path().join("unused.redb");
         let (mirror, _) =
-            Mirror::new(connection.clone(), unused, Contacts::NotIndexed, Clock::System, Arc::clone(&hybrid));
+            Mirror::new(connection.clone(), unused, Keeps::Records, Clock::System, Arc::clone(&hybrid));
         let writer = StateWriter::new(connection.clone(), mirror, hybrid);
         Harness {
             url: String::new(),

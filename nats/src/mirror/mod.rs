@@ -1,7 +1,8 @@
-//! The mirror: a local copy of a region's state, so that decisions cost no round trip and go on without JetStream.
+//! The mirror: a local copy of the state that a region knows, so that decisions cost no round trip and go on without
+//! JetStream: what this region wrote, and what the other regions wrote as far as it has come here.
 //!
-//! It lives in one redb file, which is a cache: commits reach the disk every few seconds, the position in the stream is
-//! part of each, and whatever happens to the file it is built anew from the stream. While it is not complete it answers
+//! It lives in one redb file, which is a cache: commits reach the disk every few seconds, the position in each
+//! stream is part of it, and whatever happens to the file it is built anew from the streams. While it is not complete it answers
 //! [`NotReady`]; it never guesses.
 
 mod store;
@@ -12,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use peal_common::channel::ChannelSet;
-use peal_common::clock::{Clock, HybridClock};
+use peal_common::clock::{Clock, HybridClock, Stamp};
 use peal_common::id::RecipientId;
 use peal_common::state::{Kind, Record, RecordKey};
 use tokio::sync::{Notify, watch};
@@ -22,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::connect::Connection;
 use crate::follow::{Followed, Follower, Stored};
 use crate::subjects::Subjects;
-use store::{Change, Damaged, Position, Store};
+use crate::topology::OTHERS_STATE;
+use store::{Change, Damaged, Feed, Position, Store};
 
 pub use store::Versioned;
 
@@ -42,21 +44,23 @@ pub struct Mirror {
     inner: Arc<Inner>,
 }
 
-/// Whether recipients can be found by a contact. Whoever needs no such look-ups is spared the index.
+/// What a mirror keeps beside the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Contacts {
-    /// [`Mirror::recipient_with`] answers.
-    Indexed,
-    /// It does not.
-    NotIndexed,
+pub enum Keeps {
+    /// An index of contacts and a list of what was erased: [`Mirror::recipient_with`] and [`Mirror::erasures`] answer.
+    Everything,
+    /// Nothing.
+    Records,
 }
 
 struct Inner {
     store: RwLock<Option<Store>>,
-    contacts: Contacts,
+    keeps: Keeps,
     ready: AtomicBool,
     /// Told when a read failed: the file has to be built anew.
     damaged: Notify,
+    /// Told when a record was erased.
+    erased: Notify,
     position: watch::Sender<u64>,
     applied: AtomicU64,
     /// Counts changes of each kind of record, so that caches made from them know when they are stale.
@@ -79,15 +83,16 @@ impl Mirror {
     pub fn new(
         connection: Connection,
         path: PathBuf,
-        contacts: Contacts,
+        keeps: Keeps,
         clock: Clock,
         hybrid: Arc<HybridClock>,
     ) -> (Self, MirrorTask) {
         let inner = Arc::new(Inner {
             store: RwLock::new(None),
-            contacts,
+            keeps,
             ready: AtomicBool::new(false),
             damaged: Notify::new(),
+            erased: Notify::new(),
             position: watch::Sender::new(0),
             applied: AtomicU64::new(0),
             generations: Default::default(),
@@ -97,19 +102,19 @@ impl Mirror {
         (Mirror { inner: Arc::clone(&inner) }, MirrorTask { inner, connection, subjects, clock, path })
     }
 
-    /// Whether everything that stood in the stream when the mirror began to follow it is here.
+    /// Whether everything that stood in the region's streams when the mirror began to follow them is here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.inner.ready.load(Ordering::Acquire)
     }
 
-    /// The sequence of the last message that is in the mirror.
+    /// The sequence of the last message of this region's state stream that is in the mirror.
     #[must_use]
     pub fn position(&self) -> u64 {
         *self.inner.position.borrow()
     }
 
-    /// How many messages this process has read from the stream: few after a restart, all of them after a rebuild.
+    /// How many messages this process has read from the streams: few after a restart, all of them after a rebuild.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.inner.applied.load(Ordering::Relaxed)
@@ -121,7 +126,7 @@ impl Mirror {
         self.inner.generations[kind as usize].load(Ordering::Acquire)
     }
 
-    /// Waits until the mirror is ready and has seen `sequence`.
+    /// Waits until the mirror is ready and has seen `sequence` of this region's state stream.
     ///
     /// # Errors
     /// [`NotReady`] when that takes longer than `limit`.
@@ -179,13 +184,37 @@ impl Mirror {
     /// The recipient who has the contact with this blind index, if there is one.
     ///
     /// # Errors
-    /// [`NotReady`]; always without [`Contacts::Indexed`].
+    /// [`NotReady`]; always without [`Keeps::Everything`].
     pub fn recipient_with(&self, index: &str) -> Result<Option<RecipientId>, NotReady> {
-        if self.inner.contacts == Contacts::NotIndexed {
+        if self.inner.keeps == Keeps::Records {
             return Err(NotReady("this process keeps no index of contacts"));
         }
         let id = self.read(|store| store.with_contact(index))?;
         Ok(id.and_then(|id| id.parse().ok()))
+    }
+
+    /// Records that were erased, here or in another region, and for which nobody has called
+    /// [`erasure_done`](Self::erasure_done) yet; at most `limit`, with the stamp of the erasure.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub fn erasures(&self, limit: usize) -> Result<Vec<(RecordKey, Stamp)>, NotReady> {
+        self.read(|store| store.erasures(limit))
+    }
+
+    /// What an erasure asks for beyond the mirror is done. A later erasure of the same record stays in the list.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub async fn erasure_done(&self, key: &RecordKey, era: &Stamp) -> Result<(), NotReady> {
+        let (mirror, key, era) = (self.clone(), key.clone(), era.clone());
+        let done = tokio::task::spawn_blocking(move || mirror.read(|store| store.erasure_done(&key, &era)));
+        done.await.unwrap_or(Err(NotReady("its writer failed")))
+    }
+
+    /// Waits until there may be new [`erasures`](Self::erasures). One waits at a time.
+    pub async fn erased(&self) {
+        self.inner.erased.notified().await;
     }
 
     fn read<T>(&self, read: impl FnOnce(&Store) -> Result<T, Damaged>) -> Result<T, NotReady> {
@@ -204,7 +233,7 @@ impl Mirror {
 }
 
 impl MirrorTask {
-    /// Follows the state stream until `stop`. Returns when the last changes are on the disk.
+    /// Follows the streams of state until `stop`. Returns when the last changes are on the disk.
     pub async fn run(self, stop: CancellationToken) {
         let mut anew = false;
         while !stop.is_cancelled() {
@@ -223,81 +252,73 @@ impl MirrorTask {
     }
 
     async fn follow(&self, stop: &CancellationToken, anew: bool) -> Result<(), Damaged> {
-        let mut position = self.open(anew).await?;
-        tracing::info!(position = position.sequence, "the mirror follows the state stream");
-        let stream = self.subjects.state_stream();
-        let mut follower = Follower::new(
-            self.connection.clone(),
-            &stream,
-            &self.subjects.state_all(),
-            position.created.clone(),
-            position.sequence,
-        );
-        // Ready once everything is here that stood in the stream at the start.
-        let mut target = None;
+        let (mut own, mut others) = self.open(anew).await?;
         let mut flushed = Instant::now();
-        let mut unflushed = false;
-        let mut last_quiet = None;
         loop {
-            if target.is_none()
-                && let Ok(state) = self.connection.stream_state(&stream).await
-            {
-                target = Some(state.last);
-                position.created.get_or_insert(state.created);
+            own.look_for_target(&self.connection).await;
+            if let Some(others) = &mut others {
+                others.look_for_target(&self.connection).await;
             }
-            if target.is_some_and(|target| position.sequence >= target)
-                && !self.inner.ready.load(Ordering::Acquire)
-            {
-                self.become_ready(position.sequence);
+            if own.is_level() && others.as_ref().is_none_or(Following::is_level) {
+                self.become_ready(own.reached);
             }
-            let followed = tokio::select! {
+            let (following, followed) = tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.inner.damaged.notified() => return Ok(()),
-                followed = follower.next() => followed,
+                followed = own.follower.next() => (&mut own, followed),
+                Some((others, followed)) = next_of(&mut others) => (others, followed),
             };
             match followed {
                 Followed::Messages(messages) => {
-                    position.sequence = messages.last().map_or(position.sequence, |last| last.sequence);
+                    following.position.sequence =
+                        messages.last().map_or(following.position.sequence, |last| last.sequence);
+                    following.reached = following.reached.max(following.position.sequence);
                     let durable = flushed.elapsed() >= FLUSH_INTERVAL;
-                    self.apply(messages, &position, durable).await?;
-                    unflushed = !durable;
+                    self.apply(following, messages, durable).await?;
                     if durable {
                         flushed = Instant::now();
                     }
                 }
                 Followed::Quiet(state) => {
-                    if unflushed {
-                        self.apply(Vec::new(), &position, true).await?;
+                    if following.unflushed {
+                        self.apply(following, Vec::new(), true).await?;
                         flushed = Instant::now();
-                        unflushed = false;
                     }
                     // The last messages of the stream may have expired: two looks with nothing in between mean that
                     // there is nothing left to read. The position on the disk stays at what was really read.
-                    if last_quiet.replace(state.last) == Some(state.last) && state.last > position.sequence {
-                        self.become_ready(state.last);
+                    if following.last_quiet.replace(state.last) == Some(state.last) {
+                        following.reached = following.reached.max(state.last);
                     }
                 }
                 Followed::Replaced(state) => {
-                    tracing::warn!(last = state.last, "the state stream was made again");
+                    tracing::warn!(last = state.last, stream = %following.stream, "the stream of state was made again");
                     return Ok(());
                 }
             }
         }
-        if unflushed {
-            self.apply(Vec::new(), &position, true).await?;
+        for following in [Some(&mut own), others.as_mut()].into_iter().flatten() {
+            if following.unflushed {
+                self.apply(following, Vec::new(), true).await?;
+            }
         }
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(())
     }
 
     fn become_ready(&self, sequence: u64) {
-        if !self.inner.ready.swap(true, Ordering::AcqRel) {
+        let newly = !self.inner.ready.swap(true, Ordering::AcqRel);
+        if newly {
             tracing::info!(position = sequence, "the mirror is ready");
         }
-        self.inner.position.send_replace(sequence);
+        self.inner.position.send_if_modified(|position| {
+            let moved = newly || *position != sequence;
+            *position = sequence;
+            moved
+        });
     }
 
-    async fn open(&self, anew: bool) -> Result<Position, Damaged> {
+    /// Opens the file and goes on where it stands.
+    async fn open(&self, anew: bool) -> Result<(Following, Option<Following>), Damaged> {
         self.inner.ready.store(false, Ordering::Release);
         self.inner.position.send_replace(0);
         // The stream may be another one now: nothing that was made from the old content holds.
@@ -305,30 +326,44 @@ impl MirrorTask {
             generation.fetch_add(1, Ordering::AcqRel);
         }
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = None;
-        let (path, contacts) = (self.path.clone(), self.inner.contacts);
+        let (path, keeps) = (self.path.clone(), self.inner.keeps);
         let opened = tokio::task::spawn_blocking(move || {
             if anew && path.exists() {
                 std::fs::remove_file(&path).map_err(redb::StorageError::from)?;
             }
-            let store = Store::open(&path, CACHE_BYTES, contacts)?;
-            let position = store.position()?;
-            Ok::<_, Damaged>((store, position))
+            let store = Store::open(&path, CACHE_BYTES, keeps)?;
+            let positions = [store.position(Feed::Own)?, store.position(Feed::Others)?];
+            let erased = !store.erasures(1)?.is_empty();
+            Ok::<_, Damaged>((store, positions, erased))
         });
-        let (store, position) = opened
+        let (store, [own, others], erased) = opened
             .await
             .map_err(|_| redb::StorageError::Io(std::io::Error::other("the reader failed")))??;
         *self.inner.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
-        Ok(position)
+        if erased {
+            self.inner.erased.notify_one();
+        }
+        let start = |feed, stream: &str, filter: &str, position: Position| {
+            tracing::info!(position = position.sequence, stream, "the mirror follows a stream of state");
+            Following::new(&self.connection, feed, stream, filter, position)
+        };
+        let own = start(Feed::Own, &self.subjects.state_stream(), &self.subjects.state_all(), own);
+        let linked = !self.connection.others.is_empty();
+        Ok((own, linked.then(|| start(Feed::Others, OTHERS_STATE, "", others))))
     }
 
-    async fn apply(&self, messages: Vec<Stored>, position: &Position, durable: bool) -> Result<(), Damaged> {
+    /// Applies messages of a stream and moves its position.
+    async fn apply(
+        &self,
+        following: &mut Following,
+        messages: Vec<Stored>,
+        durable: bool,
+    ) -> Result<(), Damaged> {
         self.inner.applied.fetch_add(messages.len() as u64, Ordering::Relaxed);
         let mut changes = Vec::with_capacity(messages.len());
         let mut touched = [false; Kind::ALL.len()];
-        let prefix = self.subjects.state_all();
-        let prefix = prefix.trim_end_matches('>');
         for message in messages {
-            let Some(key) = message.subject.strip_prefix(prefix).map(RecordKey::from_text) else { continue };
+            let Some(key) = Subjects::state_key(&message.subject).map(RecordKey::from_text) else { continue };
             if let Some(kind) = key.kind() {
                 touched[kind as usize] = true;
             }
@@ -344,28 +379,88 @@ impl MirrorTask {
                     changes.push(Change::Merge(key, message.sequence, record, message.payload));
                 }
                 _ => {
-                    let stream = self.subjects.state_stream();
-                    self.connection.put_aside(&stream, &message, "not_a_record", self.clock.now()).await;
+                    let now = self.clock.now();
+                    self.connection.put_aside(&following.stream, &message, "not_a_record", now).await;
                 }
             }
         }
         let inner = Arc::clone(&self.inner);
-        let position = position.clone();
-        let sequence = position.sequence;
+        let (feed, position) = (following.feed, following.position.clone());
         let applied = tokio::task::spawn_blocking(move || {
             let store = inner.store.read().unwrap_or_else(PoisonError::into_inner);
             match store.as_ref() {
-                Some(store) => store.apply(changes, &position, durable),
-                None => Ok(()),
+                Some(store) => store.apply(feed, changes, &position, durable),
+                None => Ok(false),
             }
         });
-        applied.await.map_err(|_| redb::StorageError::Io(std::io::Error::other("the writer failed")))??;
+        let erased = applied
+            .await
+            .map_err(|_| redb::StorageError::Io(std::io::Error::other("the writer failed")))??;
+        following.unflushed = !durable;
+        if erased {
+            self.inner.erased.notify_one();
+        }
         for (index, touched) in touched.into_iter().enumerate() {
             if touched {
                 self.inner.generations[index].fetch_add(1, Ordering::AcqRel);
             }
         }
-        self.inner.position.send_replace(sequence);
+        if following.feed == Feed::Own {
+            self.inner.position.send_replace(following.reached);
+        }
         Ok(())
     }
+}
+
+/// One stream of state that the mirror follows.
+struct Following {
+    feed: Feed,
+    stream: String,
+    follower: Follower,
+    /// What has been read.
+    position: Position,
+    /// Up to where nothing is missing: beyond the position when what came last has expired.
+    reached: u64,
+    /// Where the stream ended at the start.
+    target: Option<u64>,
+    /// Where it ended when it was quiet last.
+    last_quiet: Option<u64>,
+    /// Whether something is not on the disk yet.
+    unflushed: bool,
+}
+
+impl Following {
+    fn new(connection: &Connection, feed: Feed, stream: &str, filter: &str, position: Position) -> Self {
+        let (created, sequence) = (position.created.clone(), position.sequence);
+        Following {
+            feed,
+            stream: stream.to_owned(),
+            follower: Follower::new(connection.clone(), stream, filter, created, sequence),
+            position,
+            reached: sequence,
+            target: None,
+            last_quiet: None,
+            unflushed: false,
+        }
+    }
+
+    async fn look_for_target(&mut self, connection: &Connection) {
+        if self.target.is_none()
+            && let Ok(state) = connection.stream_state(&self.stream).await
+        {
+            self.target = Some(state.last);
+            self.position.created.get_or_insert(state.created);
+        }
+    }
+
+    fn is_level(&self) -> bool {
+        self.target.is_some_and(|target| self.reached >= target)
+    }
+}
+
+/// What comes next in the stream of the others; `None` when there are no others.
+async fn next_of(others: &mut Option<Following>) -> Option<(&mut Following, Followed)> {
+    let others = others.as_mut()?;
+    let followed = others.follower.next().await;
+    Some((others, followed))
 }

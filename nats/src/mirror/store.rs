@@ -1,4 +1,4 @@
-//! The mirror's file: records by key, a look-up table of contacts, and the position in the stream, in one transaction.
+//! The mirror's file: records by key, a look-up table of contacts, and the positions in the streams, in one transaction.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -7,25 +7,28 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use peal_common::channel::ChannelSet;
+use peal_common::clock::Stamp;
 use peal_common::recipient::{index_entries, reach};
 use peal_common::state::{Record, RecordKey};
 use redb::{Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use super::Contacts;
+use super::Keeps;
 use crate::delta::{DeltaDefinition, DeltaTable, DeltaView, Hand};
 
-/// Sequence of the message (8 bytes, big endian), the channels on which a recipient is reached (2 bytes, big endian, 0
+/// Sequence of this region's message (8 bytes, big endian, 0 when only others wrote it), the channels on which a recipient is reached (2 bytes, big endian, 0
 /// for other records), then the record as JSON.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 /// A contact's blind index (16 bytes, which app and channel are part of), then the id of the recipient who has it.
 const CONTACTS: DeltaDefinition<&[u8], ()> = DeltaDefinition::new("recent_contacts", "contacts");
+/// The keys that were erased and what of it is not done yet, with the stamp of the erasure.
+const ERASURES: TableDefinition<'_, &str, &str> = TableDefinition::new("erasures");
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
 /// Of the tables and of everything in them: raise it with any change to what is written.
-const fn format(contacts: Contacts) -> &'static str {
-    match contacts {
-        Contacts::Indexed => "3, contacts",
-        Contacts::NotIndexed => "3",
+const fn format(keeps: Keeps) -> &'static str {
+    match keeps {
+        Keeps::Everything => "4, everything",
+        Keeps::Records => "4",
     }
 }
 
@@ -47,10 +50,10 @@ impl<E: Into<redb::Error>> From<E> for Damaged {
     }
 }
 
-/// A record and the sequence of the message that it came with.
+/// A record and the sequence of this region's message of it.
 #[derive(Debug, Clone)]
 pub struct Versioned {
-    /// The sequence in the state stream.
+    /// The sequence in this region's state stream; 0 when only other regions wrote the record.
     pub sequence: u64,
     /// The record.
     pub record: Record,
@@ -58,13 +61,32 @@ pub struct Versioned {
 
 /// A change to apply.
 pub(super) enum Change {
-    /// A version of a record arrived, with the JSON that it was read from.
+    /// A version of a record arrived, with its sequence and the JSON that it was read from.
     Merge(RecordKey, u64, Record, Bytes),
     /// The key was removed.
     Remove(RecordKey),
 }
 
-/// Where the file stands.
+/// Whose stream a change came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Feed {
+    /// What this region wrote.
+    Own,
+    /// What the other regions wrote.
+    Others,
+}
+
+impl Feed {
+    /// The names under which the position and the identity of the stream are kept.
+    const fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Feed::Own => ("position", "created"),
+            Feed::Others => ("others_position", "others_created"),
+        }
+    }
+}
+
+/// Where the file stands in one stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) created: Option<String>,
@@ -74,7 +96,7 @@ pub(super) struct Position {
 pub(super) struct Store {
     view: RwLock<Arc<View>>,
     database: Database,
-    contacts: Contacts,
+    keeps: Keeps,
     /// Of the table of contacts.
     hand: Hand,
 }
@@ -95,9 +117,9 @@ impl View {
 impl Store {
     /// Opens the file and checks it from end to end; makes a new one when there is none. A file that is damaged, of
     /// another format, or no file of ours is put aside first. One that another process uses is left alone.
-    pub(super) fn open(path: &Path, cache_bytes: usize, contacts: Contacts) -> Result<Self, Damaged> {
+    pub(super) fn open(path: &Path, cache_bytes: usize, keeps: Keeps) -> Result<Self, Damaged> {
         if path.exists() {
-            let checked = std::panic::catch_unwind(|| Store::open_checked(path, cache_bytes, contacts));
+            let checked = std::panic::catch_unwind(|| Store::open_checked(path, cache_bytes, keeps));
             match checked {
                 Ok(Ok(store)) => return Ok(store),
                 // It is as it should be; it is only not ours now.
@@ -109,23 +131,23 @@ impl Store {
             }
             put_aside(path).map_err(|error| Damaged(Box::new(error)))?;
         }
-        Store::create(path, cache_bytes, contacts)
+        Store::create(path, cache_bytes, keeps)
     }
 
-    fn open_checked(path: &Path, cache_bytes: usize, contacts: Contacts) -> Result<Self, Damaged> {
+    fn open_checked(path: &Path, cache_bytes: usize, keeps: Keeps) -> Result<Self, Damaged> {
         let mut database = Database::builder().set_cache_size(cache_bytes).open(path)?;
         // A flipped byte in a file that was closed properly is found by this check and by nothing else.
         if !database.check_integrity()? {
             return Err(Damaged("the check of the file failed".into()));
         }
         let has = database.begin_read()?.open_table(META)?.get("format")?.map(|text| text.value().to_owned());
-        if has.as_deref() != Some(format(contacts)) {
+        if has.as_deref() != Some(format(keeps)) {
             return Err(Damaged("the file has another format".into()));
         }
-        Store::with(database, contacts)
+        Store::with(database, keeps)
     }
 
-    fn create(path: &Path, cache_bytes: usize, contacts: Contacts) -> Result<Self, Damaged> {
+    fn create(path: &Path, cache_bytes: usize, keeps: Keeps) -> Result<Self, Damaged> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|error| Damaged(Box::new(error)))?;
         }
@@ -134,14 +156,15 @@ impl Store {
         {
             write.open_table(RECORDS)?;
             CONTACTS.open(&write)?;
-            write.open_table(META)?.insert("format", format(contacts))?;
+            write.open_table(ERASURES)?;
+            write.open_table(META)?.insert("format", format(keeps))?;
         }
         write.commit()?;
-        Store::with(database, contacts)
+        Store::with(database, keeps)
     }
 
-    fn with(database: Database, contacts: Contacts) -> Result<Self, Damaged> {
-        Ok(Store { view: RwLock::new(View::open(&database)?), database, contacts, hand: Hand::default() })
+    fn with(database: Database, keeps: Keeps) -> Result<Self, Damaged> {
+        Ok(Store { view: RwLock::new(View::open(&database)?), database, keeps, hand: Hand::default() })
     }
 
     fn view(&self) -> Arc<View> {
@@ -154,58 +177,110 @@ impl Store {
         Ok(table.get(name)?.map(|value| value.value().to_owned()))
     }
 
-    pub(super) fn position(&self) -> Result<Position, Damaged> {
-        let sequence = self.meta("position")?.and_then(|text| text.parse().ok()).unwrap_or(0);
-        Ok(Position { created: self.meta("created")?, sequence })
+    pub(super) fn position(&self, feed: Feed) -> Result<Position, Damaged> {
+        let (position, created) = feed.names();
+        let sequence = self.meta(position)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+        Ok(Position { created: self.meta(created)?, sequence })
     }
 
-    /// Applies changes and moves the position, all or nothing. `durable` makes it survive a crash of the machine.
+    /// Applies changes of one stream and moves its position, all or nothing. `durable` makes it survive a crash of the
+    /// machine. Returns whether records were erased.
     pub(super) fn apply(
         &self,
+        feed: Feed,
         changes: Vec<Change>,
         position: &Position,
         durable: bool,
-    ) -> Result<(), Damaged> {
+    ) -> Result<bool, Damaged> {
+        let everything = self.keeps == Keeps::Everything;
+        let mut erased = false;
         let mut write = self.database.begin_write()?;
         write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
         {
             let mut records = write.open_table(RECORDS)?;
-            let mut contacts =
-                Index { table: CONTACTS.open(&write)?, is_kept: self.contacts == Contacts::Indexed };
+            let mut erasures = write.open_table(ERASURES)?;
+            let mut contacts = Index { table: CONTACTS.open(&write)?, is_kept: everything };
             for change in changes {
                 match change {
                     Change::Merge(key, sequence, record, json) => {
                         let old = records.get(key.as_str())?.and_then(|value| decode(value.value()));
+                        let mut sequence = if feed == Feed::Own { sequence } else { 0 };
+                        let era = record.era.clone();
                         let (mut merged, mut json) = (record, json);
-                        let mut before = Vec::new();
+                        let (mut before, mut old_era) = (Vec::new(), None);
                         if let Some(old) = old {
                             before = contacts.keys(&key, &old.record);
+                            old_era.clone_from(&old.record.era);
+                            if feed == Feed::Others {
+                                sequence = old.sequence;
+                            }
                             merged.merge(old.record);
                             json =
                                 serde_json::to_vec(&merged).map_err(|error| Damaged(Box::new(error)))?.into();
+                        }
+                        // An erasure that is new, or one that a writer of this region had not heard of.
+                        if everything
+                            && let Some(erasure) = &merged.era
+                            && (Some(erasure) > old_era.as_ref()
+                                || (feed == Feed::Own && Some(erasure) > era.as_ref()))
+                        {
+                            erasures.insert(key.as_str(), erasure.to_string().as_str())?;
+                            erased = true;
                         }
                         contacts.replace(&before, &contacts.keys(&key, &merged))?;
                         records.insert(key.as_str(), encode(sequence, &merged, &json).as_slice())?;
                     }
                     Change::Remove(key) => {
-                        let old = records.remove(key.as_str())?.and_then(|value| decode(value.value()));
-                        if let Some(old) = old {
-                            contacts.replace(&contacts.keys(&key, &old.record), &[])?;
+                        let old = records.get(key.as_str())?.and_then(|value| decode(value.value()));
+                        let Some(old) = old else { continue };
+                        // What this region wrote ends when its own stream says so.
+                        if feed == Feed::Others && old.sequence > 0 {
+                            continue;
                         }
+                        contacts.replace(&contacts.keys(&key, &old.record), &[])?;
+                        records.remove(key.as_str())?;
                     }
                 }
             }
             contacts.table.settle(&self.hand)?;
             let mut meta = write.open_table(META)?;
-            meta.insert("position", position.sequence.to_string().as_str())?;
-            if let Some(created) = &position.created {
-                meta.insert("created", created.as_str())?;
+            let (sequence, created) = feed.names();
+            meta.insert(sequence, position.sequence.to_string().as_str())?;
+            if let Some(identity) = &position.created {
+                meta.insert(created, identity.as_str())?;
             }
         }
         write.commit()?;
         let view = View::open(&self.database)?;
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
-        Ok(())
+        Ok(erased)
+    }
+
+    /// Records that were erased, with the stamps of the erasures, at most `limit`.
+    pub(super) fn erasures(&self, limit: usize) -> Result<Vec<(RecordKey, Stamp)>, Damaged> {
+        let table = self.database.begin_read()?.open_table(ERASURES)?;
+        let mut found = Vec::new();
+        for entry in table.iter()?.take(limit) {
+            let (key, era) = entry?;
+            let era = era.value().parse().map_err(|error| Damaged(Box::new(error)))?;
+            found.push((RecordKey::from_text(key.value()), era));
+        }
+        Ok(found)
+    }
+
+    /// Takes an erasure off the list, unless the record was erased again since.
+    pub(super) fn erasure_done(&self, key: &RecordKey, era: &Stamp) -> Result<(), Damaged> {
+        let mut write = self.database.begin_write()?;
+        // Repeating it does no harm.
+        write.set_durability(Durability::None)?;
+        {
+            let mut erasures = write.open_table(ERASURES)?;
+            let is_same = erasures.get(key.as_str())?.is_some_and(|found| found.value() == era.to_string());
+            if is_same {
+                erasures.remove(key.as_str())?;
+            }
+        }
+        Ok(write.commit()?)
     }
 
     pub(super) fn get(&self, key: &RecordKey) -> Result<Option<Versioned>, Damaged> {

@@ -47,6 +47,25 @@ pub struct ClusterConfig {
     pub routes: Vec<u16>,
 }
 
+/// How a server takes part in linking regions: the hub listens for leaf nodes, a region's server is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leaf {
+    /// Servers of regions connect here.
+    Listens {
+        /// The port on 127.0.0.1.
+        port: u16,
+        /// Who may: a user for each region.
+        regions: Vec<Login>,
+    },
+    /// This server connects to the hub.
+    Connects {
+        /// The ports of the hub's servers on 127.0.0.1.
+        ports: Vec<u16>,
+        /// As whom.
+        login: Login,
+    },
+}
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
@@ -68,7 +87,9 @@ pub struct ServerConfig {
     pub login: Option<Login>,
     /// The cluster, if there is one.
     pub cluster: Option<ClusterConfig>,
-    /// Further lines of configuration, such as leaf nodes, written at the end.
+    /// The link with other regions, if there is one.
+    pub leaf: Option<Leaf>,
+    /// Further lines of configuration, written at the end.
     pub extra: String,
     /// The nats-server to run; `None` looks for one, see [`find`](super::find).
     pub binary: Option<PathBuf>,
@@ -96,6 +117,7 @@ impl ServerConfig {
             max_memory_store: None,
             login: None,
             cluster: None,
+            leaf: None,
             extra: String::new(),
             binary: None,
             start_limit: Duration::from_secs(20),
@@ -160,11 +182,59 @@ impl ServerConfig {
             line(format_args!("  routes: [{}]", routes.join(", ")));
             line(format_args!("}}"));
         }
+        match &self.leaf {
+            None => {}
+            Some(Leaf::Listens { port, regions }) => {
+                line(format_args!("\nleafnodes {{"));
+                line(format_args!("  listen: \"127.0.0.1:{port}\""));
+                line(format_args!(
+                    "  # Regions use the addresses that they were given: others may not be reachable from them."
+                ));
+                line(format_args!("  no_advertise: true"));
+                line(format_args!("  authorization {{"));
+                line(format_args!("    users: ["));
+                for Login { user, password } in regions {
+                    line(format_args!("      {{ user: {}, password: {} }}", quoted(user), quoted(password)));
+                }
+                line(format_args!("    ]"));
+                line(format_args!("  }}"));
+                line(format_args!("}}"));
+            }
+            Some(Leaf::Connects { ports, login }) => {
+                // User and password stand in the address: the server has no other place for them.
+                let (user, password) = (in_url(&login.user), in_url(&login.password));
+                let urls = ports
+                    .iter()
+                    .map(|port| quoted(&format!("nats-leaf://{user}:{password}@127.0.0.1:{port}")));
+                line(format_args!("\nleafnodes {{"));
+                line(format_args!("  # How long to wait before connecting to the hub again."));
+                line(format_args!("  reconnect: \"1s\""));
+                line(format_args!("  remotes: [ {{ urls: [{}] }} ]", urls.collect::<Vec<_>>().join(", ")));
+                line(format_args!("}}"));
+            }
+        }
         if !self.extra.is_empty() {
             line(format_args!("\n{}", self.extra.trim_end()));
         }
         text
     }
+}
+
+/// A text as a part of a URL (RFC 3986, section 2.1).
+fn in_url(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            _ => {
+                // Writing to a String does not fail.
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
 }
 
 /// A text in double quotes as the server's configuration language reads it.
@@ -193,7 +263,9 @@ mod tests {
         let mut config = ServerConfig::new("seoul".parse().unwrap(), "/data");
         config.sync = Sync::Always;
         config.login = Some(Login { user: "peal".to_owned(), password: "a\"b\\c".to_owned() });
-        config.extra = "leafnodes { }".to_owned();
+        config.extra = "debug: false".to_owned();
+        let login = Login { user: "eu".to_owned(), password: "a@b".to_owned() };
+        config.leaf = Some(Leaf::Connects { ports: vec![7422], login });
         let text = config.render(4222);
         for expected in [
             "listen: \"127.0.0.1:4222\"",
@@ -201,7 +273,8 @@ mod tests {
             "  store_dir: \"/data/jetstream\"",
             "  sync_interval: always",
             "  password: \"a\\\"b\\\\c\"",
-            "leafnodes { }",
+            "  remotes: [ { urls: [\"nats-leaf://eu:a%40b@127.0.0.1:7422\"] } ]",
+            "debug: false",
         ] {
             assert!(text.lines().any(|line| line == expected), "{expected} is not in\n{text}");
         }

@@ -5,10 +5,12 @@
 
 pub mod config;
 pub mod find;
+mod link;
 mod ports;
 mod process;
 pub mod version;
 
-pub use config::{ClusterConfig, Login, ServerConfig, Sync};
+pub use config::{ClusterConfig, Leaf, Login, ServerConfig, Sync};
+pub use link::Link;
 pub use ports::{PortError, free_port};
 pub use process::{Server, ServerError};

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::context::DeleteStreamErrorKind;
-use async_nats::jetstream::{Context, ErrorCode, stream};
+use async_nats::jetstream::{Context, ErrorCode, consumer, stream};
 
 use super::change::{Change, Desired, Kind, Plan, Target};
 
@@ -85,7 +84,7 @@ async fn update_stream(jetstream: &Context, config: &stream::Config) -> Result<(
 async fn upsert_consumer(
     jetstream: &Context,
     stream: &str,
-    config: &pull::Config,
+    config: &consumer::Config,
 ) -> Result<(), async_nats::Error> {
     jetstream.create_consumer_on_stream(config.clone(), stream).await?;
     Ok(())

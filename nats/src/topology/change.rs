@@ -3,8 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{consumer, stream};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -97,7 +96,7 @@ pub struct Change {
 #[derive(Debug, Clone)]
 pub(super) enum Desired {
     Stream(Box<stream::Config>),
-    Consumer(Box<pull::Config>),
+    Consumer(Box<consumer::Config>),
     Nothing,
 }
 

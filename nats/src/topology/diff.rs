@@ -7,8 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use async_nats::jetstream::consumer::{self, IntoConsumerConfig, pull};
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{consumer, stream};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -95,7 +94,7 @@ fn create_stream(spec: &StreamSpec, changes: &mut Vec<Change>) {
     changes.extend(spec.consumers.iter().map(|consumer| create_consumer(&spec.config.name, consumer)));
 }
 
-fn create_consumer(stream: &str, consumer: &pull::Config) -> Change {
+fn create_consumer(stream: &str, consumer: &consumer::Config) -> Change {
     Change {
         target: Target::Consumer { stream: stream.to_owned(), consumer: consumer_name(consumer).to_owned() },
         kind: Kind::Create,
@@ -148,12 +147,12 @@ fn compare_stream(existing: &CurrentStream, spec: &StreamSpec, region: &str, cha
 fn compare_consumer(
     stream: &str,
     existing: &consumer::Config,
-    desired: &pull::Config,
+    desired: &consumer::Config,
     region: &str,
 ) -> Option<Change> {
     let fields = differences(
         existing,
-        &desired.into_consumer_config(),
+        desired,
         &OPERATORS_CONSUMER_FIELDS,
         &FIXED_CONSUMER_FIELDS,
         owner(&existing.metadata) == Some(region),
@@ -200,7 +199,7 @@ fn owner(metadata: &Metadata) -> Option<&str> {
     metadata.get(metadata::REGION).map(String::as_str)
 }
 
-fn consumer_name(config: &pull::Config) -> &str {
+fn consumer_name(config: &consumer::Config) -> &str {
     config.durable_name.as_deref().or(config.name.as_deref()).unwrap_or_default()
 }
 
@@ -280,8 +279,10 @@ fn normalized(config: &impl Serialize, operators: &[&str]) -> Map<String, Value>
             }
             continue;
         }
-        let value =
-            if ZERO_IS_UNLIMITED.contains(&name.as_str()) && value == 0 { Value::from(-1) } else { value };
+        let value = match pruned(value) {
+            zero if ZERO_IS_UNLIMITED.contains(&name.as_str()) && zero == 0 => Value::from(-1),
+            value => value,
+        };
         if !is_unset(&name, &value) {
             normal.insert(name, value);
         }
@@ -290,6 +291,18 @@ fn normalized(config: &impl Serialize, operators: &[&str]) -> Map<String, Value>
         normal.entry(name).or_insert_with(|| Value::from(-1));
     }
     normal
+}
+
+/// Without unset values inside: the server writes some of them out, such as the empty prefix of a source.
+fn pruned(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| (name, pruned(value)));
+            Value::Object(fields.filter(|(name, value)| !is_unset(name, value)).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(pruned).collect()),
+        value => value,
+    }
 }
 
 fn is_unset(name: &str, value: &Value) -> bool {
@@ -316,8 +329,7 @@ mod tests {
 
     fn as_current(topology: &Topology) -> Current {
         let streams = topology.streams.iter().map(|spec| {
-            let consumers =
-                spec.consumers.iter().map(|c| (consumer_name(c).to_owned(), c.into_consumer_config()));
+            let consumers = spec.consumers.iter().map(|c| (consumer_name(c).to_owned(), c.clone()));
             let stream =
                 CurrentStream { config: spec.config.clone(), consumers: consumers.collect(), peers: None };
             (spec.config.name.clone(), stream)

@@ -1,4 +1,4 @@
-//! The streams and consumers of a region: one definition, compared with what a server has, applied and checked.
+//! The streams and consumers of a region, and of the hub: one definition, compared with what a server has, applied and checked.
 //!
 //! [`Topology::for_region`] is data: a list of [`StreamSpec`]s made of async-nats configurations. [`Current::read`]
 //! fetches what a server has, [`plan`] compares the two without I/O, [`apply`] carries a [`Plan`] out, and [`check`]
@@ -12,6 +12,7 @@ mod change;
 mod check;
 mod current;
 pub mod diff;
+mod links;
 pub mod metadata;
 mod options;
 mod streams;
@@ -21,7 +22,8 @@ pub use change::{Change, Danger, FieldChange, Kind, Plan, Target};
 pub use check::{CheckError, Finding, Report, check};
 pub use current::{Current, CurrentStream, ReadError};
 pub use diff::plan;
-pub use options::{MaxBytes, Options};
+pub use links::{ALL_STATE, OTHERS_STATE};
+pub use options::{Links, MaxBytes, Options};
 pub use streams::{
     ATTEMPTS, DEAD_LETTERS, DUE_CONSUMER, EVENTS, INBOX, INTAKE, SANDBOX, SCHEDULE, StreamSpec,
     deliver_consumer, fanout_consumer, work_stream,
@@ -29,10 +31,10 @@ pub use streams::{
 
 use crate::subjects::Region;
 
-/// Everything that JetStream holds for one region.
+/// Everything that JetStream holds for one region, or for the hub.
 #[derive(Debug, Clone)]
 pub struct Topology {
-    /// The region, which is also the JetStream domain.
+    /// The region or the hub, which is also the JetStream domain.
     pub region: Region,
     /// The streams, in the order in which they are created and listed.
     pub streams: Vec<StreamSpec>,
@@ -43,6 +45,12 @@ impl Topology {
     #[must_use]
     pub fn for_region(region: &Region, options: &Options) -> Self {
         Topology { region: region.clone(), streams: streams::all(region, options) }
+    }
+
+    /// What the hub `hub` gathers from `regions` and hands on to them.
+    #[must_use]
+    pub fn for_hub(hub: &Region, regions: &[Region], options: &Options) -> Self {
+        Topology { region: hub.clone(), streams: links::hub(hub, regions, options) }
     }
 
     /// The stream called `name`.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::subjects::Region;
+
 const MIB: u64 = 1024 * 1024;
 const GIB: u64 = 1024 * MIB;
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -32,6 +34,17 @@ pub struct Options {
     pub inbox_max_age: Duration,
     /// How long the deletion of a state key is remembered by its bucket, when a time to live ended it.
     pub delete_marker_ttl: Duration,
+    /// The hub and the other regions, when there are any.
+    pub links: Option<Links>,
+}
+
+/// What a region is linked with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Links {
+    /// The JetStream domain of the hub.
+    pub hub: Region,
+    /// The other regions.
+    pub others: Vec<Region>,
 }
 
 /// The size of each stream in bytes at which its discard policy takes effect. `SCHEDULE` has none: the server does not
@@ -66,6 +79,7 @@ impl Default for Options {
             dead_letters_max_age: 30 * DAY,
             inbox_max_age: 90 * DAY,
             delete_marker_ttl: HOUR,
+            links: None,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The definition of every stream and durable consumer.
+//! The definition of every stream and durable consumer of a region.
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use peal_common::channel::{Channel, Priority};
 
@@ -53,8 +53,8 @@ const UNPROCESSED_CRITICAL: u64 = 100_000;
 pub struct StreamSpec {
     /// The stream.
     pub config: stream::Config,
-    /// Its durable pull consumers.
-    pub consumers: Vec<pull::Config>,
+    /// Its durable consumers.
+    pub consumers: Vec<consumer::Config>,
 }
 
 /// The work stream of a channel, such as `WORK_SMS`.
@@ -89,13 +89,16 @@ pub(super) fn all(region: &Region, options: &Options) -> Vec<StreamSpec> {
     if options.sandbox {
         streams.push(definition.sandbox());
     }
+    if let Some(links) = &options.links {
+        definition.link(links, &mut streams);
+    }
     streams
 }
 
-struct Definition<'a> {
-    region: &'a Region,
-    options: &'a Options,
-    subjects: Subjects,
+pub(super) struct Definition<'a> {
+    pub(super) region: &'a Region,
+    pub(super) options: &'a Options,
+    pub(super) subjects: Subjects,
 }
 
 impl Definition<'_> {
@@ -265,7 +268,7 @@ impl Definition<'_> {
 
     /// What all streams have in common. Every limit is explicit, so that a comparison with the server's answer needs no
     /// knowledge of its defaults.
-    fn stream(&self, name: &str, description: &str, subjects: String) -> stream::Config {
+    pub(super) fn stream(&self, name: &str, description: &str, subjects: String) -> stream::Config {
         stream::Config {
             name: name.to_owned(),
             description: Some(description.to_owned()),
@@ -286,8 +289,8 @@ impl Definition<'_> {
         }
     }
 
-    fn lane(&self, name: String, description: String, filter: String) -> pull::Config {
-        pull::Config {
+    fn lane(&self, name: String, description: String, filter: String) -> consumer::Config {
+        consumer::Config {
             name: Some(name.clone()),
             durable_name: Some(name),
             description: Some(description),
@@ -300,13 +303,13 @@ impl Definition<'_> {
             max_waiting: MAX_WAITING,
             filter_subject: filter,
             metadata: metadata::for_consumer(self.region, MAX_ACK_PENDING, UNPROCESSED_CRITICAL),
-            ..pull::Config::default()
+            ..consumer::Config::default()
         }
     }
 }
 
 /// JetStream counts bytes in signed 64 bits.
-fn bytes(limit: u64) -> i64 {
+pub(super) fn bytes(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 

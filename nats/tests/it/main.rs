@@ -11,6 +11,7 @@ mod connect;
 mod group;
 mod guide;
 mod mirror;
+mod regions;
 mod server;
 mod support;
 mod sweep;

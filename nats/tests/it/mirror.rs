@@ -8,7 +8,7 @@ use std::time::Duration;
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
-use peal_nats::mirror::{Contacts, Mirror};
+use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::publish::Outgoing;
 use peal_nats::state::{StateWriter, WriteError};
 use peal_nats::topology::{Current, DEAD_LETTERS, Options, Topology, apply, plan};
@@ -60,7 +60,7 @@ impl Running {
         let (mirror, task) = Mirror::new(
             connection.clone(),
             file.to_owned(),
-            Contacts::Indexed,
+            Keeps::Everything,
             Clock::System,
             Arc::clone(&hybrid),
         );

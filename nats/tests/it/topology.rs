@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::{DiscardPolicy, PersistenceMode, StorageType};
-use async_nats::jetstream::{Context, stream};
+use async_nats::jetstream::{Context, consumer, stream};
 use futures_util::StreamExt as _;
 use peal_nats::subjects::Subjects;
 use peal_nats::topology::{
@@ -89,7 +89,7 @@ async fn an_altered_stream_is_shown_and_repaired() {
     altered.metadata.insert(format!("{}enabled", metadata::MONITOR_PREFIX), "false".to_owned());
     jetstream.update_stream(altered).await.unwrap();
     jetstream.delete_consumer_from_stream("fanout_bulk", INTAKE).await.unwrap();
-    let narrow = pull::Config { max_ack_pending: 1, ..lane(&topology, "fanout_high") };
+    let narrow = consumer::Config { max_ack_pending: 1, ..lane(&topology, "fanout_high") };
     jetstream.create_consumer_on_stream(narrow, INTAKE).await.unwrap();
 
     let plan = planned(jetstream, &topology).await;
@@ -106,7 +106,7 @@ async fn an_altered_stream_is_shown_and_repaired() {
     assert_eq!(config_of(jetstream, INTAKE).await.metadata["team"], "blue");
 }
 
-fn lane(topology: &Topology, name: &str) -> pull::Config {
+fn lane(topology: &Topology, name: &str) -> consumer::Config {
     let lanes = &topology.stream(INTAKE).unwrap().consumers;
     lanes.iter().find(|lane| lane.durable_name.as_deref() == Some(name)).unwrap().clone()
 }

@@ -183,16 +183,21 @@ pub(super) fn remove(tables: &mut Tables<'_>, key: InboxKey) -> Result<(), Store
     Ok(())
 }
 
-/// Empties a recipient's inbox.
+/// Removes what a recipient's inbox got until a time.
 pub(super) fn forget(
     tables: &mut Tables<'_>,
     app: &AppId,
     recipient: &RecipientId,
+    until_ms: i64,
 ) -> Result<(), StoreError> {
     let (from, to) = whole(inbox_number(app.as_str(), recipient.as_str()));
     let mut keys = Vec::new();
     for entry in tables.inbox.range::<&[u8; InboxKey::BYTES]>(&from..&to)? {
-        keys.push(InboxKey::read(entry?.0.value()));
+        let (key, value) = entry?;
+        let item = Item::decode(value.value()).ok_or(StoreError::damaged("an item cannot be read"))?;
+        if item.at <= until_ms {
+            keys.push(InboxKey::read(key.value()));
+        }
     }
     keys.into_iter().try_for_each(|key| remove(tables, key))
 }

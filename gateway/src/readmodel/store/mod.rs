@@ -89,7 +89,7 @@ pub(super) struct Batch {
     pub(super) events: Vec<EventMessage>,
     pub(super) inbox: Vec<InboxMessage>,
     /// Inboxes to empty.
-    pub(super) forget: Vec<(AppId, RecipientId)>,
+    pub(super) forget: Vec<(AppId, RecipientId, i64)>,
 }
 
 /// How to write a batch.
@@ -272,8 +272,8 @@ impl Store {
             for message in batch.inbox {
                 inbox::apply(&mut tables, message, &mut applied, commit.live)?;
             }
-            for (app, recipient) in batch.forget {
-                inbox::forget(&mut tables, &app, &recipient)?;
+            for (app, recipient, until_ms) in batch.forget {
+                inbox::forget(&mut tables, &app, &recipient, until_ms)?;
             }
             if let Some(cutoffs) = &commit.expire {
                 applied.more_to_expire = self.expire(&mut tables, &mut tally, cutoffs)?;

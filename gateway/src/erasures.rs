@@ -1,0 +1,69 @@
+//! What an erasure asks for beyond the record itself, wherever it was accepted: this region's stream forgets what it
+//! still holds, INBOX loses the recipient's items, and so does this gateway's read model.
+//!
+//! Every gateway does this for every erasure that its mirror sees. All of it can be done twice, and what fails is tried
+//! again; the mirror keeps the list across restarts.
+
+use std::time::Duration;
+
+use peal_common::clock::Stamp;
+use peal_common::id::RecipientId;
+use peal_common::state::{Kind, RecordKey};
+use peal_nats::topology::INBOX;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+
+/// How many are looked at before the list is read again.
+const AT_ONCE: usize = 100;
+/// The wait after something failed.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Carries erasures out until `stop`.
+pub async fn run(app: App, stop: CancellationToken) {
+    let work = async {
+        loop {
+            app.mirror.erased().await;
+            while !all_done(&app).await {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// Works the list off. Whether nothing is left.
+async fn all_done(app: &App) -> bool {
+    loop {
+        // While the mirror is filled, records that are erased may not be so any more further on.
+        let Ok(listed) = app.mirror.erasures(AT_ONCE) else { return false };
+        if listed.is_empty() {
+            return true;
+        }
+        for (key, era) in listed {
+            if let Err(error) = carry_out(app, &key, &era).await {
+                // The error names neither the record nor what was in it.
+                tracing::warn!(error = error.as_ref() as &dyn std::error::Error, "an erasure is tried again");
+                return false;
+            }
+        }
+    }
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed> {
+    app.writer.take_over_erasure(key).await?;
+    // A recipient who was made anew since has an inbox again, whose items stay. Older ones that are still in INBOX can't
+    // be read: what sealed them is gone.
+    let exists = app.mirror.get(key)?.is_some_and(|record| record.exists());
+    let recipient = key.id().and_then(|id| id.parse::<RecipientId>().ok());
+    if let (Some(Kind::Recipient), Some(owner), Some(recipient)) = (key.kind(), key.app(), recipient) {
+        if !exists {
+            app.connection.purge(INBOX, &app.subjects.inbox_of(owner.as_str(), recipient.as_str())).await?;
+        }
+        let until_ms = i64::try_from(era.ms).unwrap_or(i64::MAX);
+        app.model.forget(&owner, &recipient, until_ms).await?;
+    }
+    Ok(app.mirror.erasure_done(key, era).await?)
+}

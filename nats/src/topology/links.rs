@@ -1,0 +1,200 @@
+//! What links regions: the hub gathers what each region wrote, and each region gets back what the others wrote.
+//!
+//! Streams source from each other across leaf connections through durable push consumers that the topology of the
+//! *origin* defines (ADR-60). With those a link that heals delivers again within seconds; the consumers that the server
+//! makes by itself took 30 to 40 s (tried with 2.15.1). Which messages go is the consumer's filter: the server takes no
+//! filter of a source that names its consumer.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::stream::{self, DiscardPolicy, External, Source, StreamConsumerSource};
+
+use super::metadata;
+use super::streams::{Definition, EVENTS, StreamSpec, bytes};
+use super::{Links, Options};
+use crate::subjects::{Region, Subjects};
+
+/// The hub's stream with the state that every region wrote.
+pub const ALL_STATE: &str = "STATE";
+/// A region's stream with the state that the other regions wrote, as the hub handed it on.
+pub const OTHERS_STATE: &str = "STATE_OTHERS";
+
+/// Messages on their way over a link before the other side has confirmed any: at 500 bytes each, what a link of
+/// 100 Mbit/s and 300 ms there and back holds.
+const MAX_ON_THE_WAY: i64 = 8_000;
+/// Without limit: what the other side has not confirmed is sent again once the link is back.
+const MAX_DELIVER: i64 = -1;
+/// What the server requires of a consumer that acknowledges by flow control.
+const IDLE_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Messages that wait for a link at which `nats server check consumer` turns critical.
+const WAITING_CRITICAL: u64 = 1_000_000;
+
+pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<StreamSpec> {
+    let hub = Definition { region: hub, options, subjects: Subjects::new(hub) };
+    let to_regions = regions.iter().filter_map(|region| {
+        let others: Vec<Region> = regions.iter().filter(|other| *other != region).cloned().collect();
+        (!others.is_empty()).then(|| hub.handing_on(ALL_STATE, region, states_of(&others)))
+    });
+    let count = regions.len().max(1) as u64;
+    vec![
+        StreamSpec {
+            consumers: Vec::new(),
+            config: stream::Config {
+                discard: DiscardPolicy::Old,
+                max_age: options.events_max_age,
+                max_bytes: bytes(options.max_bytes.events.saturating_mul(count)),
+                ..hub.gathered(
+                    EVENTS,
+                    "What happened in all regions",
+                    regions.iter().map(|region| hub.source(region, EVENTS)).collect(),
+                )
+            },
+        },
+        StreamSpec {
+            consumers: to_regions.collect(),
+            config: stream::Config {
+                max_bytes: bytes(options.max_bytes.state.saturating_mul(count)),
+                ..hub.gathered_state(
+                    ALL_STATE,
+                    "State that all regions wrote",
+                    regions
+                        .iter()
+                        .map(|region| hub.source(region, &Subjects::new(region).state_stream()))
+                        .collect(),
+                )
+            },
+        },
+    ]
+}
+
+fn states_of(regions: &[Region]) -> Vec<String> {
+    regions.iter().map(|region| Subjects::new(region).state_all()).collect()
+}
+
+impl Definition<'_> {
+    /// Adds to a region's streams what links it with the hub and the other regions.
+    pub(super) fn link(&self, links: &Links, streams: &mut Vec<StreamSpec>) {
+        for spec in streams.iter_mut() {
+            let name = &spec.config.name;
+            if name == EVENTS || *name == self.subjects.state_stream() {
+                spec.consumers.push(self.handing_on(name, &links.hub, Vec::new()));
+            }
+        }
+        if links.others.is_empty() {
+            return;
+        }
+        streams.push(StreamSpec {
+            consumers: Vec::new(),
+            config: stream::Config {
+                max_bytes: bytes(self.options.max_bytes.state.saturating_mul(links.others.len() as u64)),
+                ..self.gathered_state(
+                    OTHERS_STATE,
+                    "State that the other regions wrote",
+                    vec![self.source(&links.hub, ALL_STATE)],
+                )
+            },
+        });
+    }
+
+    /// The consumer of `stream` from which the domain `to` sources.
+    fn handing_on(&self, stream: &str, to: &Region, filter_subjects: Vec<String>) -> consumer::Config {
+        consumer::Config {
+            name: Some(to.to_string()),
+            durable_name: Some(to.to_string()),
+            description: Some(format!("Hands on to {to}")),
+            deliver_subject: Some(self.subjects.link(stream, to)),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::FlowControl,
+            replay_policy: ReplayPolicy::Instant,
+            flow_control: true,
+            idle_heartbeat: IDLE_HEARTBEAT,
+            max_deliver: MAX_DELIVER,
+            max_ack_pending: MAX_ON_THE_WAY,
+            filter_subjects,
+            metadata: metadata::for_consumer(self.region, MAX_ON_THE_WAY, WAITING_CRITICAL),
+            ..consumer::Config::default()
+        }
+    }
+
+    /// The other end of [`handing_on`](Self::handing_on): what this domain takes from `stream` of the domain `from`.
+    fn source(&self, from: &Region, stream: &str) -> Source {
+        let deliver = Subjects::new(from).link(stream, self.region);
+        Source {
+            name: stream.to_owned(),
+            external: Some(External { api_prefix: format!("$JS.{from}.API"), delivery_prefix: None }),
+            consumer: Some(StreamConsumerSource::new(self.region.to_string(), deliver)),
+            ..Source::default()
+        }
+    }
+
+    /// A stream that nobody publishes to: it holds what its sources hold.
+    fn gathered(&self, name: &str, description: &str, sources: Vec<Source>) -> stream::Config {
+        stream::Config {
+            subjects: Vec::new(),
+            sources: Some(sources),
+            ..self.stream(name, description, String::new())
+        }
+    }
+
+    /// The last message of each key. A full stream stops taking more and says so, where dropping the oldest would
+    /// forget recipients without a trace.
+    fn gathered_state(&self, name: &str, description: &str, sources: Vec<Source>) -> stream::Config {
+        stream::Config {
+            discard: DiscardPolicy::New,
+            max_messages_per_subject: 1,
+            allow_message_ttl: true,
+            ..self.gathered(name, description, sources)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Options, Topology};
+    use super::*;
+
+    fn regions() -> Vec<Region> {
+        ["eu", "us", "ap"].map(|name| name.parse().unwrap()).to_vec()
+    }
+
+    #[test]
+    fn every_source_names_a_consumer_that_its_origin_defines() {
+        let hub: Region = "hub".parse().unwrap();
+        let mut topologies = vec![Topology::for_hub(&hub, &regions(), &Options::laptop())];
+        for region in regions() {
+            let others = regions().into_iter().filter(|other| *other != region).collect();
+            let links = Some(Links { hub: hub.clone(), others });
+            topologies.push(Topology::for_region(&region, &Options { links, ..Options::laptop() }));
+        }
+        let mut sources = 0;
+        for topology in &topologies {
+            for source in topology.streams.iter().flat_map(|spec| spec.config.sources.iter().flatten()) {
+                let prefix = &source.external.as_ref().unwrap().api_prefix;
+                let origin =
+                    topologies.iter().find(|origin| *prefix == format!("$JS.{}.API", origin.region)).unwrap();
+                let named = source.consumer.as_ref().unwrap();
+                let consumers = &origin.stream(&source.name).unwrap().consumers;
+                let found =
+                    consumers.iter().find(|found| found.durable_name.as_ref() == Some(&named.name)).unwrap();
+                assert_eq!(found.deliver_subject.as_ref(), Some(&named.deliver_subject));
+                sources += 1;
+            }
+        }
+        assert_eq!(sources, 3 * 2 + 3);
+    }
+
+    #[test]
+    fn a_region_gets_what_the_others_wrote_and_not_its_own() {
+        let hub = Topology::for_hub(&"hub".parse().unwrap(), &regions(), &Options::laptop());
+        let to_us = &hub.stream(ALL_STATE).unwrap().consumers[1];
+        assert_eq!(to_us.filter_subjects, ["$KV.state_eu.>", "$KV.state_ap.>"]);
+    }
+
+    #[test]
+    fn a_region_alone_has_no_links() {
+        let alone = Topology::for_region(&"eu".parse().unwrap(), &Options::laptop());
+        assert!(alone.stream(OTHERS_STATE).is_none());
+        assert!(alone.stream(EVENTS).unwrap().consumers.is_empty());
+    }
+}

@@ -1,0 +1,258 @@
+//! Regions linked by a hub: what each writes reaches the others, a cut link stops nothing, and nothing is missing after.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use peal_common::clock::{Clock, HybridClock};
+use peal_common::id::AppId;
+use peal_common::state::{Kind, Record, RecordKey};
+use peal_nats::connect::{self, Connection};
+use peal_nats::mirror::{Keeps, Mirror};
+use peal_nats::publish::Outgoing;
+use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
+use peal_nats::state::{StateWriter, WriteError, Written};
+use peal_nats::topology::{
+    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, plan,
+};
+use peal_nats::{Region, Subjects};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::eventually;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const REGIONS: [&str; 2] = ["eu", "us"];
+
+fn named(name: &str) -> Region {
+    name.parse().unwrap()
+}
+
+fn login(region: &str) -> Login {
+    Login { user: region.to_owned(), password: format!("link of {region}") }
+}
+
+async fn started(region: &str, folder: &TempDir, leaf: Leaf) -> Server {
+    let mut config = ServerConfig::new(named(region), folder.path().join(region));
+    config.max_file_store = Some(64 << 30);
+    config.leaf = Some(leaf);
+    Server::start(config).await.unwrap()
+}
+
+async fn applied(jetstream: &Context, topology: &Topology) {
+    let current = Current::read(jetstream, topology).await.unwrap();
+    apply(jetstream, &plan(&current, topology), false).await.unwrap();
+}
+
+/// One region: its server, its link to the hub, and what a process of it holds.
+struct Place {
+    server: Server,
+    link: Link,
+    connection: Connection,
+    topology: Topology,
+    mirror: Mirror,
+    writer: StateWriter,
+    stop: CancellationToken,
+}
+
+impl Place {
+    async fn start(name: &str, folder: &TempDir, hub_port: u16) -> Self {
+        let link = Link::to(hub_port).await.unwrap();
+        let leaf = Leaf::Connects { ports: vec![link.port()], login: login(name) };
+        let server = started(name, folder, leaf).await;
+        let others: Vec<_> = REGIONS.into_iter().filter(|other| *other != name).map(named).collect();
+        let options = connect::Options {
+            others: others.clone(),
+            ..connect::Options::new([server.url()], named(name), "test")
+        };
+        let connection = connect::connect(&options).await.unwrap();
+        let links = Some(Links { hub: named("hub"), others });
+        let topology = Topology::for_region(&named(name), &Options { links, ..Options::laptop() });
+        applied(&connection.jetstream, &topology).await;
+
+        let hybrid = Arc::new(HybridClock::new(Clock::System, named(name)));
+        let file: PathBuf = folder.path().join(format!("{name}.redb"));
+        let (mirror, task) =
+            Mirror::new(connection.clone(), file, Keeps::Everything, Clock::System, Arc::clone(&hybrid));
+        let stop = CancellationToken::new();
+        tokio::spawn(task.run(stop.clone()));
+        let writer = StateWriter::new(connection.clone(), mirror.clone(), hybrid);
+        Place { server, link, connection, topology, mirror, writer, stop }
+    }
+
+    async fn set(&self, name: &str, value: Option<bool>) -> Written {
+        let change = |record: &mut Record, stamp: &_| {
+            record.set_guarded(name, value, stamp);
+            Ok::<_, WriteError>(())
+        };
+        self.writer.update(&recipient(), change).await.unwrap()
+    }
+
+    fn allowed(&self, name: &str) -> Option<bool> {
+        self.mirror.get(&recipient()).ok().flatten()?.allowed(name)
+    }
+
+    async fn event(&self, number: usize) {
+        let subject = Subjects::new(&self.connection.region).event("sent", None, "shop");
+        self.connection.publish(Outgoing::new(subject, number.to_string())).await.unwrap();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Two regions and their hub.
+struct World {
+    hub: Server,
+    hub_connection: Connection,
+    eu: Place,
+    us: Place,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port().unwrap();
+        let hub = started("hub", &folder, Leaf::Listens { port, regions: REGIONS.map(login).to_vec() }).await;
+        let eu = Place::start("eu", &folder, port).await;
+        let us = Place::start("us", &folder, port).await;
+        let options = connect::Options::new([hub.url()], named("hub"), "test");
+        let hub_connection = connect::connect(&options).await.unwrap();
+        applied(&hub_connection.jetstream, &hub_topology()).await;
+        World { hub, hub_connection, eu, us, _folder: folder }
+    }
+
+    async fn events_at_hub(&self) -> u64 {
+        self.hub_connection.stream_state(EVENTS).await.map_or(0, |state| state.messages)
+    }
+}
+
+fn hub_topology() -> Topology {
+    Topology::for_hub(&named("hub"), &REGIONS.map(named), &Options::laptop())
+}
+
+fn recipient() -> RecordKey {
+    let app: AppId = "shop".parse().unwrap();
+    RecordKey::new(Kind::Recipient, &app, "u-1")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_region_writes_reaches_the_hub_and_the_others() {
+    let world = World::start().await;
+    for place in [&world.eu, &world.us] {
+        place.event(1).await;
+        let report = check(&place.connection.jetstream, &place.topology).await.unwrap();
+        assert!(report.is_ok(), "{report}");
+    }
+    let report = check(&world.hub_connection.jetstream, &hub_topology()).await.unwrap();
+    assert!(report.is_ok(), "{report}");
+    eventually("the hub has both events", || async { world.events_at_hub().await == 2 }).await;
+
+    world.eu.set("marketing", Some(true)).await;
+    eventually("us knows what eu wrote", || async { world.us.allowed("marketing") == Some(true) }).await;
+    world.us.set("email", Some(false)).await;
+    eventually("eu knows what us wrote", || async { world.eu.allowed("email") == Some(false) }).await;
+    // A region hears of what others wrote, not of its own.
+    let others = world.eu.connection.stream_state(OTHERS_STATE).await.unwrap();
+    assert_eq!(others.messages, 1);
+    assert_eq!(world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_is_cut_off_goes_on_and_its_opt_out_wins() {
+    let world = World::start().await;
+    world.eu.set("marketing", Some(true)).await;
+    eventually("us knows what eu wrote", || async { world.us.allowed("marketing") == Some(true) }).await;
+
+    world.us.link.cut();
+    let written = world.us.set("marketing", Some(false)).await;
+    world.us.mirror.wait_for(written.sequence, LIMIT).await.unwrap();
+    assert_eq!(world.us.allowed("marketing"), Some(false));
+    for number in 0..1_000 {
+        world.us.event(number).await;
+    }
+    // Written later, by somebody who can't know of the opt-out.
+    world.eu.set("marketing", Some(true)).await;
+    world.us.link.heal();
+
+    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
+        .await;
+    eventually("us has heard of eu's write", || async {
+        world.us.mirror.get(&recipient()).unwrap().unwrap().latest()
+            == world.eu.mirror.get(&recipient()).unwrap().unwrap().latest()
+    })
+    .await;
+    assert_eq!(world.us.allowed("marketing"), Some(false));
+    eventually("the hub has every event", || async { world.events_at_hub().await == 1_000 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_region_erases_leaves_the_streams_of_all() {
+    let world = World::start().await;
+    let profile = |record: &mut Record, stamp: &_| {
+        record.set("profile", json!("sealed in eu"), stamp);
+        Ok::<_, WriteError>(())
+    };
+    world.eu.writer.update(&recipient(), profile).await.unwrap();
+    eventually("us knows the recipient", || async {
+        world.us.mirror.get(&recipient()).is_ok_and(|found| found.is_some())
+    })
+    .await;
+    let erase = |record: &mut Record, stamp: &_| {
+        record.erase(stamp);
+        Ok::<_, WriteError>(())
+    };
+    world.us.writer.update(&recipient(), erase).await.unwrap();
+    world.eu.mirror.erased().await;
+    let listed = world.eu.mirror.erasures(10).unwrap();
+    assert_eq!(listed[0].0, recipient());
+    assert!(!world.eu.mirror.get(&recipient()).unwrap().unwrap().exists());
+
+    world.eu.writer.take_over_erasure(&recipient()).await.unwrap();
+    world.eu.mirror.erasure_done(&recipient(), &listed[0].1).await.unwrap();
+    assert!(world.eu.mirror.erasures(10).unwrap().is_empty());
+    let subject = Subjects::new(&named("eu")).state(recipient().as_str());
+    for (connection, stream) in [
+        (&world.eu.connection, Subjects::new(&named("eu")).state_stream()),
+        (&world.hub_connection, ALL_STATE.to_owned()),
+        (&world.us.connection, OTHERS_STATE.to_owned()),
+    ] {
+        eventually("nothing of it is left", || async {
+            let last = connection.last_of(&stream, &subject).await.unwrap().unwrap();
+            !String::from_utf8_lossy(&last.payload).contains("sealed")
+        })
+        .await;
+    }
+    // A second time there is nothing to do.
+    let before = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
+    world.eu.writer.take_over_erasure(&recipient()).await.unwrap();
+    let after = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
+    assert_eq!(before, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_was_killed_gets_what_it_missed() {
+    let mut world = World::start().await;
+    world.eu.event(0).await;
+    eventually("the hub has the event", || async { world.events_at_hub().await == 1 }).await;
+    world.hub.kill().await.unwrap();
+    for number in 0..500 {
+        world.eu.event(number).await;
+    }
+    world.us.set("marketing", Some(false)).await;
+    world.hub.restart().await.unwrap();
+    eventually("the hub has every event", || async { world.events_at_hub().await == 501 }).await;
+    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
+        .await;
+    // A region whose server is killed comes back as it was.
+    world.us.server.kill().await.unwrap();
+    world.eu.set("email", Some(false)).await;
+    world.us.server.restart().await.unwrap();
+    eventually("us has heard of what eu wrote", || async { world.us.allowed("email") == Some(false) }).await;
+}
