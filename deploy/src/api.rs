@@ -132,6 +132,12 @@ impl ApiError {
         }
     }
 
+    /// Whether the key is not known, or no longer.
+    #[must_use]
+    pub fn is_unauthorized(&self) -> bool {
+        matches!(self, ApiError::Refused { status: StatusCode::UNAUTHORIZED, .. })
+    }
+
     /// Whether there is no such object.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -85,7 +85,10 @@ pub fn topology(settings: &Settings) -> Topology {
         links: wanted.hub.clone().map(|hub| Links { hub, others: settings.other_regions() }),
         ..topology::Options::default()
     };
-    Topology::for_region(&settings.region.name, &options)
+    match settings.is_hub() {
+        true => Topology::for_hub(&settings.region.name, &settings.topology.regions, &options),
+        false => Topology::for_region(&settings.region.name, &options),
+    }
 }
 
 /// Writes single records of state. The mirror behind it is never filled: every write then asks JetStream for the current

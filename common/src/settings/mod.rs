@@ -347,19 +347,28 @@ impl Settings {
         match hub {
             None if regions.is_empty() => Ok(()),
             None => wrong("topology.regions: name the hub that links them in topology.hub".to_owned()),
-            Some(hub) if hub == own || regions.contains(hub) => {
+            Some(hub) if regions.contains(hub) => {
                 wrong(format!("topology.hub: {hub} is a region; the hub needs a name of its own"))
             }
-            Some(_) if !regions.contains(own) => {
+            Some(hub) if hub != own && !regions.contains(own) => {
                 wrong(format!("topology.regions: list every region that the hub links, {own} among them"))
             }
             Some(_) => Ok(()),
         }
     }
 
-    /// The regions that this one is linked with.
+    /// Whether these are the settings of the hub, not of a region.
+    #[must_use]
+    pub fn is_hub(&self) -> bool {
+        self.topology.hub.as_ref() == Some(&self.region.name)
+    }
+
+    /// The regions that this one is linked with; none for the hub, which has no state of its own.
     #[must_use]
     pub fn other_regions(&self) -> Vec<Region> {
+        if self.is_hub() {
+            return Vec::new();
+        }
         self.topology.regions.iter().filter(|region| **region != self.region.name).cloned().collect()
     }
 
@@ -462,6 +471,9 @@ mod tests {
         let settings = Settings::parse(Some(file), HashMap::new()).unwrap();
         let others: Vec<_> = settings.other_regions().iter().map(ToString::to_string).collect();
         assert_eq!(others, ["eu", "ap"]);
+        assert!(!settings.is_hub());
+        let hub = Settings::parse(Some(&file.replace("\"us\"\n", "\"hub\"\n")), HashMap::new()).unwrap();
+        assert!(hub.is_hub() && hub.other_regions().is_empty());
         let variables =
             environment(&[("PEAL__TOPOLOGY__HUB", "hub"), ("PEAL__TOPOLOGY__REGIONS", "local,us")]);
         assert_eq!(Settings::parse(None, variables).unwrap().other_regions().len(), 1);

@@ -2,47 +2,35 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
-use peal_common::settings::{self, Settings};
-use peal_nats::connect::Connection;
-use peal_nats::server::{Login, Server, ServerConfig, Sync};
-use peal_nats::topology::{self, Current};
+use futures_util::future::try_join_all;
+use peal_nats::Region;
+use peal_nats::server::{Leaf, Login, free_port};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::api::{self, Gateway};
-use crate::credentials::{Credentials, write_private};
-use crate::output::{Output, chain};
-use crate::region::{self, DEFAULT_DIR};
-use crate::up::first;
+use crate::output::{Output, UsageError};
+use crate::region::DEFAULT_DIR;
 use crate::up::folder::Folder;
-use crate::up::process::{NATS_SERVER, Process, Program, log_end, stop_leftovers};
+use crate::up::place::{Place, Stack};
 use crate::up::ready;
-use crate::up::settings::{Prepared, Wanted, prepare};
-use crate::up::summary::Summary;
-use crate::up::supervise::{Notice, Supervised, notices};
+use crate::up::settings::{Linked, Wanted};
+use crate::up::summary::{Summary, several};
 
 const EXAMPLES: &str = "\
 Examples:
   peal up                       everything in .peal, the API on port 8080
   peal up --port 9000           on another port, from now on
   peal up --config mine.toml    with more settings, such as a mail server
+  peal up --regions eu,us,ap    three regions and their hub, each in a folder of its own in .peal
   PEAL__CHANNELS__WEBHOOK__ALLOWED_NETWORKS=127.0.0.0/8 peal up";
 
-/// How long gateway and dispatcher may take until they are ready.
-const READY_LIMIT: Duration = Duration::from_secs(60);
-/// How long the first notification may take.
-const DELIVERY_LIMIT: Duration = Duration::from_secs(30);
-/// What a power cut can cost on a laptop at most; a crash of a process costs nothing.
-const SYNC_INTERVAL: Duration = Duration::from_secs(10);
-/// More than all streams of a laptop's topology together.
-const MAX_FILE_STORE: u64 = 4 * 1024 * 1024 * 1024;
-const MAX_MEMORY_STORE: u64 = 64 * 1024 * 1024;
+/// The name of the hub of `peal up --regions`.
+const HUB: &str = "hub";
+/// More regions than this on one machine are no test of anything.
+const MAX_REGIONS: usize = 9;
 
 /// Arguments of `peal up`.
 #[derive(Debug, Args)]
@@ -63,6 +51,9 @@ pub struct UpArgs {
     /// Settings to lay over those of the folder; without [nats], since the server is `peal up`'s own
     #[arg(long, value_name = "FILE", env = "PEAL_CONFIG")]
     config: Option<PathBuf>,
+    /// Several regions, linked by a hub; the second one's ports follow those of the first
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    regions: Vec<Region>,
 }
 
 /// Starts everything, delivers a first notification, and watches over it until it is told to stop.
@@ -114,197 +105,144 @@ impl Signals {
     }
 }
 
-/// What runs, in the order in which it was started.
-#[derive(Default)]
-struct Stack(Vec<Supervised>);
-
-impl Stack {
-    /// Stops the last first: the dispatcher finishes what it has in hand while NATS still takes it.
-    async fn stop(&mut self) -> anyhow::Result<()> {
-        let mut done = Ok(());
-        while let Some(supervised) = self.0.pop() {
-            let stopped = supervised.stop().await;
-            done = done.and(stopped);
-        }
-        done
-    }
-}
-
 async fn start_and_watch(
     args: &UpArgs,
     folder: &Folder,
     stack: &mut Stack,
     output: &Output,
 ) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    for leftover in stop_leftovers(folder).await? {
-        output.progress(format!("stopped {leftover}, left over from a `peal up` that was killed"));
+    match args.regions.as_slice() {
+        [] => one(args, folder, stack, output).await,
+        regions => linked(args, regions, folder, stack, output).await,
     }
-    let wanted = Wanted {
-        port: args.port,
-        nats_port: args.nats_port,
-        dispatcher_port: args.dispatcher_port,
-        config: args.config.clone(),
-    };
-    let prepared = prepare(folder, &wanted)?;
-    for note in &prepared.notes {
-        output.progress(note);
-    }
-    // Looked for before anything is started, so that nothing runs in vain.
-    let programs = ["gateway", "dispatcher"].map(|name| Program::find(name, folder, &prepared.file));
-    let [gateway, dispatcher] = programs;
-    let (gateway, dispatcher) = (gateway?, dispatcher?);
+}
 
-    let (notice, mut noticed) = notices();
-    let server = start_nats(folder, &prepared, output).await?;
-    stack.0.push(Supervised::watch(Process::Nats(Box::new(server)), folder.pids(), notice.clone()));
-    let credentials = set_up_region(folder, &prepared, output).await?;
-    for program in [gateway, dispatcher] {
-        let mut process = Process::Program(program);
-        output.progress(format!("starting {}", process.name()));
-        process.start().await?;
-        stack.0.push(Supervised::watch(process, folder.pids(), notice.clone()));
+impl UpArgs {
+    fn wanted(&self, linked: Option<Linked>) -> Wanted {
+        let number = linked.as_ref().map_or(0, |linked| linked.number);
+        Wanted {
+            port: self.port.map(|port| port.saturating_add(10 * number)),
+            nats_port: self.nats_port.map(|port| port.saturating_add(number)),
+            dispatcher_port: self.dispatcher_port.map(|port| port.saturating_add(10 * number)),
+            config: self.config.clone(),
+            linked,
+        }
     }
-    let first = tokio::select! {
-        first = deliver_first(&prepared, &credentials, output) => first?,
-        died = first_death(&mut noticed) => return Err(died),
-    };
+}
+
+/// One region by itself.
+async fn one(args: &UpArgs, folder: &Folder, stack: &mut Stack, output: &Output) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let mut place = Place::prepare(folder.clone(), &args.wanted(None), output).await?;
+    let programs = place.programs()?;
+    let connection = place.start_nats(stack, output).await?;
+    let credentials = place.key_pair(&connection).await?;
+    place.start(programs, stack, output).await?;
+    let first = place.deliver_first(&credentials, output).await?;
+    let settings = place.settings();
     let summary = Summary {
         folder,
         credentials: &credentials,
-        dispatcher: ready::base_url(prepared.settings.dispatcher.listen),
-        nats: prepared.settings.nats.urls.concat(),
+        dispatcher: ready::base_url(settings.dispatcher.listen),
+        nats: settings.nats.urls.concat(),
         notification: &first,
         seconds: begun.elapsed().as_secs_f64(),
     };
     output.json(&summary.json())?;
     output.line(summary.text())?;
-    watch(&prepared, &mut noticed, output).await
+    place.watch(output).await
 }
 
-async fn start_nats(folder: &Folder, prepared: &Prepared, output: &Output) -> anyhow::Result<Server> {
-    let settings = &prepared.settings;
-    let password = settings::secret(
-        "nats.password_file",
-        settings.nats.password.as_ref(),
-        settings.nats.password_file.as_deref(),
-    )?;
-    let login = settings.nats.user.clone().zip(password);
-    let login = login.map(|(user, password)| Login { user, password: password.expose().to_owned() });
-    if let Some(Login { user, password }) = &login {
-        let context = json!({
-            "description": "Peal, started by `peal up`",
-            "url": settings.nats.urls.concat(),
-            "user": user,
-            "password": password,
-        });
-        write_private(&folder.nats_context(), &format!("{context:#}\n"))
-            .context("cannot write the nats context")?;
-    }
-    let config = ServerConfig {
-        port: prepared.nats_port,
-        sync: Sync::Every(SYNC_INTERVAL),
-        max_file_store: Some(MAX_FILE_STORE),
-        max_memory_store: Some(MAX_MEMORY_STORE),
-        login,
-        own_process_group: true,
-        ..ServerConfig::new(settings.region.name.clone(), folder.nats())
-    };
-    output.progress(format!("starting nats-server on port {}", prepared.nats_port));
-    Ok(Server::start(config).await?)
-}
-
-/// Streams, consumers and the key pair: all that has to be there before the gateway starts.
-async fn set_up_region(folder: &Folder, prepared: &Prepared, output: &Output) -> anyhow::Result<Credentials> {
-    let settings = &prepared.settings;
-    let connection = region::connect(settings).await?;
-    apply_topology(&connection, settings, output).await?;
-    first::key_pair(&connection, settings, folder, &ready::base_url(settings.gateway.listen)).await
-}
-
-async fn apply_topology(connection: &Connection, settings: &Settings, output: &Output) -> anyhow::Result<()> {
-    let wanted = region::topology(settings);
-    let plan = topology::plan(&Current::read(&connection.jetstream, &wanted).await?, &wanted);
-    if !plan.is_empty() {
-        output.progress(format!("setting up streams: {} steps", plan.changes.len()));
-    }
-    Ok(topology::apply(&connection.jetstream, &plan, false).await?)
-}
-
-async fn deliver_first(
-    prepared: &Prepared,
-    credentials: &Credentials,
-    output: &Output,
-) -> anyhow::Result<serde_json::Value> {
-    let settings = &prepared.settings;
-    let client = api::client()?;
-    for (name, listen) in [("gateway", settings.gateway.listen), ("dispatcher", settings.dispatcher.listen)] {
-        let ready = ready::wait(&client, &ready::base_url(listen), READY_LIMIT).await;
-        ready
-            .map_err(|missing| anyhow::anyhow!("the {name} is not ready after {READY_LIMIT:?}: {missing}"))?;
-    }
-    output.progress("gateway and dispatcher are ready; delivering a first notification");
-    let gateway = Gateway::new(&credentials.url, &credentials.key, &credentials.secret)?;
-    first::notification(&gateway, settings, DELIVERY_LIMIT).await
-}
-
-/// While things start, a death is an error: it is told with what the process said last.
-async fn first_death(noticed: &mut mpsc::Receiver<Notice>) -> anyhow::Error {
-    loop {
-        match noticed.recv().await {
-            Some(Notice::Died { name, how, log, .. }) => {
-                let told = format!("{name} died while starting ({how}); the end of {}:", log.display());
-                return anyhow::anyhow!("{told}\n{}", log_end(&log));
-            }
-            Some(_) => {}
-            None => std::future::pending().await,
-        }
-    }
-}
-
-async fn restore_streams(settings: &Settings, output: &Output) -> anyhow::Result<()> {
-    let connection = region::connect(settings).await?;
-    apply_topology(&connection, settings, output).await
-}
-
-async fn watch(
-    prepared: &Prepared,
-    noticed: &mut mpsc::Receiver<Notice>,
+/// Several regions and their hub, each in a folder of its own.
+async fn linked(
+    args: &UpArgs,
+    regions: &[Region],
+    folder: &Folder,
+    stack: &mut Stack,
     output: &Output,
 ) -> anyhow::Result<()> {
-    while let Some(notice) = noticed.recv().await {
-        match notice {
-            Notice::Died { name, how, pause, .. } => {
-                output.progress(format!("{name} died ({how}); starting it again in {pause:?}"));
-            }
-            Notice::NoRoom { name } => {
-                output.progress(format!("no room on the disk for {name}; it is started once there is some"));
-            }
-            Notice::Unwell { name, why, pause } => {
-                let when = match pause {
-                    Duration::ZERO => "once there is room on the disk".to_owned(),
-                    _ => format!("once there is room on the disk, not before {pause:?} have passed"),
-                };
-                output.progress(format!("{name} is unwell ({why}); restarting it {when}"));
-            }
-            Notice::Restarting { name } => {
-                output.progress(format!("there is room on the disk: restarting {name}"));
-            }
-            Notice::Back { name } => {
-                if name == NATS_SERVER {
-                    // What the sandbox recorded is kept in memory, so its stream went with the server.
-                    let restored = restore_streams(&prepared.settings, output).await;
-                    if let Err(error) = restored {
-                        output.progress(format!("cannot set up streams again: {}", chain(&error)));
-                    }
-                }
-                output.progress(format!("{name} runs again"));
-            }
-            Notice::GivenUp { name, log } => {
-                let end = log_end(&log);
-                anyhow::bail!("{name} dies again and again; the end of {}:\n{end}", log.display());
-            }
+    let begun = Instant::now();
+    let hub_name: Region = HUB.parse()?;
+    check_regions(regions, &hub_name)?;
+    folder.make_secrets()?;
+    let prepare = async |name: &Region, number: usize| {
+        let linked = Linked {
+            name: name.clone(),
+            hub: hub_name.clone(),
+            regions: regions.to_vec(),
+            key: folder.region_key(),
+            number: u16::try_from(number)?,
+        };
+        let inner = Folder::open(&folder.path().join(name.as_str()))?;
+        Place::prepare(inner, &args.wanted(Some(linked)), output).await
+    };
+    let mut places = Vec::new();
+    for (number, name) in regions.iter().enumerate() {
+        places.push(prepare(name, number).await?);
+    }
+    let mut hub = prepare(&hub_name, regions.len()).await?;
+    let programs = places.iter().map(Place::programs).collect::<anyhow::Result<Vec<_>>>()?;
+
+    let leaf_port = free_port()?;
+    let logins: Vec<_> = places.iter().map(leaf_login).collect::<anyhow::Result<_>>()?;
+    hub.link(Leaf::Listens { port: leaf_port, regions: logins.clone() });
+    hub.start_nats(stack, output).await?;
+    let mut credentials = Vec::new();
+    for ((place, login), programs) in places.iter_mut().zip(logins).zip(programs) {
+        place.link(Leaf::Connects { ports: vec![leaf_port], login });
+        let connection = place.start_nats(stack, output).await?;
+        credentials.push(match credentials.first() {
+            None => place.key_pair(&connection).await?,
+            Some(first) => place.take_key_pair(first)?,
+        });
+        place.start(programs, stack, output).await?;
+    }
+    let mut summaries = Vec::new();
+    let mut delivered = Vec::new();
+    for (place, credentials) in places.iter_mut().zip(&credentials) {
+        delivered.push(place.deliver_first(credentials, output).await?);
+    }
+    for ((place, credentials), first) in places.iter().zip(&credentials).zip(&delivered) {
+        summaries.push(Summary {
+            folder: &place.folder,
+            credentials,
+            dispatcher: ready::base_url(place.settings().dispatcher.listen),
+            nats: place.settings().nats.urls.concat(),
+            notification: first,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+    }
+    let shown: serde_json::Map<_, _> =
+        regions.iter().map(ToString::to_string).zip(summaries.iter().map(Summary::json)).collect();
+    let hub_nats = hub.settings().nats.urls.concat();
+    output.json(&json!({
+        "regions": shown,
+        "hub": { "nats": { "url": hub_nats, "context": hub.folder.nats_context() }, "config": hub.folder.settings() },
+        "seconds": begun.elapsed().as_secs_f64(),
+    }))?;
+    output.line(several(regions, &summaries, &hub_nats))?;
+    places.push(hub);
+    try_join_all(places.iter_mut().map(|place| place.watch(output))).await.map(drop)
+}
+
+fn check_regions(regions: &[Region], hub: &Region) -> anyhow::Result<()> {
+    let wrong = |text: String| Err(UsageError(text).into());
+    if regions.len() < 2 || regions.len() > MAX_REGIONS {
+        return wrong(format!("--regions: name 2 to {MAX_REGIONS} regions, such as eu,us,ap"));
+    }
+    for (index, region) in regions.iter().enumerate() {
+        if region == hub {
+            return wrong(format!("--regions: {hub} is the name of the hub; call the region something else"));
+        }
+        if regions[..index].contains(region) {
+            return wrong(format!("--regions: {region} stands there twice"));
         }
     }
     Ok(())
+}
+
+/// How a region's server signs in at the hub.
+fn leaf_login(place: &Place) -> anyhow::Result<Login> {
+    let password = place.folder.make_link_password()?;
+    Ok(Login { user: place.settings().region.name.to_string(), password })
 }

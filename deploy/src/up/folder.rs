@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use peal_common::seal::Sealer;
@@ -20,10 +21,10 @@ const PASSWORD_BYTES: usize = 18;
 
 /// The folder, locked for as long as this value lives. The lock is the system's: it goes with the process, however that
 /// ends, so none is ever left over.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Folder {
@@ -37,7 +38,7 @@ impl Folder {
         DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&path).with_context(cannot)?;
         fs::set_permissions(&path, Permissions::from_mode(FOLDER_MODE)).with_context(cannot)?;
         let lock = lock(&path).with_context(cannot)?;
-        let folder = Folder { path, _lock: lock };
+        let folder = Folder { path, _lock: Arc::new(lock) };
         for inner in [folder.logs(), folder.pids()] {
             fs::create_dir_all(inner).with_context(cannot)?;
         }
@@ -108,15 +109,29 @@ impl Folder {
         if !key.exists() {
             write_private(&key, &Sealer::generate_key(&mut rng)).context("cannot write the region's key")?;
         }
-        let password = self.nats_password();
-        if !password.exists() {
-            let mut bytes = [0_u8; PASSWORD_BYTES];
-            rng.fill_bytes(&mut bytes);
-            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            write_private(&password, &text).context("cannot write the NATS password")?;
-        }
+        make_password(&self.nats_password()).context("cannot write the NATS password")?;
         Ok(())
     }
+
+    /// The password with which this region's server signs in at the hub; made unless it is there.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn make_link_password(&self) -> anyhow::Result<String> {
+        make_password(&self.path.join("link.password")).context("cannot write the password of the link")
+    }
+}
+
+/// A password in a file: the one that stands there, else a new random one.
+fn make_password(file: &Path) -> io::Result<String> {
+    if let Ok(password) = fs::read_to_string(file) {
+        return Ok(password.trim().to_owned());
+    }
+    let mut bytes = [0_u8; PASSWORD_BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_private(file, &password)?;
+    Ok(password)
 }
 
 fn lock(folder: &Path) -> anyhow::Result<File> {

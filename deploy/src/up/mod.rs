@@ -2,6 +2,7 @@
 //! and the first notification. The order of things stands in [`crate::commands::up`].
 
 pub mod folder;
+pub mod place;
 pub mod settings;
 
 pub mod health;

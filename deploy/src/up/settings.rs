@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use peal_common::settings::Settings;
+use peal_nats::Region;
 use peal_nats::server::free_port;
 use toml::{Table, Value};
 
@@ -21,6 +22,9 @@ pub const GATEWAY_PORT: u16 = 8080;
 const DISPATCHER_PORT: u16 = 8081;
 /// The port of NATS, unless somebody has it.
 const NATS_PORT: u16 = 4222;
+/// How far apart the ports of regions on one machine are: of NATS, and of everything else.
+const NATS_STEP: u16 = 1;
+const STEP: u16 = 10;
 /// The NATS user.
 const NATS_USER: &str = "peal";
 
@@ -35,6 +39,31 @@ pub struct Wanted {
     pub dispatcher_port: Option<u16>,
     /// Settings to lay over those of the folder.
     pub config: Option<PathBuf>,
+    /// The place among several regions on this machine, if there are several.
+    pub linked: Option<Linked>,
+}
+
+/// One of several regions on this machine, or their hub.
+#[derive(Debug, Clone)]
+pub struct Linked {
+    /// Its name.
+    pub name: Region,
+    /// The hub's name.
+    pub hub: Region,
+    /// All regions.
+    pub regions: Vec<Region>,
+    /// The key that all of them share: what one region seals, another one delivers.
+    pub key: PathBuf,
+    /// How many come before it: ports follow from that.
+    pub number: u16,
+}
+
+impl Wanted {
+    /// A usual port, moved on for the second and later regions.
+    fn usual(&self, port: u16, step: u16) -> SocketAddr {
+        let number = self.linked.as_ref().map_or(0, |linked| linked.number);
+        loopback(port.saturating_add(step.saturating_mul(number)))
+    }
 }
 
 /// The settings that everything runs with.
@@ -65,6 +94,7 @@ pub fn prepare(folder: &Folder, wanted: &Wanted) -> anyhow::Result<Prepared> {
     };
     let text = before.clone().unwrap_or_else(|| generated(folder));
     let text = with_paths(text, folder);
+    let text = with_links(text, wanted.linked.as_ref());
     let text = with_ports(text, wanted, &mut notes)?;
     if before.as_deref() != Some(&text) {
         write_private(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -183,6 +213,19 @@ fn with_paths(text: String, folder: &Folder) -> String {
     })
 }
 
+/// The region's name and what it is linked with.
+fn with_links(text: String, linked: Option<&Linked>) -> String {
+    let Some(Linked { name, hub, regions, key, .. }) = linked else { return text };
+    let regions: Vec<_> = regions.iter().map(|region| quoted(region.as_str())).collect();
+    let values = [
+        ("region", "name", quoted(name.as_str())),
+        ("region", "key_file", quoted(&key.to_string_lossy())),
+        ("topology", "hub", quoted(hub.as_str())),
+        ("topology", "regions", format!("[{}]", regions.join(", "))),
+    ];
+    values.into_iter().fold(text, |text, (section, key, value)| with_key(&text, section, key, &value))
+}
+
 /// Ports as they were asked for, else as they stand there, else the usual ones. One that nobody asked for and somebody
 /// else has is replaced by a free one, save that of the API: people type it, so it must not change by itself.
 fn with_ports(text: String, wanted: &Wanted, notes: &mut Vec<String>) -> anyhow::Result<String> {
@@ -196,10 +239,10 @@ fn with_ports(text: String, wanted: &Wanted, notes: &mut Vec<String>) -> anyhow:
     if let Some(port) = wanted.port {
         text = with_key(&text, "gateway", "listen", &quoted(&loopback(port).to_string()));
     } else if stands("gateway", "listen").is_none() {
-        text = with_key(&text, "gateway", "listen", &quoted(&loopback(GATEWAY_PORT).to_string()));
+        text = with_key(&text, "gateway", "listen", &quoted(&wanted.usual(GATEWAY_PORT, STEP).to_string()));
     }
     let nats = stands("nats", "urls").and_then(|url| url.strip_prefix("nats://")?.parse::<SocketAddr>().ok());
-    let (before, nats) = (nats, nats.unwrap_or(loopback(NATS_PORT)));
+    let (before, nats) = (nats, nats.unwrap_or(wanted.usual(NATS_PORT, NATS_STEP)));
     let nats = match wanted.nats_port {
         Some(port) => loopback(port),
         None => free_or_other(nats, "NATS", notes)?,
@@ -208,7 +251,7 @@ fn with_ports(text: String, wanted: &Wanted, notes: &mut Vec<String>) -> anyhow:
         text = with_key(&text, "nats", "urls", &format!("[{}]", quoted(&format!("nats://{nats}"))));
     }
     let dispatcher = stands("dispatcher", "listen").and_then(|address| address.parse::<SocketAddr>().ok());
-    let (before, dispatcher) = (dispatcher, dispatcher.unwrap_or(loopback(DISPATCHER_PORT)));
+    let (before, dispatcher) = (dispatcher, dispatcher.unwrap_or(wanted.usual(DISPATCHER_PORT, STEP)));
     let dispatcher = match wanted.dispatcher_port {
         Some(port) => loopback(port),
         None => free_or_other(dispatcher, "the dispatcher", notes)?,
@@ -290,7 +333,7 @@ mod tests {
             port: Some(free_port().unwrap()),
             nats_port: Some(free_port().unwrap()),
             dispatcher_port: Some(free_port().unwrap()),
-            config: None,
+            ..Wanted::default()
         }
     }
 
@@ -347,6 +390,33 @@ mod tests {
         assert!(prepare(&folder, &wanted).unwrap_err().is::<UsageError>());
         let own = Wanted { config: Some(folder.settings()), ..Wanted::default() };
         assert_eq!(prepare(&folder, &own).unwrap().file, folder.settings());
+    }
+
+    #[test]
+    fn one_of_several_regions_knows_the_others_and_shares_their_key() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&parent.path().join("us")).unwrap();
+        let key = parent.path().join("region.key");
+        fs::copy(
+            {
+                folder.make_secrets().unwrap();
+                folder.region_key()
+            },
+            &key,
+        )
+        .unwrap();
+        let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<Region>>();
+        let linked = Linked {
+            name: "us".parse().unwrap(),
+            hub: "hub".parse().unwrap(),
+            regions: names(&["eu", "us"]),
+            key: key.clone(),
+            number: 1,
+        };
+        let settings = prepared(&folder, &Wanted { linked: Some(linked), ..ports() });
+        assert_eq!(settings.region.name.as_str(), "us");
+        assert_eq!(settings.region.key_file, Some(key));
+        assert_eq!(settings.other_regions(), names(&["eu"]));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What `peal up` tells when everything runs.
 
+use std::fmt::Write as _;
+
+use peal_nats::Region;
 use serde_json::{Value, json};
 
 use super::first::{CATEGORY, RECIPIENT};
@@ -21,6 +24,47 @@ pub struct Summary<'a> {
     pub notification: &'a Value,
     /// How long it took from the start, in seconds.
     pub seconds: f64,
+}
+
+/// What `peal up --regions` tells people: the regions, one key for all of them, and what to try.
+#[must_use]
+pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &str) -> String {
+    let mut text = String::new();
+    let (Some(first), Some(last)) = (summaries.first(), summaries.last()) else { return text };
+    let seconds = last.seconds;
+    // Writing to a String does not fail.
+    let _ = writeln!(
+        text,
+        "\n{} regions are running, linked by a hub; each delivered a first notification, {seconds:.1} s after the start.\n",
+        regions.len()
+    );
+    for (region, Summary { credentials, nats, folder, .. }) in regions.iter().zip(summaries) {
+        let (url, config) = (&credentials.url, folder.settings());
+        let _ = writeln!(text, "  {:<10} API {url}, console {url}/console", region.as_str());
+        let _ = writeln!(text, "  {:<10} NATS {nats}, settings {}", "", config.display());
+    }
+    let Credentials { app, key, secret, .. } = first.credentials;
+    let of = |summary: &Summary<'_>| summary.credentials.url.clone();
+    let user = shell(&format!("{key}:{secret}"));
+    let opt_out = shell(&json!({ "marketing": false }).to_string());
+    let _ = write!(
+        text,
+        "  {:<10} NATS {hub}\n\n  \
+         Key        {key}\n  \
+         Secret     {secret}\n  \
+         App        {app}   the same in every region\n\n\
+         Send one yourself, in the first region:\n\n  {curl}\n\n\
+         Opt out in one region and see it in another:\n\n  \
+         curl -u {user} -X PUT {last}/v1/recipients/{RECIPIENT}/preferences \\\n    \
+         -H 'Content-Type: application/json' -d {opt_out}\n  \
+         curl -u {user} {first}/v1/recipients/{RECIPIENT}/preferences\n\n\
+         Ctrl-C stops everything; the data stays for the next `peal up` with the same regions.",
+        "hub",
+        curl = first.curl(),
+        first = of(first),
+        last = of(last),
+    );
+    text
 }
 
 /// A text as a shell reads it: in single quotes.

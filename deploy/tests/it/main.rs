@@ -14,6 +14,7 @@ mod disk;
 mod doctor;
 mod full_disk;
 mod keys;
+mod regions;
 mod support;
 mod tail;
 mod topology;

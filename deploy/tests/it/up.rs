@@ -51,21 +51,11 @@ impl Place {
         let mut command = peal(self.path());
         command.args(arguments).args(["up", "--port", &self.port, "--nats-port", &self.nats_port]);
         command.args(["--dispatcher-port", &self.dispatcher_port]);
-        // Its own process group, as a terminal gives it.
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        Up { child, stdout, stderr }
+        Up::spawn(command)
     }
 
     pub fn pids(&self) -> BTreeMap<String, u32> {
-        let Ok(entries) = std::fs::read_dir(self.path().join(".peal/pids")) else { return BTreeMap::new() };
-        let read = |path: PathBuf| {
-            let pid = std::fs::read_to_string(&path).ok()?.trim().parse().ok()?;
-            Some((path.file_name()?.to_string_lossy().into_owned(), pid))
-        };
-        entries.filter_map(|entry| read(entry.ok()?.path())).collect()
+        pids(&self.path().join(".peal"))
     }
 
     pub async fn send(&self, id: &str) -> Ran {
@@ -74,7 +64,26 @@ impl Place {
     }
 }
 
+/// The processes that are noted in a folder of `peal up`, by name.
+pub fn pids(folder: &Path) -> BTreeMap<String, u32> {
+    let Ok(entries) = std::fs::read_dir(folder.join("pids")) else { return BTreeMap::new() };
+    let read = |path: PathBuf| {
+        let pid = std::fs::read_to_string(&path).ok()?.trim().parse().ok()?;
+        Some((path.file_name()?.to_string_lossy().into_owned(), pid))
+    };
+    entries.filter_map(|entry| read(entry.ok()?.path())).collect()
+}
+
 impl Up {
+    pub fn spawn(mut command: Command) -> Self {
+        // Its own process group, as a terminal gives it.
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        Up { child, stdout, stderr }
+    }
+
     /// The line of JSON that says that everything runs.
     pub async fn ready(&mut self) -> Value {
         let line = timeout(LIMIT, self.stdout.next_line()).await.expect("not ready in time").unwrap();
@@ -111,13 +120,13 @@ async fn rest(lines: &mut Lines<BufReader<impl AsyncRead + Unpin>>) -> String {
     text
 }
 
-async fn kill(signal: &str, pid: u32) {
+pub async fn kill(signal: &str, pid: u32) {
     let status =
         Command::new("sh").args(["-c", "kill -s \"$1\" \"$2\"", "sh", signal, &pid.to_string()]).status();
     assert!(status.await.unwrap().success(), "process {pid} is gone already");
 }
 
-async fn is_running(pid: u32) -> bool {
+pub async fn is_running(pid: u32) -> bool {
     // One that has ended and was not fetched by its parent still has an entry, in state Z (proc(5)).
     match tokio::fs::read_to_string(format!("/proc/{pid}/stat")).await {
         Ok(stat) => !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'),

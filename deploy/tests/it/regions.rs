@@ -1,0 +1,113 @@
+//! `peal up --regions`: several regions and their hub on one machine.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use peal_nats::server::free_port;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::{finished, peal, run};
+use crate::up::{Up, is_running, kill, pids};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One region's gateway, with the key that all regions know.
+struct Gateway {
+    url: String,
+    user: String,
+}
+
+impl Gateway {
+    fn of(region: &Value) -> Self {
+        let text = |name: &str| region[name].as_str().unwrap().to_owned();
+        Gateway { url: text("api"), user: format!("{}:{}", text("key"), text("secret")) }
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-f", "-u", &self.user, "-X", method, &format!("{}{path}", self.url)]);
+        if let Some(body) = body {
+            curl.args(["-H", "Content-Type: application/json", "-d", &body.to_string()]);
+        }
+        serde_json::from_str(&finished(&mut curl).await.exits(0).stdout).unwrap()
+    }
+
+    async fn preferences(&self) -> Value {
+        self.call("GET", "/v1/recipients/demo-user/preferences", None).await
+    }
+
+    async fn set_preferences(&self, body: Value) {
+        self.call("PUT", "/v1/recipients/demo-user/preferences", Some(body)).await;
+    }
+
+    async fn eventually_prefers(&self, expected: &Value) {
+        let waiting = async { while self.preferences().await != *expected {} };
+        let told = || format!("{} never has {expected}", self.url);
+        tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}", told()));
+    }
+
+    async fn send(&self, folder: &Path, id: &str) {
+        let mut send = peal(folder);
+        let (key, secret) = self.user.split_once(':').unwrap();
+        send.args(["send", "--to", "demo-user", "--category", "demo", "--title", "Hi", "--id", id, "--wait"]);
+        send.args(["--url", &self.url, "--key", key]).env("PEAL_SECRET", secret);
+        finished(&mut send).await.exits(0);
+    }
+}
+
+/// A port whose tenth successor is free too: the second region's.
+fn port_for_two() -> u16 {
+    loop {
+        let port = free_port().unwrap();
+        if TcpListener::bind(("127.0.0.1", port + 10)).is_ok() {
+            return port;
+        }
+    }
+}
+
+#[tokio::test]
+async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = peal(folder.path());
+    command.args(["--json", "up", "--regions", "eu,us", "--port", &port_for_two().to_string()]);
+    let mut up = Up::spawn(command);
+    let ready = up.ready().await;
+    let (eu, us) = (Gateway::of(&ready["regions"]["eu"]), Gateway::of(&ready["regions"]["us"]));
+    assert_eq!(eu.user, us.user, "one key for all regions");
+    assert_ne!(eu.url, us.url);
+    let place = |name: &str| folder.path().join(".peal").join(name);
+    for name in ["hub", "eu", "us"] {
+        let config = place(name).join("peal.toml");
+        run(folder.path(), ["topology", "check", "--config", config.to_str().unwrap()]).await.exits(0);
+    }
+    us.set_preferences(json!({ "marketing": false })).await;
+    eu.eventually_prefers(&json!({ "marketing": false })).await;
+
+    let hub = pids(&place("hub"))["nats-server"];
+    kill("KILL", hub).await;
+    eu.send(folder.path(), "without-a-hub").await;
+    us.set_preferences(json!({ "marketing": false, "channels": { "email": false } })).await;
+    up.says("hub: nats-server runs again").await;
+    eu.eventually_prefers(&json!({ "marketing": false, "channels": { "email": false } })).await;
+
+    let all: Vec<_> = ["hub", "eu", "us"].iter().flat_map(|name| pids(&place(name)).into_values()).collect();
+    assert_eq!(all.len(), 1 + 3 + 3);
+    up.stopped_by("INT").await;
+    for pid in all {
+        assert!(!is_running(pid).await, "process {pid} still runs");
+    }
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_are_refused_before_anything_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    for (names, told) in
+        [("eu", "2 to 9"), ("eu,eu", "twice"), ("eu,hub", "name of the hub"), ("E U,us", "E U")]
+    {
+        let ran = run(folder.path(), ["up", "--regions", names]).await.exits(2);
+        assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    }
+    assert!(!folder.path().join(".peal/eu").exists());
+}
