@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::accept::Acceptor;
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
+use crate::queues::Queues;
 use crate::readmodel::ReadModel;
+use crate::regions::Regions;
 
 /// How long a write waits until this gateway itself sees it.
 const OWN_WRITE_LIMIT: std::time::Duration = std::time::Duration::from_secs(2);
@@ -56,6 +58,10 @@ pub struct Parts {
     pub keyring: Keyring,
     /// Signatures that were used.
     pub nonces: Nonces,
+    /// How much waits in this region.
+    pub queues: Arc<Queues>,
+    /// How all regions stand.
+    pub regions: Arc<Regions>,
     /// Whether the gateway can do its work.
     pub health: Arc<Health>,
     /// What is measured.

@@ -3,10 +3,11 @@
 //!
 //! A request to `peal.<region>.api.notifications` carries the same JSON as `POST /v1/notifications`, and the same
 //! `Authorization` and `Idempotency-Key` as headers; a signature is made over the HTTP method and path. `…api.batch`
-//! stands for `POST /v1/notifications/batch`. A refusal has the micro service error headers, with the status as code,
+//! stands for `POST /v1/notifications/batch`, and `…api.region` tells other regions how this one stands. A refusal has the micro service error headers, with the status as code,
 //! and the problem as body.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -14,12 +15,14 @@ use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request as HttpRequest};
+use peal_nats::Connection;
 use peal_nats::service::{Description, Refusal, Request, Service};
-use peal_nats::{Connection, Subjects};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::app::App;
 use crate::http::json::BATCH_PATH;
+use crate::regions;
 
 /// The path of a single notification over HTTP.
 const SINGLE_PATH: &str = "/v1/notifications";
@@ -33,11 +36,11 @@ const HEADERS: [&str; 2] = ["authorization", "idempotency-key"];
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Answers requests over NATS until `stop`; registers again when NATS was not there.
-pub async fn serve(connection: Connection, router: Router, stop: CancellationToken) {
+pub async fn serve(app: App, router: Router, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        match Service::register(&connection, &description(&connection)).await {
+        match Service::register(&app.connection, &description(&app.connection)).await {
             Ok(service) => {
-                answer(&service, &connection, &router, &stop).await;
+                answer(&service, &app, &router, &stop).await;
                 service.stop().await;
             }
             Err(error) => {
@@ -62,8 +65,8 @@ fn description(connection: &Connection) -> Description {
     }
 }
 
-async fn answer(service: &Service, connection: &Connection, router: &Router, stop: &CancellationToken) {
-    let subjects = Subjects::new(&connection.region);
+async fn answer(service: &Service, app: &App, router: &Router, stop: &CancellationToken) {
+    let subjects = &app.subjects;
     let endpoint = async |name: &str, path: &'static str| {
         let handle = |request: Request| {
             let router = router.clone();
@@ -71,8 +74,18 @@ async fn answer(service: &Service, connection: &Connection, router: &Router, sto
         };
         service.serve(name, &subjects.api(name), CONCURRENT, stop, handle).await
     };
-    let (single, batch) = tokio::join!(endpoint("notifications", SINGLE_PATH), endpoint("batch", BATCH_PATH));
-    for ended in [single, batch] {
+    let regions = Arc::clone(&app.regions);
+    let tell = |request: Request| {
+        let regions = Arc::clone(&regions);
+        async move { request.answer(Ok(regions.told().await)).await }
+    };
+    let status_subject = subjects.api(regions::DOOR);
+    let (single, batch, status) = tokio::join!(
+        endpoint("notifications", SINGLE_PATH),
+        endpoint("batch", BATCH_PATH),
+        service.serve(regions::DOOR, &status_subject, CONCURRENT, stop, tell),
+    );
+    for ended in [single, batch, status] {
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "the door over NATS was closed");
         }

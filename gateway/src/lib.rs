@@ -16,7 +16,9 @@ mod erasures;
 pub mod health;
 pub mod http;
 pub mod metrics;
+pub mod queues;
 pub mod readmodel;
+pub mod regions;
 
 use std::fs::File;
 use std::future::IntoFuture as _;
@@ -44,7 +46,9 @@ use crate::accept::{Acceptor, Networks, Rules};
 use crate::app::{App, Parts};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
+use crate::queues::Queues;
 use crate::readmodel::{ReadModel, Retention};
+use crate::regions::Regions;
 
 /// How long requests in flight may take after the gateway was told to stop, and then how long its tasks may.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -89,9 +93,9 @@ pub async fn run_on(
     });
     let router = http::router(app.clone());
     tasks.spawn({
-        let (connection, router, stop) = (app.connection.clone(), router.clone(), tasks_stop.clone());
+        let (app, router, stop) = (app.clone(), router.clone(), tasks_stop.clone());
         async move {
-            door::serve(connection, router, stop).await;
+            door::serve(app, router, stop).await;
             "the door over NATS"
         }
     });
@@ -220,7 +224,12 @@ async fn start(
         Rules { networks, longest_lag },
     );
 
+    let hub = settings.topology.hub.as_ref().map(ToString::to_string);
+    let queues = Arc::new(Queues::new(connection.clone(), hub));
+    let regions = Regions::new(connection.clone(), Arc::clone(&queues), Arc::clone(&health), clock.clone());
     Ok(App::new(Parts {
+        queues,
+        regions: Arc::new(regions),
         acceptor,
         keyring: Keyring::new(mirror.clone(), Arc::clone(&sealer), settings.gateway.rate_limit_per_second),
         nonces,

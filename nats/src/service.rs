@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::service::ServiceExt as _;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -154,6 +156,67 @@ impl Service {
     pub async fn stop(self) {
         if let Err(error) = self.inner.stop().await {
             tracing::debug!(%error, "the service could not be taken away");
+        }
+    }
+}
+
+/// A running process that registered as a micro service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Instance {
+    /// The service's name.
+    pub name: String,
+    /// What tells it from others of the same name.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Further facts.
+    #[serde(default)]
+    pub metadata: HashMap<String, String>,
+}
+
+/// Nobody could be asked, or nobody answered in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer to {subject}")]
+pub struct NoAnswer {
+    /// What was asked.
+    pub subject: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Connection {
+    /// The micro services that answer within `limit`, in this region and in all that are linked with it. Nobody knows
+    /// how many there are: it always takes that long.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] when the question can't be asked.
+    pub async fn instances(&self, limit: Duration) -> Result<Vec<Instance>, NoAnswer> {
+        const SUBJECT: &str = "$SRV.PING";
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| NoAnswer {
+            subject: SUBJECT.to_owned(),
+            source: Some(source),
+        };
+        let inbox = self.client.new_inbox();
+        let answers = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(error.into()))?;
+        let asked = self.client.publish_with_reply(SUBJECT, inbox, Bytes::new()).await;
+        asked.map_err(|error| failed(error.into()))?;
+        let end = tokio::time::sleep(limit);
+        let answers = answers
+            .take_until(end)
+            .filter_map(async |message| serde_json::from_slice::<Instance>(&message.payload).ok());
+        Ok(answers.collect().await)
+    }
+
+    /// Asks a service and waits for its answer, at most `limit`.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]
+    pub async fn ask(&self, subject: String, limit: Duration) -> Result<Bytes, NoAnswer> {
+        let asked = tokio::time::timeout(limit, self.client.request(subject.clone(), Bytes::new())).await;
+        match asked {
+            Ok(Ok(message)) => Ok(message.payload),
+            Ok(Err(error)) => Err(NoAnswer { subject, source: Some(error.into()) }),
+            Err(_) => Err(NoAnswer { subject, source: None }),
         }
     }
 }

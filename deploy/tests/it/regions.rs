@@ -48,6 +48,11 @@ impl Gateway {
         tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}", told()));
     }
 
+    async fn eventually_regions(&self, what: &str, holds: impl Fn(&Value) -> bool) {
+        let waiting = async { while !holds(&self.call("GET", "/v1/regions", None).await["data"]) {} };
+        tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}: never {what}", self.url));
+    }
+
     async fn send(&self, folder: &Path, id: &str) {
         let mut send = peal(folder);
         let (key, secret) = self.user.split_once(':').unwrap();
@@ -85,12 +90,32 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     us.set_preferences(json!({ "marketing": false })).await;
     eu.eventually_prefers(&json!({ "marketing": false })).await;
 
+    // Each region sees the other one, with what runs there.
+    let regions = eu.call("GET", "/v1/regions", None).await;
+    for (region, name) in regions["data"].as_array().unwrap().iter().zip(["eu", "us"]) {
+        assert_eq!(
+            (&region["name"], &region["reachable"], &region["ready"]),
+            (&json!(name), &json!(true), &json!(true))
+        );
+        let running = [&region["gateways"], &region["dispatchers"]].map(|of| of.as_array().unwrap().len());
+        assert_eq!(running, [1, 1], "{region}");
+        assert!(region["lag"]["events"].is_u64() && region["waiting"].is_u64(), "{region}");
+    }
+
     let hub = pids(&place("hub"))["nats-server"];
-    kill("KILL", hub).await;
+    kill("STOP", hub).await;
+    eu.eventually_regions("us does not answer", |regions| regions[1]["reachable"] == false).await;
     eu.send(folder.path(), "without-a-hub").await;
+    kill("KILL", hub).await;
     us.set_preferences(json!({ "marketing": false, "channels": { "email": false } })).await;
     up.says("hub: nats-server runs again").await;
     eu.eventually_prefers(&json!({ "marketing": false, "channels": { "email": false } })).await;
+
+    eu.eventually_regions("us answers, and the hub has everything", |regions| {
+        let lag = json!({ "events": 0, "state": 0 });
+        regions[1]["reachable"] == true && regions[0]["lag"] == lag && regions[1]["lag"] == lag
+    })
+    .await;
 
     let all: Vec<_> = ["hub", "eu", "us"].iter().flat_map(|name| pids(&place(name)).into_values()).collect();
     assert_eq!(all.len(), 1 + 3 + 3);

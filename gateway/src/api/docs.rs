@@ -29,6 +29,7 @@ use crate::http::problem::ProblemBody;
         (name = "categories", description = "Kinds of notifications and what follows from them"),
         (name = "templates", description = "What notifications say"),
         (name = "events", description = "What happened"),
+        (name = "regions", description = "Where Peal runs"),
         (name = "dead letters", description = "What could not be delivered"),
         (name = "keys", description = "Who may call"),
         (name = "operation", description = "Alive, ready, measured"),

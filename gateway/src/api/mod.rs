@@ -10,6 +10,7 @@ pub mod lookup;
 pub mod page;
 pub mod preferences;
 pub mod recipients;
+pub mod regions;
 pub mod submit;
 pub mod templates;
 
@@ -45,6 +46,7 @@ pub fn read() -> OpenApiRouter<App> {
         .routes(routes!(lookup::notification))
         .routes(routes!(lookup::events))
         .routes(routes!(dead_letters::list))
+        .routes(routes!(regions::list))
         .routes(routes!(recipients::list))
         .routes(routes!(recipients::get))
         .routes(routes!(preferences::get))

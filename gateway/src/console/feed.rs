@@ -20,8 +20,8 @@ use super::Console;
 use super::access::Viewer;
 use super::overview::{SHOWN_EVENTS, figures, latest, rows};
 use super::page::Failure;
-use super::queues::ASK_INTERVAL;
 use crate::http::problem::Problem;
+use crate::queues::ASK_INTERVAL;
 use crate::readmodel::LiveEvent;
 
 /// How often new events are shown: eyes see no more, and thousands a second must not keep a browser busy.

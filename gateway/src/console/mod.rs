@@ -2,7 +2,7 @@
 //! lines of script keep the overview up to date.
 //!
 //! [`overview`] is the first page, [`feed`] its stream of changes, [`sandbox`] the messages that the sandbox provider
-//! recorded, [`notification`] one notification with everything that happened to it. [`access`] says who gets in and what
+//! recorded, [`regions`] how each region stands, [`notification`] one notification with everything that happened to it. [`access`] says who gets in and what
 //! a page may do in the browser. Nothing here changes anything. Addresses stand on the sandbox's page alone.
 
 mod access;
@@ -10,11 +10,9 @@ mod feed;
 mod notification;
 mod overview;
 mod page;
-mod queues;
+mod regions;
 mod sandbox;
 mod tone;
-
-use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -22,7 +20,6 @@ use axum::response::Redirect;
 use axum::routing::get;
 use peal_common::key::Scope;
 
-use self::queues::Queues;
 use crate::app::App;
 use crate::http::auth;
 
@@ -30,16 +27,16 @@ use crate::http::auth;
 #[derive(Clone)]
 struct Console {
     app: App,
-    queues: Arc<Queues>,
 }
 
 /// The console's routes with their own rule of access: the setting `gateway.console_requires_key`.
 pub fn routes(app: &App) -> Router<App> {
-    let console = Console { app: app.clone(), queues: Arc::new(Queues::new(app.connection.clone())) };
+    let console = Console { app: app.clone() };
     let pages = Router::new()
         .route("/console", get(overview::page))
         .route("/console/", get(|| async { Redirect::permanent("/console") }))
         .route("/console/feed", get(feed::watch))
+        .route("/console/regions", get(regions::page))
         .route("/console/sandbox", get(sandbox::page))
         .route("/console/notifications/{app}/{id}", get(notification::page))
         .with_state(console);

@@ -12,11 +12,11 @@ use peal_common::event::Status;
 use super::Console;
 use super::access::Viewer;
 use super::page::{Failure, Frame, Moment, html, render};
-use super::queues::{Depths, Lanes};
 use super::sandbox::{self, Message};
 use super::tone::{Tone, in_words};
 use crate::app::App;
 use crate::http::problem::Problem;
+use crate::queues::{Depths, Lanes};
 use crate::readmodel::{Counts, EventFilter, EventView, LiveEvent, NotReady};
 
 /// How many events the overview shows.
@@ -172,7 +172,7 @@ struct Figures {
 /// Renders what the overview counts: health, totals, outcomes, queues.
 pub(super) async fn figures(console: &Console) -> Result<String, Failure> {
     let app = &console.app;
-    let depths = console.queues.depths().await;
+    let depths = console.app.queues.depths().await;
     let readiness = app.health.readiness();
     let checks = [
         ("NATS", readiness.nats),
@@ -232,7 +232,7 @@ pub(super) async fn page(State(console): State<Console>, viewer: Viewer) -> Resu
         Ok(events) => (events, None),
         Err(NotReady(why)) => (Vec::new(), Some(why)),
     };
-    let has_sandbox = console.queues.depths().await.is_some_and(|depths| depths.sandbox);
+    let has_sandbox = console.app.queues.depths().await.is_some_and(|depths| depths.sandbox);
     let messages =
         if has_sandbox { sandbox::latest(&console.app, &viewer, SHOWN_MESSAGES).await.ok() } else { None };
     html(&Overview {

@@ -392,10 +392,12 @@ async fn a_file_that_is_deleted_or_damaged_is_rebuilt_with_the_same_answers() {
 
     let sound = std::fs::read(streams.file()).unwrap();
     let mut flipped = sound.clone();
-    let middle = flipped.windows(6).rposition(|window| window == b"orders").unwrap();
-    flipped[middle] ^= 0x20;
+    // All of them: some stand in pages that are free by now, where nobody looks.
+    let places: Vec<_> = (0..flipped.len() - 6).filter(|&at| flipped[at..].starts_with(b"orders")).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| flipped[at] ^= 0x20);
     for (what, damaged) in [
-        ("flipped byte", flipped.as_slice()),
+        ("flipped bytes", flipped.as_slice()),
         ("cut in half", &sound[..sound.len() / 2]),
         ("garbage", &[0x5a; 8192][..]),
         ("empty", &[]),

@@ -6,48 +6,52 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peal_common::channel::{Channel, Priority};
-use peal_nats::Connection;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::topology::{
-    DEAD_LETTERS, INTAKE, SANDBOX, SCHEDULE, deliver_consumer, fanout_consumer, work_stream,
+    DEAD_LETTERS, EVENTS, INTAKE, SANDBOX, SCHEDULE, deliver_consumer, fanout_consumer, work_stream,
 };
+use peal_nats::{Connection, Subjects};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::regions::LagView;
+
 /// For how long an answer is good.
-pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(2);
+pub const ASK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long asking may take.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
 
 /// One lane: a priority of one queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Lane {
+pub struct Lane {
     /// Messages that nobody has been given yet.
-    pub(super) waiting: u64,
+    pub waiting: u64,
     /// Messages that somebody has and has not finished.
-    pub(super) in_hand: u64,
+    pub in_hand: u64,
 }
 
 /// The lanes of one queue, in the order of [`Priority::ALL`].
-pub(super) type Lanes = [Lane; Priority::ALL.len()];
+pub type Lanes = [Lane; Priority::ALL.len()];
 
 /// How much waits in this region.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Depths {
+pub struct Depths {
     /// Notifications that wait for their fan-out.
-    pub(super) fanout: Lanes,
+    pub fanout: Lanes,
     /// Deliveries that wait for their channel, for each channel that has a queue.
-    pub(super) channels: Vec<(Channel, Lanes)>,
+    pub channels: Vec<(Channel, Lanes)>,
     /// Messages that wait for their time.
-    pub(super) scheduled: u64,
+    pub scheduled: u64,
     /// Deliveries that were given up and may be replayed.
-    pub(super) dead_letters: u64,
+    pub dead_letters: u64,
     /// Whether this region has a sandbox.
-    pub(super) sandbox: bool,
+    pub sandbox: bool,
+    /// What the hub has not got yet, where there is a hub.
+    pub lag: Option<LagView>,
 }
 
 impl Depths {
-    fn of(streams: &[StreamFacts]) -> Self {
+    fn of(streams: &[StreamFacts], hub: Option<&str>, state: &str) -> Self {
         let stream = |name: &str| streams.iter().find(|stream| stream.name == name);
         let messages = |name: &str| stream(name).map_or(0, |stream| stream.messages);
         let channel =
@@ -58,14 +62,32 @@ impl Depths {
             scheduled: messages(SCHEDULE),
             dead_letters: messages(DEAD_LETTERS),
             sandbox: stream(SANDBOX).is_some(),
+            lag: hub.map(|hub| LagView {
+                events: stream(EVENTS).map_or(0, |stream| unconfirmed(stream, hub)),
+                state: stream(state).map_or(0, |stream| unconfirmed(stream, hub)),
+            }),
         }
     }
 
-    /// All that waits or is in hand, in all lanes.
-    pub(super) fn total(&self) -> u64 {
-        let lanes = self.channels.iter().flat_map(|(_, lanes)| lanes).chain(&self.fanout);
-        lanes.map(|lane| lane.waiting + lane.in_hand).sum()
+    /// All that nobody works on yet, in all lanes.
+    pub fn waiting(&self) -> u64 {
+        self.all().map(|lane| lane.waiting).sum()
     }
+
+    /// All that waits or is in hand, in all lanes.
+    pub fn total(&self) -> u64 {
+        self.all().map(|lane| lane.waiting + lane.in_hand).sum()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Lane> {
+        self.channels.iter().flat_map(|(_, lanes)| lanes).chain(&self.fanout)
+    }
+}
+
+/// The messages of a stream that another domain has not confirmed.
+fn unconfirmed(stream: &StreamFacts, to: &str) -> u64 {
+    let found = stream.consumers.iter().find(|consumer| consumer.name == to);
+    found.map_or(0, |consumer| consumer.pending + u64::try_from(consumer.unacknowledged).unwrap_or(u64::MAX))
 }
 
 fn lanes(stream: &StreamFacts, consumer: fn(Priority) -> String) -> Lanes {
@@ -80,19 +102,21 @@ fn lanes(stream: &StreamFacts, consumer: fn(Priority) -> String) -> Lanes {
 }
 
 /// Asks for the depths, not too often.
-pub(super) struct Queues {
+pub struct Queues {
     connection: Connection,
+    hub: Option<String>,
     answer: Mutex<Option<(Instant, Option<Arc<Depths>>)>>,
 }
 
 impl Queues {
     /// Depths as `connection` says them.
-    pub(super) fn new(connection: Connection) -> Self {
-        Queues { connection, answer: Mutex::default() }
+    #[must_use]
+    pub fn new(connection: Connection, hub: Option<String>) -> Self {
+        Queues { connection, hub, answer: Mutex::default() }
     }
 
     /// The depths as they were at most [`ASK_INTERVAL`] ago. `None` while JetStream does not answer.
-    pub(super) async fn depths(&self) -> Option<Arc<Depths>> {
+    pub async fn depths(&self) -> Option<Arc<Depths>> {
         let mut answer = self.answer.lock().await;
         if let Some((asked, depths)) = &*answer
             && asked.elapsed() < ASK_INTERVAL
@@ -100,7 +124,10 @@ impl Queues {
             return depths.clone();
         }
         let depths = match tokio::time::timeout(ASK_LIMIT, self.connection.stream_facts()).await {
-            Ok(Ok(streams)) => Some(Arc::new(Depths::of(&streams))),
+            Ok(Ok(streams)) => {
+                let state = Subjects::new(&self.connection.region).state_stream();
+                Some(Arc::new(Depths::of(&streams, self.hub.as_deref(), &state)))
+            }
             Ok(Err(error)) => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
@@ -141,16 +168,19 @@ mod tests {
 
     #[test]
     fn lanes_are_read_from_their_consumers() {
-        let depths = Depths::of(&[
+        let streams = [
             stream("INTAKE", 900, &[("fanout_critical", 1, 2), ("fanout_bulk", 4, 0)]),
             stream("WORK_SMS", 7, &[("deliver_normal", 5, 1), ("other", 99, 99)]),
             stream("DEAD_LETTERS", 3, &[]),
-        ]);
+            stream("EVENTS", 9, &[("hub", 5, 2)]),
+        ];
+        let depths = Depths::of(&streams, Some("hub"), "KV_state_eu");
         assert_eq!(depths.fanout[0], Lane { waiting: 1, in_hand: 2 });
         assert_eq!(depths.fanout[3], Lane { waiting: 4, in_hand: 0 });
         let [(Channel::Sms, sms)] = depths.channels.as_slice() else { panic!("{depths:?}") };
         assert_eq!(sms[2], Lane { waiting: 5, in_hand: 1 });
         assert_eq!((depths.total(), depths.dead_letters, depths.scheduled), (13, 3, 0));
-        assert!(!depths.sandbox);
+        assert_eq!((depths.waiting(), depths.lag), (10, Some(LagView { events: 7, state: 0 })));
+        assert!(!depths.sandbox && Depths::of(&streams, None, "").lag.is_none());
     }
 }

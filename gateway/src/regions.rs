@@ -1,0 +1,188 @@
+//! How each region stands: what runs there, what waits there, and how much of it the hub has not got yet.
+//!
+//! Every gateway knows its own region and tells the others of it over NATS (`peal.<r>.api.region`). A region that is
+//! cut off does not answer, and is shown so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use peal_common::clock::Clock;
+use peal_nats::service::Instance;
+use peal_nats::{Connection, Region, Subjects};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use crate::health::Health;
+use crate::queues::Queues;
+
+/// For how long an answer is good.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
+/// How long another region may take to answer.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// How long gateways and dispatchers are waited for: longer than the way around the earth and back.
+const INSTANCES_LIMIT: Duration = Duration::from_millis(500);
+
+/// The door of a region's status.
+pub const DOOR: &str = "region";
+
+/// How a region stands.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RegionView {
+    /// Its name.
+    #[schema(value_type = String, example = "eu")]
+    pub name: Region,
+    /// Whether it answers. What else stands here is unknown otherwise.
+    pub reachable: bool,
+    /// Whether the gateway that answered is ready to take notifications.
+    pub ready: bool,
+    /// Notifications and deliveries that nobody works on yet; `null` when unknown.
+    pub waiting: Option<u64>,
+    /// Notifications and deliveries that somebody works on.
+    pub in_hand: Option<u64>,
+    /// Messages that wait for their time.
+    pub scheduled: Option<u64>,
+    /// Deliveries that were given up and may be replayed.
+    pub dead_letters: Option<u64>,
+    /// What the hub has not got yet; `null` for a region without a hub.
+    pub lag: Option<LagView>,
+    /// The gateways that run there.
+    pub gateways: Vec<InstanceView>,
+    /// The dispatchers that run there.
+    pub dispatchers: Vec<InstanceView>,
+    /// When this was looked at.
+    #[schema(value_type = String, format = DateTime)]
+    pub checked_at: Timestamp,
+}
+
+/// Messages of a region that the hub has not confirmed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct LagView {
+    /// Events.
+    pub events: u64,
+    /// Changes of state: recipients, preferences, templates, keys.
+    pub state: u64,
+}
+
+/// A running gateway or dispatcher.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceView {
+    /// What `nats micro` calls it.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl RegionView {
+    fn unreachable(name: Region, now: Timestamp) -> Self {
+        RegionView {
+            name,
+            reachable: false,
+            ready: false,
+            waiting: None,
+            in_hand: None,
+            scheduled: None,
+            dead_letters: None,
+            lag: None,
+            gateways: Vec::new(),
+            dispatchers: Vec::new(),
+            checked_at: now,
+        }
+    }
+}
+
+/// Knows how regions stand; asks, not too often.
+pub struct Regions {
+    connection: Connection,
+    queues: Arc<Queues>,
+    health: Arc<Health>,
+    clock: Clock,
+    /// All regions, this one included, by name.
+    names: Vec<Region>,
+    answer: Mutex<Option<(Instant, Arc<[RegionView]>)>>,
+}
+
+impl Regions {
+    /// The regions that the connection knows of.
+    #[must_use]
+    pub fn new(connection: Connection, queues: Arc<Queues>, health: Arc<Health>, clock: Clock) -> Self {
+        let mut names: Vec<_> =
+            connection.others.iter().chain(std::iter::once(&connection.region)).cloned().collect();
+        names.sort();
+        Regions { connection, queues, health, clock, names, answer: Mutex::default() }
+    }
+
+    /// How this region stands, as this gateway sees it, without what runs there.
+    pub async fn own(&self) -> RegionView {
+        let depths = self.queues.depths().await;
+        let depths = depths.as_deref();
+        RegionView {
+            reachable: true,
+            ready: self.health.readiness().ready,
+            waiting: depths.map(|depths| depths.waiting()),
+            in_hand: depths.map(|depths| depths.total() - depths.waiting()),
+            scheduled: depths.map(|depths| depths.scheduled),
+            dead_letters: depths.map(|depths| depths.dead_letters),
+            lag: depths.and_then(|depths| depths.lag),
+            ..RegionView::unreachable(self.connection.region.clone(), self.clock.now())
+        }
+    }
+
+    /// How all regions stood at most [`ASK_INTERVAL`] ago, by name.
+    pub async fn all(&self) -> Arc<[RegionView]> {
+        let mut answer = self.answer.lock().await;
+        if let Some((asked, regions)) = &*answer
+            && asked.elapsed() < ASK_INTERVAL
+        {
+            return Arc::clone(regions);
+        }
+        let (mut regions, instances) = tokio::join!(
+            join_all(self.names.iter().map(|name| self.one(name))),
+            self.connection.instances(INSTANCES_LIMIT)
+        );
+        let mut by_region = BTreeMap::<String, Vec<Instance>>::new();
+        for instance in instances.unwrap_or_default() {
+            if let Some(region) = instance.metadata.get("region") {
+                by_region.entry(region.clone()).or_default().push(instance);
+            }
+        }
+        for region in &mut regions {
+            let running = by_region.remove(region.name.as_str()).unwrap_or_default();
+            region.gateways = named(&running, "peal-gateway");
+            region.dispatchers = named(&running, "peal-dispatcher");
+        }
+        let regions: Arc<[RegionView]> = regions.into();
+        *answer = Some((Instant::now(), Arc::clone(&regions)));
+        regions
+    }
+
+    async fn one(&self, name: &Region) -> RegionView {
+        if *name == self.connection.region {
+            return self.own().await;
+        }
+        let answered = self.connection.ask(Subjects::new(name).api(DOOR), ASK_LIMIT).await;
+        let told = answered.ok().and_then(|body| serde_json::from_slice::<RegionView>(&body).ok());
+        told.filter(|told| told.name == *name)
+            .unwrap_or_else(|| RegionView::unreachable(name.clone(), self.clock.now()))
+    }
+
+    /// What this gateway tells the others.
+    pub async fn told(&self) -> Bytes {
+        serde_json::to_vec(&self.own().await).unwrap_or_default().into()
+    }
+}
+
+fn named(instances: &[Instance], name: &str) -> Vec<InstanceView> {
+    let mut found: Vec<_> = instances
+        .iter()
+        .filter(|instance| instance.name == name)
+        .map(|instance| InstanceView { id: instance.id.clone(), version: instance.version.clone() })
+        .collect();
+    found.sort_by(|a, b| a.id.cmp(&b.id));
+    found
+}
