@@ -37,7 +37,7 @@ enum Command {
     Up(up::UpArgs),
     /// Look at everything and say what is wrong and what to do
     Doctor(doctor::DoctorArgs),
-    /// Streams and consumers of a region: compare, create, check
+    /// Streams and consumers of a region: compare, create, check; servers of a deployment: configure
     #[command(subcommand)]
     Topology(topology::Command),
     /// API keys, straight in the region's state: also works before there is any key

@@ -4,7 +4,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rand::Rng as _;
 use serde::{Deserialize, Serialize};
+
+/// Random bytes in a password.
+const PASSWORD_BYTES: usize = 18;
 
 /// The name of the file in the folder of `peal up`.
 pub const FILE: &str = "credentials";
@@ -70,6 +74,21 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)
+}
+
+/// A password in a file that only its owner can read: the one that stands there, else a new random one.
+///
+/// # Errors
+/// When it can't be written.
+pub fn make_password(file: &Path) -> io::Result<String> {
+    if let Ok(password) = std::fs::read_to_string(file) {
+        return Ok(password.trim().to_owned());
+    }
+    let mut bytes = [0_u8; PASSWORD_BYTES];
+    rand::rng().fill_bytes(&mut bytes);
+    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_private(file, &password)?;
+    Ok(password)
 }
 
 #[cfg(test)]

@@ -14,5 +14,6 @@ pub mod doctor;
 pub mod up;
 
 pub mod credentials;
+pub mod deployment;
 pub mod output;
 pub mod region;

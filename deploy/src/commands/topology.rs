@@ -1,5 +1,6 @@
-//! `peal topology plan|apply|check`: the streams and consumers of a region.
+//! `peal topology plan|apply|check|render`: the streams and consumers of a region, and the servers of a deployment.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -8,6 +9,7 @@ use peal_nats::connect::Connection;
 use peal_nats::topology::{self, ApplyError, Current, Plan, Topology};
 use serde_json::json;
 
+use crate::deployment::{self, Deployment, EXAMPLE};
 use crate::output::{FAILED, Output};
 use crate::region::{self, ConfigArgs};
 
@@ -26,6 +28,32 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Look whether everything is as it should be, live facts such as replicas included; exits with 1 when not
     Check(CheckArgs),
+    /// Make the configuration of every nats-server, and the settings of every region, from one description
+    #[command(after_help = RENDER_EXAMPLES)]
+    Render(RenderArgs),
+}
+
+const RENDER_EXAMPLES: &str = "\
+Examples:
+  peal topology render --example > deployment.toml     a description to start from
+  peal topology render --deployment deployment.toml --out deployment
+
+Then copy each folder to its hosts, start `nats-server -c <server>.conf` there, and run, the hub first:
+  peal topology apply --config deployment/hub/peal.toml
+  peal topology apply --config deployment/eu/peal.toml";
+
+/// Arguments of `peal topology render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// Print a description to start from
+    #[arg(long, exclusive = true)]
+    example: bool,
+    /// The description
+    #[arg(long, value_name = "FILE", required_unless_present = "example")]
+    deployment: Option<PathBuf>,
+    /// The folder for what is made of it; passwords and keys that are there already are kept
+    #[arg(long, value_name = "DIR", required_unless_present = "example")]
+    out: Option<PathBuf>,
 }
 
 /// Arguments of `peal topology plan`.
@@ -64,6 +92,7 @@ pub async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> 
         Command::Plan(args) => plan(args, output).await,
         Command::Apply(args) => apply(args, output).await,
         Command::Check(args) => check(args, output).await,
+        Command::Render(args) => render(args, output),
     }
 }
 
@@ -76,6 +105,23 @@ async fn planned(config: &ConfigArgs) -> anyhow::Result<(Settings, Connection, P
 async fn plan_for(connection: &Connection, topology: &Topology) -> anyhow::Result<Plan> {
     let current = Current::read(&connection.jetstream, topology).await?;
     Ok(topology::plan(&current, topology))
+}
+
+fn render(args: RenderArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let (Some(file), Some(out)) = (args.deployment, args.out) else {
+        output.json(&json!({ "example": EXAMPLE }))?;
+        output.line(EXAMPLE.trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let changed = deployment::write(&Deployment::read(&file)?, &out)?;
+    output.json(&json!({ "changed": changed }))?;
+    for path in &changed {
+        output.line(path.to_string_lossy())?;
+    }
+    if changed.is_empty() {
+        output.line("nothing has changed")?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn plan(args: PlanArgs, output: &Output) -> anyhow::Result<ExitCode> {

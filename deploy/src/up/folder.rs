@@ -8,16 +8,13 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use peal_common::seal::Sealer;
-use rand::Rng as _;
 
-use crate::credentials::write_private;
+use crate::credentials::{make_password, write_private};
 use crate::region::SETTINGS_FILE;
 
 /// Only the owner may look into the folder: it holds the region's key.
 const FOLDER_MODE: u32 = 0o700;
 const LOCK_FILE: &str = "lock";
-/// Random bytes in the password of the NATS user.
-const PASSWORD_BYTES: usize = 18;
 
 /// The folder, locked for as long as this value lives. The lock is the system's: it goes with the process, however that
 /// ends, so none is ever left over.
@@ -120,18 +117,6 @@ impl Folder {
     pub fn make_link_password(&self) -> anyhow::Result<String> {
         make_password(&self.path.join("link.password")).context("cannot write the password of the link")
     }
-}
-
-/// A password in a file: the one that stands there, else a new random one.
-fn make_password(file: &Path) -> io::Result<String> {
-    if let Ok(password) = fs::read_to_string(file) {
-        return Ok(password.trim().to_owned());
-    }
-    let mut bytes = [0_u8; PASSWORD_BYTES];
-    rand::rng().fill_bytes(&mut bytes);
-    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_private(file, &password)?;
-    Ok(password)
 }
 
 fn lock(folder: &Path) -> anyhow::Result<File> {

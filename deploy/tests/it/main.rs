@@ -15,6 +15,7 @@ mod doctor;
 mod full_disk;
 mod keys;
 mod regions;
+mod render;
 mod support;
 mod tail;
 mod topology;

@@ -6,7 +6,7 @@ use axum::response::Html;
 
 use super::Console;
 use super::access::Viewer;
-use super::page::{Failure, Frame, Moment, html};
+use super::page::{Failure, Frame, html};
 use super::tone::Tone;
 use crate::app::App;
 use crate::regions::RegionView;
@@ -23,7 +23,6 @@ struct Row {
     lag: String,
     gateways: usize,
     dispatchers: usize,
-    checked: Moment,
 }
 
 impl Row {
@@ -47,7 +46,6 @@ impl Row {
             lag: lag.unwrap_or_else(|| "–".to_owned()),
             gateways: region.gateways.len(),
             dispatchers: region.dispatchers.len(),
-            checked: Moment::new(region.checked_at, app.clock.now()),
         }
     }
 }

@@ -216,7 +216,13 @@ async fn the_pages_show_what_goes_on_and_escape_it() {
 async fn without_a_key_only_this_machines_names_are_answered() {
     let harness = Harness::start_with(OPEN, Clock::System).await;
     let anonymous = harness.anonymous();
-    for path in ["/console", "/console/feed", "/console/sandbox", "/console/notifications/shop/n-1"] {
+    for path in [
+        "/console",
+        "/console/feed",
+        "/console/regions",
+        "/console/sandbox",
+        "/console/notifications/shop/n-1",
+    ] {
         let foreign = anonymous.request(Method::GET, path).header("host", "evil.example");
         let answer = Answer::of(foreign).await;
         assert_eq!(answer.status, 421, "{path}");
@@ -241,7 +247,13 @@ async fn feed(client: &Client) -> String {
 #[tokio::test]
 async fn a_key_opens_the_console_of_its_own_app() {
     let harness = Harness::start().await;
-    for path in ["/console", "/console/feed", "/console/sandbox", "/console/notifications/shop/n-1"] {
+    for path in [
+        "/console",
+        "/console/feed",
+        "/console/regions",
+        "/console/sandbox",
+        "/console/notifications/shop/n-1",
+    ] {
         let refused = harness.anonymous().get(path).await;
         refused.problem(401, "unauthorized");
         assert!(refused.header("www-authenticate").starts_with("Basic "), "{refused:?}");

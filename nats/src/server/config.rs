@@ -221,7 +221,7 @@ impl ServerConfig {
 }
 
 /// A text as a part of a URL (RFC 3986, section 2.1).
-fn in_url(text: &str) -> String {
+pub(super) fn in_url(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -238,7 +238,7 @@ fn in_url(text: &str) -> String {
 }
 
 /// A text in double quotes as the server's configuration language reads it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {
