@@ -155,14 +155,13 @@ mod tests {
             unacknowledged: *unacknowledged,
             redelivered: 0,
             waiting: 0,
+            pushes: false,
         });
         StreamFacts {
             name: name.to_owned(),
             messages,
-            bytes: 0,
-            max_bytes: None,
-            replicas: 1,
             consumers: consumers.collect(),
+            ..StreamFacts::default()
         }
     }
 

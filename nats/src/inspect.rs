@@ -52,7 +52,7 @@ pub struct ServerFacts {
 }
 
 /// A stream of this region and its durable consumers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct StreamFacts {
     /// Its name.
     pub name: String,
@@ -66,6 +66,19 @@ pub struct StreamFacts {
     pub replicas: usize,
     /// Its durable consumers.
     pub consumers: Vec<ConsumerFacts>,
+    /// Where it takes its messages from, when nobody publishes to it.
+    pub sources: Vec<SourceFacts>,
+}
+
+/// A stream of another domain from which a stream takes messages.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceFacts {
+    /// The domain.
+    pub from: String,
+    /// Messages that have not come yet, as far as is known.
+    pub lag: u64,
+    /// How long ago something was heard of it; `None` when nothing ever was.
+    pub silent_for: Option<Duration>,
 }
 
 /// A durable consumer.
@@ -81,6 +94,8 @@ pub struct ConsumerFacts {
     pub redelivered: usize,
     /// Pull requests that wait for messages: 0 means that nobody asks.
     pub waiting: usize,
+    /// Whether it hands its messages on by itself, as to another domain.
+    pub pushes: bool,
 }
 
 /// How far the server's clock is from this machine's.
@@ -90,6 +105,40 @@ pub struct ClockSkew {
     pub ahead_ms: i64,
     /// The error of that: half the time that asking took, in milliseconds.
     pub uncertainty_ms: i64,
+}
+
+/// What the server says of the sources of a stream. The client leaves out whose they are.
+#[derive(Default, Deserialize)]
+struct SourcesInfo {
+    #[serde(default)]
+    sources: Vec<SourceInfo>,
+}
+
+#[derive(Deserialize)]
+struct SourceInfo {
+    #[serde(default)]
+    lag: u64,
+    /// In nanoseconds; -1 when nothing was ever heard.
+    active: i64,
+    external: Option<ExternalInfo>,
+}
+
+#[derive(Deserialize)]
+struct ExternalInfo {
+    api: String,
+}
+
+impl From<SourceInfo> for SourceFacts {
+    fn from(info: SourceInfo) -> Self {
+        let domain = info
+            .external
+            .and_then(|external| Some(external.api.strip_prefix("$JS.")?.strip_suffix(".API")?.to_owned()));
+        SourceFacts {
+            from: domain.unwrap_or_default(),
+            lag: info.lag,
+            silent_for: u64::try_from(info.active).ok().map(Duration::from_nanos),
+        }
+    }
 }
 
 impl Connection {
@@ -127,8 +176,13 @@ impl Connection {
             if region != Some(self.region.as_str()) {
                 continue;
             }
+            let sources = match &info.config.sources {
+                Some(sources) if !sources.is_empty() => self.source_facts(&info.config.name).await?,
+                _ => Vec::new(),
+            };
             streams.push(StreamFacts {
                 consumers: self.consumer_facts(&info.config.name).await?,
+                sources,
                 name: info.config.name,
                 messages: info.state.messages,
                 bytes: info.state.bytes,
@@ -138,6 +192,15 @@ impl Connection {
         }
         streams.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(streams)
+    }
+
+    async fn source_facts(&self, stream: &str) -> Result<Vec<SourceFacts>, InspectError> {
+        let subject = format!("$JS.{}.API.STREAM.INFO.{stream}", self.region);
+        let answer = self.client.request(subject, Default::default()).await.map_err(failed("a stream"))?;
+        let info: SourcesInfo = serde_json::from_slice(&answer.payload).map_err(failed("a stream"))?;
+        let mut sources: Vec<SourceFacts> = info.sources.into_iter().map(Into::into).collect();
+        sources.sort_by(|a, b| a.from.cmp(&b.from));
+        Ok(sources)
     }
 
     async fn consumer_facts(&self, stream: &str) -> Result<Vec<ConsumerFacts>, InspectError> {
@@ -152,6 +215,7 @@ impl Connection {
                 unacknowledged: info.num_ack_pending,
                 redelivered: info.num_redelivered,
                 waiting: info.num_waiting,
+                pushes: info.config.deliver_subject.is_some(),
             })
             .collect();
         consumers.sort_by(|a, b| a.name.cmp(&b.name));

@@ -9,7 +9,7 @@ use peal_common::settings::Settings;
 use serde_json::json;
 
 use crate::api;
-use crate::doctor::{Check, Status, power_loss, processes, region, work};
+use crate::doctor::{Check, Status, links, power_loss, processes, region, work};
 use crate::output::{FAILED, Output, chain, table};
 use crate::region::{self as settings_of, ConfigArgs};
 
@@ -44,6 +44,7 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
             checks.extend(region(&settings, &connection).await);
             let monitor = args.monitor.or_else(|| monitor(&settings, file.as_deref()));
             checks.push(power_loss(&settings, &client, monitor.as_deref()).await);
+            checks.extend(links(&settings, &connection).await);
             checks.extend(work(&connection).await);
         }
         Err(error) => {
@@ -51,7 +52,10 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
             checks.push(Check::fail("connection", chain(&error), advice));
         }
     }
-    checks.extend(processes(&settings, &client).await);
+    // Nothing of ours runs at the hub but its servers.
+    if !settings.is_hub() {
+        checks.extend(processes(&settings, &client).await);
+    }
     show(&checks, output)
 }
 

@@ -1,11 +1,13 @@
 //! What `peal doctor` looks at. Each file asks one kind of thing and answers with [`Check`]s; nothing here changes
 //! anything.
 
+mod links;
 mod processes;
 mod promise;
 mod region;
 mod work;
 
+pub use links::links;
 pub use processes::processes;
 pub use promise::power_loss;
 pub use region::region;

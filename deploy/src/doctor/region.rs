@@ -5,7 +5,7 @@ use peal_common::settings::Settings;
 use peal_nats::connect::Connection;
 use peal_nats::inspect::ClockSkew;
 use peal_nats::server::version::{OLDEST, Version};
-use peal_nats::topology::{self, INTAKE};
+use peal_nats::topology::{self, EVENTS};
 
 use super::{Check, size};
 use crate::region::topology as wanted;
@@ -33,7 +33,7 @@ pub async fn region(settings: &Settings, connection: &Connection) -> Vec<Check> 
     checks.push(domain(settings.region.name.as_str(), facts.domain.as_deref()));
     checks.push(storage(facts.storage, facts.storage_limit));
     checks.push(topology(settings, connection).await);
-    checks.push(match connection.clock_skew(INTAKE, &Clock::System).await {
+    checks.push(match connection.clock_skew(EVENTS, &Clock::System).await {
         Ok(skew) => clock(skew),
         Err(_) => Check::warn("clock", "the server did not tell the time", "run `peal topology apply` first"),
     });

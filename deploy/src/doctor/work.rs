@@ -26,7 +26,7 @@ fn queues(streams: &[StreamFacts]) -> Check {
     let mut in_hand = 0;
     let mut abandoned = Vec::new();
     for stream in streams {
-        for consumer in &stream.consumers {
+        for consumer in stream.consumers.iter().filter(|consumer| !consumer.pushes) {
             waiting += consumer.pending;
             in_hand += consumer.unacknowledged;
             // With messages to give and nothing in hand, somebody who works would have a request standing.
@@ -87,15 +87,21 @@ mod tests {
     use super::*;
 
     fn stream(name: &str, bytes: u64, pending: u64, waiting: usize) -> StreamFacts {
-        let consumer =
-            ConsumerFacts { name: "c".to_owned(), pending, unacknowledged: 0, redelivered: 0, waiting };
+        let consumer = ConsumerFacts {
+            name: "c".to_owned(),
+            pending,
+            unacknowledged: 0,
+            redelivered: 0,
+            waiting,
+            pushes: false,
+        };
         StreamFacts {
             name: name.to_owned(),
             messages: pending,
             bytes,
             max_bytes: Some(100),
-            replicas: 1,
             consumers: vec![consumer],
+            ..StreamFacts::default()
         }
     }
 

@@ -86,6 +86,17 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     for name in ["hub", "eu", "us"] {
         let config = place(name).join("peal.toml");
         run(folder.path(), ["topology", "check", "--config", config.to_str().unwrap()]).await.exits(0);
+        // A server that just started may not have tried yet.
+        let linked = async {
+            loop {
+                let doctor =
+                    run(folder.path(), ["doctor", "--config", config.to_str().unwrap()]).await.exits(0);
+                if doctor.stdout.lines().any(|line| line.starts_with("ok") && line.contains(" links ")) {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, linked).await.unwrap_or_else(|_| panic!("{name} is not linked"));
     }
     us.set_preferences(json!({ "marketing": false })).await;
     eu.eventually_prefers(&json!({ "marketing": false })).await;
@@ -106,6 +117,9 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     kill("STOP", hub).await;
     eu.eventually_regions("us does not answer", |regions| regions[1]["reachable"] == false).await;
     eu.send(folder.path(), "without-a-hub").await;
+    let config = place("eu").join("peal.toml");
+    let doctor = run(folder.path(), ["doctor", "--config", config.to_str().unwrap()]).await.exits(0);
+    assert!(doctor.stdout.contains("hub does not answer"), "{}", doctor.stdout);
     kill("KILL", hub).await;
     us.set_preferences(json!({ "marketing": false, "channels": { "email": false } })).await;
     up.says("hub: nats-server runs again").await;

@@ -18,8 +18,8 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{Server, ServerConfig, free_port};
-use peal_nats::topology::{self, Current, Topology};
+use peal_nats::server::{Leaf, Server, ServerConfig, free_port};
+use peal_nats::topology::{self, Current, Links, Topology};
 use rand::rngs::StdRng;
 use serde_json::json;
 use tempfile::TempDir;
@@ -51,12 +51,16 @@ pub struct Wanted<'a> {
     pub webhook: &'a str,
     /// Where the server keeps its streams, unless it is the test's own folder.
     pub nats_folder: Option<PathBuf>,
+    /// Its name.
+    pub name: &'a str,
+    /// The hub and the other regions, and how its server reaches the hub.
+    pub linked: Option<(Links, Leaf)>,
 }
 
 impl<'a> Wanted<'a> {
     /// A region as users run it, with one dispatcher, whose webhooks go to `webhook`.
     pub fn new(webhook: &'a str) -> Self {
-        Wanted { dispatchers: 1, ack_wait: None, webhook, nats_folder: None }
+        Wanted { dispatchers: 1, ack_wait: None, webhook, nats_folder: None, name: NAME, linked: None }
     }
 }
 
@@ -80,19 +84,28 @@ impl Region {
     pub async fn start(wanted: Wanted<'_>) -> anyhow::Result<Self> {
         let mut folder = tempfile::tempdir()?;
         folder.disable_cleanup(std::env::var_os("PEAL_FAULT_KEEP").is_some());
-        let name: RegionName = NAME.parse()?;
+        let name: RegionName = wanted.name.parse()?;
+        let (links, leaf) = wanted.linked.unzip();
         let nats_folder = wanted.nats_folder.unwrap_or_else(|| folder.path().join("nats"));
         let mut config = ServerConfig::new(name.clone(), nats_folder);
         config.max_file_store = Some(STORE_BYTES);
         config.start_limit = SERVER_LIMIT;
+        config.leaf = leaf;
         let server = Server::start(config).await?;
-        let options = ConnectOptions::new([server.url()], name, "peal-faults");
+        let others = links.as_ref().map(|links| links.others.clone()).unwrap_or_default();
+        let options = ConnectOptions { others, ..ConnectOptions::new([server.url()], name, "peal-faults") };
         let connection = peal_nats::connect(&options).await?;
-        apply_topology(&connection, wanted.ack_wait).await?;
+        apply_topology(&connection, wanted.ack_wait, links.clone()).await?;
 
         let region_key = STANDARD.encode([7; KEY_BYTES]);
         let (key, secret) = make_key(&connection, Arc::new(Sealer::from_base64(&region_key)?)).await?;
-        let settings = Settings { folder: folder.path(), region_key: &region_key, nats: &server.url() };
+        let settings = Settings {
+            name: wanted.name,
+            links,
+            folder: folder.path(),
+            region_key: &region_key,
+            nats: &server.url(),
+        };
         let mut gateway = settings.program("peal-gateway", "gateway", "gateway")?;
         gateway.start()?;
         let mut dispatchers = Vec::new();
@@ -162,8 +175,13 @@ fn unfinished(stream: &StreamFacts) -> Vec<String> {
     found
 }
 
-async fn apply_topology(connection: &Connection, ack_wait: Option<Duration>) -> anyhow::Result<()> {
-    let mut wanted = Topology::for_region(&connection.region, &topology::Options::default());
+async fn apply_topology(
+    connection: &Connection,
+    ack_wait: Option<Duration>,
+    links: Option<Links>,
+) -> anyhow::Result<()> {
+    let options = topology::Options { links, ..topology::Options::default() };
+    let mut wanted = Topology::for_region(&connection.region, &options);
     if let Some(ack_wait) = ack_wait {
         let consumers = wanted.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
         consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
@@ -190,22 +208,33 @@ async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Resul
 
 /// What the settings of all programs have in common.
 struct Settings<'a> {
+    name: &'a str,
+    links: Option<Links>,
     folder: &'a Path,
     region_key: &'a str,
     nats: &'a str,
 }
 
 impl Settings<'_> {
+    fn topology(&self) -> String {
+        let Some(Links { hub, others }) = &self.links else { return String::new() };
+        let regions = others.iter().map(RegionName::as_str).chain([self.name]);
+        let regions: Vec<_> = regions.map(|name| format!("\"{name}\"")).collect();
+        format!("[topology]\nhub = \"{hub}\"\nregions = [{}]\n\n", regions.join(", "))
+    }
+
     /// A program with settings of its own; `section` is the one that says where it listens and keeps its data.
     fn program(&self, binary: &str, name: &str, section: &str) -> anyhow::Result<Program> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let data = self.folder.join(name);
         let text = format!(
-            "[region]\nname = \"{NAME}\"\nkey = \"{}\"\n\n[nats]\nurls = [\"{}\"]\n\n\
+            "[region]\nname = \"{}\"\nkey = \"{}\"\n\n[nats]\nurls = [\"{}\"]\n\n{}\
              [{section}]\nlisten = \"{address}\"\ndata_dir = \"{}\"\n{}\n\
              [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n",
+            self.name,
             self.region_key,
             self.nats,
+            self.topology(),
             data.display(),
             if section == "dispatcher" { "retry_base_ms = 50\n" } else { "" },
         );

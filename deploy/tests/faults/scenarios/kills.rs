@@ -20,7 +20,7 @@ use crate::schedule::Schedule;
 /// How many notifications the gateway is asked about afterwards, besides those that were delivered twice.
 const SAMPLE: usize = 500;
 
-fn given<T: FromStr>(variable: &str, default: T) -> T {
+pub fn given<T: FromStr>(variable: &str, default: T) -> T {
     match std::env::var(variable) {
         Ok(text) => text.parse().ok().unwrap_or_else(|| panic!("{variable} is no number")),
         Err(_) => default,

@@ -1,5 +1,6 @@
 //! A file for each test.
 
+mod cut_off;
 mod disk_full;
 mod dispatcher_points;
 mod graceful;
