@@ -116,7 +116,7 @@ impl RecordKey {
     /// The app that the object belongs to. `None` when the text is not a key of ours; keys of API keys have `-` here.
     #[must_use]
     pub fn app(&self) -> Option<AppId> {
-        untoken(self.0.splitn(3, '.').nth(1)?)?.parse().ok()
+        untoken(self.0.split('.').nth(1)?)?.parse().ok()
     }
 
     /// The object's id, as its owner wrote it. `None` when the text is not a key of ours.

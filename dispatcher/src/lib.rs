@@ -20,7 +20,7 @@ pub mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use peal_common::backoff::Backoff;
 use peal_common::channel::Priority;
 use peal_common::clock::{Clock, HybridClock};
@@ -47,6 +47,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(25);
 /// # Errors
 /// When it can't be set up, or one of its tasks ends by itself.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    if settings.is_hub() {
+        bail!("region.name: {} is the hub; dispatchers run in regions", settings.region.name);
+    }
     let exporter = metrics::install()?;
     let options = Options { background: true, ..Options::from_settings(&settings, "peal-dispatcher")? };
     let connection = peal_nats::connect(&options).await.context("cannot connect to NATS")?;

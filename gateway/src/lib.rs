@@ -42,7 +42,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accept::{Acceptor, Networks, Rules};
+use crate::accept::{Acceptor, Elsewhere, Known, Networks, Rules};
 use crate::app::{App, Parts};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
@@ -79,6 +79,9 @@ pub async fn run_on(
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    if settings.is_hub() {
+        bail!("region.name: {} is the hub; gateways run in regions", settings.region.name);
+    }
     let _lock = lock(&settings.gateway.data_dir)?;
     let tasks_stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -213,13 +216,22 @@ async fn start(
             "the exchange of nonces"
         }
     });
+    let path = settings.gateway.data_dir.join("elsewhere.redb");
+    let (elsewhere, elsewhere_task) = Elsewhere::new(connection.clone(), path);
+    tasks.spawn({
+        let stop = tasks_stop.clone();
+        async move {
+            Box::pin(elsewhere_task.run(stop)).await;
+            "the reading of other regions' ids"
+        }
+    });
     let longest_lag = Duration::from_secs(settings.topology.duplicate_window_seconds) / 2;
     let acceptor = Acceptor::new(
         connection.clone(),
         publisher,
         catalog.clone(),
         writer.clone(),
-        model.clone(),
+        Known { here: model.clone(), elsewhere },
         clock.clone(),
         Rules { networks, longest_lag },
     );

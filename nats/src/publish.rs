@@ -84,7 +84,9 @@ impl Outgoing {
             .header("Nats-Schedule-Target", target)
     }
 
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    /// A header of its own.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.insert(name, value);
         self
     }

@@ -53,6 +53,12 @@ impl Subjects {
         &self.region
     }
 
+    /// The region that a subject of ours belongs to.
+    #[must_use]
+    pub fn region_of(subject: &str) -> Option<Region> {
+        subject.strip_prefix("peal.")?.split('.').next()?.parse().ok()
+    }
+
     /// Accepted notifications of one application: `peal.<r>.intake.<priority>.<app>`.
     #[must_use]
     pub fn intake(&self, priority: Priority, app: &str) -> String {
@@ -354,6 +360,9 @@ mod tests {
         for (found, expected) in expected {
             assert_eq!(found, expected);
         }
+        assert_eq!(Subjects::region_of(&s.intake_all()), Some(s.region().clone()));
+        assert_eq!(Subjects::region_of("peal.E U.intake"), None);
+        assert_eq!(Subjects::state_key(&s.state("key.-.pk")), Some("key.-.pk"));
     }
 
     #[test]

@@ -34,6 +34,14 @@ impl Gateway {
         serde_json::from_str(&finished(&mut curl).await.exits(0).stdout).unwrap()
     }
 
+    /// The code with which something is refused.
+    async fn refusal(&self, path: &str, body: &Value) -> String {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-u", &self.user, "-H", "Content-Type: application/json", "-d", &body.to_string()]);
+        let answer = finished(curl.arg(format!("{}{path}", self.url))).await.exits(0).json();
+        answer["code"].as_str().unwrap_or_else(|| panic!("not refused: {answer}")).to_owned()
+    }
+
     async fn preferences(&self) -> Value {
         self.call("GET", "/v1/recipients/demo-user/preferences", None).await
     }
@@ -112,6 +120,26 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
         assert_eq!(running, [1, 1], "{region}");
         assert!(region["lag"]["events"].is_u64() && region["waiting"].is_u64(), "{region}");
     }
+
+    // An id that one region accepted is the same notification in the other one, and no other.
+    let notification = |title: &str| {
+        json!({ "id": "once", "category": "demo", "to": [{ "recipient": "demo-user" }],
+                "content": { "title": title, "body": "Once" } })
+    };
+    let first = eu.call("POST", "/v1/notifications", Some(notification("Hi"))).await;
+    assert_eq!((&first["duplicate"], &first["region"]), (&json!(false), &json!("eu")));
+    // Nothing is accepted by asking, whether us has heard of the id or not.
+    let mut unknown = notification("Hi");
+    unknown["to"] = json!([{ "recipient": "nobody" }]);
+    let told = async { while us.refusal("/v1/notifications", &unknown).await != "id_reused" {} };
+    tokio::time::timeout(LIMIT, told).await.expect("us is never told what eu accepted");
+    let again = us.call("POST", "/v1/notifications", Some(notification("Hi"))).await;
+    assert_eq!(
+        again,
+        json!({ "id": "once", "status": "accepted", "duplicate": true, "region": "eu",
+                              "accepted_at": first["accepted_at"] })
+    );
+    assert_eq!(us.refusal("/v1/notifications", &notification("Other")).await, "id_reused");
 
     let hub = pids(&place("hub"))["nats-server"];
     kill("STOP", hub).await;

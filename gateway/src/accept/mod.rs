@@ -3,10 +3,12 @@
 //! A notification is checked, its targets and template are looked up in the mirror, and it is published under its id.
 //! The answer is given after JetStream has acknowledged it, never before. An id that comes again is recognised by the
 //! gateway's index of INTAKE, within the duplicate window also by the stream itself, and while the first request is
-//! still on its way by the list of ids in flight.
+//! still on its way by the list of ids in flight. An id that another region accepted is recognised as soon as that
+//! region has told it ([`Elsewhere`]).
 
 mod cancel;
 mod draft;
+mod elsewhere;
 mod in_flight;
 mod resolve;
 
@@ -34,6 +36,7 @@ use crate::readmodel::ReadModel;
 use draft::Draft;
 use in_flight::InFlight;
 
+pub use elsewhere::{Elsewhere, ElsewhereTask};
 pub use resolve::Networks;
 
 /// An accepted notification.
@@ -47,8 +50,6 @@ pub struct Acceptance {
     pub accepted_at: Timestamp,
     /// Where.
     pub region: Region,
-    /// Its sequence in INTAKE.
-    pub sequence: u64,
 }
 
 /// Why a notification was not accepted.
@@ -124,6 +125,14 @@ pub struct Rules {
     pub longest_lag: Duration,
 }
 
+/// What was accepted before.
+pub struct Known {
+    /// In this region.
+    pub here: ReadModel,
+    /// In the other regions.
+    pub elsewhere: Elsewhere,
+}
+
 /// Accepts notifications. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
@@ -137,6 +146,7 @@ struct Inner {
     catalog: Catalog,
     writer: StateWriter,
     model: ReadModel,
+    elsewhere: Elsewhere,
     clock: Clock,
     rules: Rules,
     in_flight: InFlight,
@@ -166,7 +176,7 @@ impl Acceptor {
         publisher: GroupPublisher,
         catalog: Catalog,
         writer: StateWriter,
-        model: ReadModel,
+        known: Known,
         clock: Clock,
         rules: Rules,
     ) -> Self {
@@ -179,7 +189,8 @@ impl Acceptor {
                 subjects,
                 catalog,
                 writer,
-                model,
+                model: known.here,
+                elsewhere: known.elsewhere,
                 clock,
                 rules,
                 in_flight,
@@ -266,7 +277,8 @@ impl Acceptor {
     ) -> Result<Started<impl Future<Output = Result<Published, PublishError>> + Send + use<>>, Refusal> {
         match self.check(app, notification).await? {
             Checked::New(mut draft) => {
-                let answer = self.inner.publisher.send(draft.outgoing()?).await?;
+                let linked = !self.inner.connection.others.is_empty();
+                let answer = self.inner.publisher.send(draft.outgoing(linked)).await?;
                 Ok(Started::Sent(draft, answer))
             }
             Checked::Before(acceptance) => Ok(Started::Before(acceptance)),
@@ -298,7 +310,17 @@ impl Acceptor {
                 duplicate: true,
                 accepted_at: before.accepted_at,
                 region: inner.connection.region.clone(),
-                sequence: before.sequence,
+            }));
+        }
+        if given && let Some(before) = inner.elsewhere.find(&message_id, now) {
+            if before.fingerprint != fingerprint {
+                return Err(Refusal::IdReused);
+            }
+            return Ok(Checked::Before(Acceptance {
+                id,
+                duplicate: true,
+                accepted_at: before.accepted_at,
+                region: before.region,
             }));
         }
         let resolved = resolve::resolve(inner, app, &mut notification).await?;
@@ -318,7 +340,6 @@ impl Acceptor {
             duplicate: published.duplicate,
             accepted_at: draft.accepted_at,
             region: self.inner.connection.region.clone(),
-            sequence: published.sequence,
         };
         if published.duplicate {
             let first = self.first(published.sequence).await?;
@@ -357,9 +378,10 @@ fn message_id(app: &AppId, id: &NotificationId) -> Arc<str> {
 }
 
 impl Draft {
-    /// The message for INTAKE.
-    fn outgoing(&mut self) -> Result<Outgoing, Refusal> {
+    /// The message for INTAKE; `linked` when other regions shall hear of it.
+    fn outgoing(&mut self, linked: bool) -> Outgoing {
         let payload = std::mem::take(&mut self.payload);
-        Ok(Outgoing::new(std::mem::take(&mut self.subject), payload).id(&self.message_id))
+        let outgoing = Outgoing::new(std::mem::take(&mut self.subject), payload).id(&self.message_id);
+        if linked { elsewhere::tell(outgoing, self.accepted_at, &self.fingerprint) } else { outgoing }
     }
 }

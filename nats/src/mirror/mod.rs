@@ -240,7 +240,7 @@ impl MirrorTask {
             if anew {
                 tracing::warn!("the mirror is built anew");
             }
-            let followed = self.follow(&stop, anew).await;
+            let followed = Box::pin(self.follow(&stop, anew)).await;
             anew = true;
             if let Err(error) = followed {
                 tracing::error!(error = &error as &dyn std::error::Error, "the mirror's file failed");

@@ -11,7 +11,7 @@ use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPoli
 use async_nats::jetstream::stream::{self, DiscardPolicy, External, Source, StreamConsumerSource};
 
 use super::metadata;
-use super::streams::{Definition, EVENTS, StreamSpec, bytes};
+use super::streams::{Definition, EVENTS, INTAKE, StreamSpec, bytes};
 use super::{Links, Options};
 use crate::subjects::{Region, Subjects};
 
@@ -19,6 +19,14 @@ use crate::subjects::{Region, Subjects};
 pub const ALL_STATE: &str = "STATE";
 /// A region's stream with the state that the other regions wrote, as the hub handed it on.
 pub const OTHERS_STATE: &str = "STATE_OTHERS";
+
+/// The hub's stream with the ids that every region accepted: the headers of their INTAKE, no content.
+pub const ALL_ACCEPTED: &str = "ACCEPTED";
+/// A region's stream with the ids that the other regions accepted.
+pub const OTHERS_ACCEPTED: &str = "ACCEPTED_OTHERS";
+
+/// How long ids are handed on: an id is recognised for 24 hours, and a region may be cut off meanwhile.
+const ACCEPTED_MAX_AGE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
 /// Messages on their way over a link before the other side has confirmed any: at 500 bytes each, what a link of
 /// 100 Mbit/s and 300 ms there and back holds.
@@ -32,10 +40,14 @@ const WAITING_CRITICAL: u64 = 1_000_000;
 
 pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<StreamSpec> {
     let hub = Definition { region: hub, options, subjects: Subjects::new(hub) };
-    let to_regions = regions.iter().filter_map(|region| {
-        let others: Vec<Region> = regions.iter().filter(|other| *other != region).cloned().collect();
-        (!others.is_empty()).then(|| hub.handing_on(ALL_STATE, region, states_of(&others)))
-    });
+    let to_regions = |stream: &str, subjects: fn(&Subjects) -> String| {
+        let to_region = |region: &Region| {
+            let others = regions.iter().filter(|other| *other != region);
+            let filters: Vec<_> = others.map(|other| subjects(&Subjects::new(other))).collect();
+            (!filters.is_empty()).then(|| hub.handing_on(stream, region, filters))
+        };
+        regions.iter().filter_map(to_region).collect::<Vec<_>>()
+    };
     let count = regions.len().max(1) as u64;
     vec![
         StreamSpec {
@@ -52,7 +64,16 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
             },
         },
         StreamSpec {
-            consumers: to_regions.collect(),
+            consumers: to_regions(ALL_ACCEPTED, Subjects::intake_all),
+            config: hub.gathered_ids(
+                ALL_ACCEPTED,
+                "Ids that all regions accepted, without content",
+                regions.iter().map(|region| hub.source(region, INTAKE)).collect(),
+                count,
+            ),
+        },
+        StreamSpec {
+            consumers: to_regions(ALL_STATE, Subjects::state_all),
             config: stream::Config {
                 max_bytes: bytes(options.max_bytes.state.saturating_mul(count)),
                 ..hub.gathered_state(
@@ -68,10 +89,6 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
     ]
 }
 
-fn states_of(regions: &[Region]) -> Vec<String> {
-    regions.iter().map(|region| Subjects::new(region).state_all()).collect()
-}
-
 impl Definition<'_> {
     /// Adds to a region's streams what links it with the hub and the other regions.
     pub(super) fn link(&self, links: &Links, streams: &mut Vec<StreamSpec>) {
@@ -79,6 +96,10 @@ impl Definition<'_> {
             let name = &spec.config.name;
             if name == EVENTS || *name == self.subjects.state_stream() {
                 spec.consumers.push(self.handing_on(name, &links.hub, Vec::new()));
+            }
+            if name == INTAKE {
+                let consumer = self.handing_on(name, &links.hub, Vec::new());
+                spec.consumers.push(consumer::Config { headers_only: true, ..consumer });
             }
         }
         if links.others.is_empty() {
@@ -94,6 +115,15 @@ impl Definition<'_> {
                     vec![self.source(&links.hub, ALL_STATE)],
                 )
             },
+        });
+        streams.push(StreamSpec {
+            consumers: Vec::new(),
+            config: self.gathered_ids(
+                OTHERS_ACCEPTED,
+                "Ids that the other regions accepted, without content",
+                vec![self.source(&links.hub, ALL_ACCEPTED)],
+                links.others.len() as u64,
+            ),
         });
     }
 
@@ -133,7 +163,25 @@ impl Definition<'_> {
         stream::Config {
             subjects: Vec::new(),
             sources: Some(sources),
+            // Two regions may well use the same ids for what is not the same.
+            duplicate_window: Duration::ZERO,
             ..self.stream(name, description, String::new())
+        }
+    }
+
+    /// Ids of `regions` regions, the oldest of which may go: they are recognised for a day.
+    fn gathered_ids(
+        &self,
+        name: &str,
+        description: &str,
+        sources: Vec<Source>,
+        regions: u64,
+    ) -> stream::Config {
+        stream::Config {
+            discard: DiscardPolicy::Old,
+            max_age: ACCEPTED_MAX_AGE,
+            max_bytes: bytes(self.options.max_bytes.events.saturating_mul(regions)),
+            ..self.gathered(name, description, sources)
         }
     }
 
@@ -181,7 +229,7 @@ mod tests {
                 sources += 1;
             }
         }
-        assert_eq!(sources, 3 * 2 + 3);
+        assert_eq!(sources, 3 * 3 + 3 * 2);
     }
 
     #[test]
@@ -189,6 +237,8 @@ mod tests {
         let hub = Topology::for_hub(&"hub".parse().unwrap(), &regions(), &Options::laptop());
         let to_us = &hub.stream(ALL_STATE).unwrap().consumers[1];
         assert_eq!(to_us.filter_subjects, ["$KV.state_eu.>", "$KV.state_ap.>"]);
+        let ids_to_us = &hub.stream(ALL_ACCEPTED).unwrap().consumers[1];
+        assert_eq!(ids_to_us.filter_subjects, ["peal.eu.intake.>", "peal.ap.intake.>"]);
     }
 
     #[test]
@@ -196,5 +246,6 @@ mod tests {
         let alone = Topology::for_region(&"eu".parse().unwrap(), &Options::laptop());
         assert!(alone.stream(OTHERS_STATE).is_none());
         assert!(alone.stream(EVENTS).unwrap().consumers.is_empty());
+        assert_eq!(alone.stream(INTAKE).unwrap().consumers.len(), 4);
     }
 }
