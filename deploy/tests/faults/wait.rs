@@ -23,13 +23,36 @@ pub async fn until<T>(
     limit: Duration,
     mut condition: impl AsyncFnMut() -> Option<T>,
 ) -> anyhow::Result<T> {
-    let deadline = Instant::now() + limit;
+    let patience = Patience::new(what, limit);
     loop {
         if let Some(found) = condition().await {
             return Ok(found);
         }
-        anyhow::ensure!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        patience.pause().await?;
+    }
+}
+
+/// Looks again and again, not for ever: for what [`until`] can't say.
+pub struct Patience<'a> {
+    what: &'a str,
+    limit: Duration,
+    deadline: Instant,
+}
+
+impl<'a> Patience<'a> {
+    /// Waits for `what`, at most `limit` from now.
+    pub fn new(what: &'a str, limit: Duration) -> Self {
+        Patience { what, limit, deadline: Instant::now() + limit }
+    }
+
+    /// The pause before the next look.
+    ///
+    /// # Errors
+    /// When the time is over.
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(Instant::now() < self.deadline, "not within {:?}: {}", self.limit, self.what);
         sleep(POLL).await;
+        Ok(())
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use peal_common::id::Region;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::OTHERS_ACCEPTED;
@@ -22,6 +21,8 @@ use redb::{
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::Before;
 
 /// The header that says when a notification was accepted, in milliseconds since the Unix epoch, and its fingerprint.
 const HEADER: &str = "Peal-Accepted";
@@ -52,25 +53,14 @@ fn day_name(accepted_ms: i64) -> String {
     format!("day {}", accepted_ms.div_euclid(DAY_MS))
 }
 
-/// What another region accepted under an id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
-    /// Where.
-    pub(super) region: Region,
-    /// When.
-    pub(super) accepted_at: Timestamp,
-    /// What tells a repetition from another notification.
-    pub(super) fingerprint: String,
-}
-
-impl Found {
+impl Before {
     /// Reads a message: `None` when it is none of ours, or came from a version that did not tell.
     fn read(message: &Stored) -> Option<(String, Self)> {
         let message_id = message.header("Nats-Msg-Id")?.to_owned();
         let region = Subjects::region_of(&message.subject)?;
         let (ms, fingerprint) = message.header(HEADER)?.split_once(' ')?;
         let accepted_at = Timestamp::from_millisecond(ms.parse().ok()?).ok()?;
-        Some((message_id, Found { region, accepted_at, fingerprint: fingerprint.to_owned() }))
+        Some((message_id, Before { region, accepted_at, fingerprint: fingerprint.to_owned() }))
     }
 
     fn encode(&self) -> Option<Vec<u8>> {
@@ -85,7 +75,7 @@ impl Found {
         let (ms, rest) = bytes.split_first_chunk::<8>()?;
         let (length, rest) = rest.split_first()?;
         let (fingerprint, region) = rest.split_at_checked(usize::from(*length))?;
-        Some(Found {
+        Some(Before {
             region: std::str::from_utf8(region).ok()?.parse().ok()?,
             accepted_at: Timestamp::from_millisecond(i64::from_be_bytes(*ms)).ok()?,
             fingerprint: std::str::from_utf8(fingerprint).ok()?.to_owned(),
@@ -122,7 +112,7 @@ impl Elsewhere {
     }
 
     /// What another region accepted under `<app>:<id>`; `None` when it did not, or has not told yet.
-    pub(super) fn find(&self, message_id: &str, now: Timestamp) -> Option<Found> {
+    pub(super) fn find(&self, message_id: &str, now: Timestamp) -> Option<Before> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         match find(&database, message_id, now) {
             Ok(found) => found,
@@ -137,7 +127,7 @@ impl Elsewhere {
     }
 }
 
-fn find(database: &Database, message_id: &str, now: Timestamp) -> Result<Option<Found>, Failed> {
+fn find(database: &Database, message_id: &str, now: Timestamp) -> Result<Option<Before>, Failed> {
     let (read, key) = (database.begin_read()?, key(message_id));
     // Another region's clock may be ahead by a moment, over midnight.
     for days in -1..DAYS {
@@ -145,7 +135,7 @@ fn find(database: &Database, message_id: &str, now: Timestamp) -> Result<Option<
         match read.open_table(Day::new(&name)) {
             Ok(table) => {
                 if let Some(found) = table.get(&key)? {
-                    return Ok(Found::decode(found.value()));
+                    return Ok(Before::decode(found.value()));
                 }
             }
             Err(TableError::TableDoesNotExist(_)) => {}
@@ -180,7 +170,7 @@ fn open(path: &Path) -> Result<(Arc<Database>, Position), Failed> {
 /// Notes ids and moves the position, all or nothing. Days that are over go.
 fn apply(
     database: &Database,
-    found: &[(String, Found)],
+    found: &[(String, Before)],
     position: &Position,
     durable: bool,
 ) -> Result<(), Failed> {
@@ -267,7 +257,7 @@ impl ElsewhereTask {
                 None => (Vec::new(), true),
             };
             position.sequence = messages.last().map_or(position.sequence, |last| last.sequence);
-            let found: Vec<_> = messages.iter().filter_map(Found::read).collect();
+            let found: Vec<_> = messages.iter().filter_map(Before::read).collect();
             let (database, at) = (Arc::clone(&database), position.clone());
             tokio::task::spawn_blocking(move || apply(&database, &found, &at, durable)).await??;
             unflushed = !durable;
@@ -285,8 +275,8 @@ impl ElsewhereTask {
 mod tests {
     use super::*;
 
-    fn found(region: &str, at: Timestamp) -> Found {
-        Found { region: region.parse().unwrap(), accepted_at: at, fingerprint: "f".repeat(64) }
+    fn found(region: &str, at: Timestamp) -> Before {
+        Before { region: region.parse().unwrap(), accepted_at: at, fingerprint: "f".repeat(64) }
     }
 
     #[test]

@@ -152,6 +152,17 @@ struct Inner {
     in_flight: InFlight,
 }
 
+/// What was accepted under an id before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Before {
+    /// Where.
+    region: Region,
+    /// When.
+    accepted_at: Timestamp,
+    /// What tells a repetition from another notification.
+    fingerprint: String,
+}
+
 /// What a notification came to after its checks.
 enum Checked {
     /// To be published.
@@ -301,32 +312,36 @@ impl Acceptor {
             let reason = "the gateway's index of accepted notifications is too far behind";
             return Err(Refusal::Unavailable { reason, source: None });
         }
-        if given && let Some(before) = inner.model.find_accepted(app, &id)? {
+        if given && let Some(before) = self.before(app, &id, &message_id, now)? {
             if before.fingerprint != fingerprint {
                 return Err(Refusal::IdReused);
             }
-            return Ok(Checked::Before(Acceptance {
-                id,
-                duplicate: true,
-                accepted_at: before.accepted_at,
-                region: inner.connection.region.clone(),
-            }));
-        }
-        if given && let Some(before) = inner.elsewhere.find(&message_id, now) {
-            if before.fingerprint != fingerprint {
-                return Err(Refusal::IdReused);
-            }
-            return Ok(Checked::Before(Acceptance {
-                id,
-                duplicate: true,
-                accepted_at: before.accepted_at,
-                region: before.region,
-            }));
+            let (accepted_at, region) = (before.accepted_at, before.region);
+            return Ok(Checked::Before(Acceptance { id, duplicate: true, accepted_at, region }));
         }
         let resolved = resolve::resolve(inner, app, &mut notification).await?;
         let intake =
             draft::intake(&inner.connection.region, app, id, fingerprint, notification, resolved, now);
         Ok(Checked::New(Box::new(Draft::new(message_id, intake, &inner.subjects, guard)?)))
+    }
+
+    /// What was accepted under an id before, here or in another region.
+    fn before(
+        &self,
+        app: &AppId,
+        id: &NotificationId,
+        message_id: &str,
+        now: Timestamp,
+    ) -> Result<Option<Before>, Refusal> {
+        let inner = &self.inner;
+        Ok(match inner.model.find_accepted(app, id)? {
+            Some(here) => Some(Before {
+                region: inner.connection.region.clone(),
+                accepted_at: here.accepted_at,
+                fingerprint: here.fingerprint,
+            }),
+            None => inner.elsewhere.find(message_id, now),
+        })
     }
 
     async fn finish(

@@ -15,6 +15,9 @@ use crate::harness::{APP, Answer, Client, Harness, eventually, region};
 use crate::lookup::accepted;
 
 const OPEN: &str = "[gateway]\nconsole_requires_key = false\n";
+/// Every page, and the feed.
+const PAGES: [&str; 5] =
+    ["/console", "/console/feed", "/console/regions", "/console/sandbox", "/console/notifications/shop/n-1"];
 const HOSTILE: &str = "<script>alert(1)</script>";
 /// The same as the gateway writes it, and as the browser does.
 const ESCAPED: &str = "&#60;script&#62;alert(1)&#60;/script&#62;";
@@ -216,13 +219,7 @@ async fn the_pages_show_what_goes_on_and_escape_it() {
 async fn without_a_key_only_this_machines_names_are_answered() {
     let harness = Harness::start_with(OPEN, Clock::System).await;
     let anonymous = harness.anonymous();
-    for path in [
-        "/console",
-        "/console/feed",
-        "/console/regions",
-        "/console/sandbox",
-        "/console/notifications/shop/n-1",
-    ] {
+    for path in PAGES {
         let foreign = anonymous.request(Method::GET, path).header("host", "evil.example");
         let answer = Answer::of(foreign).await;
         assert_eq!(answer.status, 421, "{path}");
@@ -247,13 +244,7 @@ async fn feed(client: &Client) -> String {
 #[tokio::test]
 async fn a_key_opens_the_console_of_its_own_app() {
     let harness = Harness::start().await;
-    for path in [
-        "/console",
-        "/console/feed",
-        "/console/regions",
-        "/console/sandbox",
-        "/console/notifications/shop/n-1",
-    ] {
+    for path in PAGES {
         let refused = harness.anonymous().get(path).await;
         refused.problem(401, "unauthorized");
         assert!(refused.header("www-authenticate").starts_with("Basic "), "{refused:?}");

@@ -17,8 +17,8 @@ pub const FAULT: Fault = Fault {
     strike: |region, _| {
         async {
             let at_ms = now_ms();
-            region.server.kill().await?;
-            region.server.restart().await?;
+            region.nodes[0].kill().await?;
+            region.nodes[0].restart().await?;
             Ok(at_ms)
         }
         .boxed()

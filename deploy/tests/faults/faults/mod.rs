@@ -1,18 +1,38 @@
 //! What can break: a file for each. A new one is a file and its line in [`RANDOM`], or in the scenario that wants it.
 
+pub mod kill_all;
 pub mod kill_dispatcher;
 pub mod kill_gateway;
+pub mod kill_node;
 pub mod kill_server;
+pub mod lose_majority;
+pub mod pause_node;
 
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
+use peal_nats::server::Server;
 use rand::rngs::StdRng;
 
 use crate::region::Region;
 
 /// The faults of the random run.
-pub const RANDOM: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
+pub static RANDOM: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
+
+/// The faults of a region of three servers.
+pub static CLUSTER: [&Fault; 4] =
+    [&kill_node::FAULT, &pause_node::FAULT, &lose_majority::FAULT, &kill_all::FAULT];
+
+/// How long a region may take to take or refuse writes after servers were lost: its servers need up to 9 s to elect.
+pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts servers again, all at the same time: one by itself waits for a majority.
+pub async fn restart_all(nodes: impl Iterator<Item = &mut Server>) -> anyhow::Result<()> {
+    for restarted in join_all(nodes.map(Server::restart)).await {
+        restarted?;
+    }
+    Ok(())
+}
 
 /// Something that can break, and how it is repaired.
 pub struct Fault {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::try_join_all;
 use peal_common::clock::Clock;
 use peal_common::id::{AppId, Region as RegionName};
 use peal_common::key::{Grant, Scope};
@@ -18,11 +19,13 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{Leaf, Server, ServerConfig, free_port};
+use peal_nats::server::{ClusterConfig, Leaf, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, Current, Links, Topology};
 use rand::rngs::StdRng;
 use serde_json::json;
 use tempfile::TempDir;
+
+use crate::wait::{self, Patience};
 
 pub use api::{Answer, Api};
 pub use program::Program;
@@ -51,6 +54,8 @@ pub struct Wanted<'a> {
     pub webhook: &'a str,
     /// Where the server keeps its streams, unless it is the test's own folder.
     pub nats_folder: Option<PathBuf>,
+    /// How many servers.
+    pub nodes: usize,
     /// Its name.
     pub name: &'a str,
     /// The hub and the other regions, and how its server reaches the hub.
@@ -60,14 +65,22 @@ pub struct Wanted<'a> {
 impl<'a> Wanted<'a> {
     /// A region as users run it, with one dispatcher, whose webhooks go to `webhook`.
     pub fn new(webhook: &'a str) -> Self {
-        Wanted { dispatchers: 1, ack_wait: None, webhook, nats_folder: None, name: NAME, linked: None }
+        Wanted {
+            dispatchers: 1,
+            ack_wait: None,
+            webhook,
+            nats_folder: None,
+            nodes: 1,
+            name: NAME,
+            linked: None,
+        }
     }
 }
 
 /// Everything that runs. It ends when it is dropped.
 pub struct Region {
-    /// The nats-server.
-    pub server: Server,
+    /// The nats-servers: one, or a cluster.
+    pub nodes: Vec<Server>,
     /// The gateway.
     pub gateway: Program,
     /// The dispatchers.
@@ -76,6 +89,7 @@ pub struct Region {
     pub connection: Connection,
     /// For calling the gateway.
     pub api: Api,
+    topology: Topology,
     folder: TempDir,
 }
 
@@ -91,11 +105,17 @@ impl Region {
         config.max_file_store = Some(STORE_BYTES);
         config.start_limit = SERVER_LIMIT;
         config.leaf = leaf;
-        let server = Server::start(config).await?;
+        let nodes = start_nodes(config, wanted.nodes).await?;
+        let urls: Vec<_> = nodes.iter().map(Server::url).collect();
         let others = links.as_ref().map(|links| links.others.clone()).unwrap_or_default();
-        let options = ConnectOptions { others, ..ConnectOptions::new([server.url()], name, "peal-faults") };
+        let options = ConnectOptions { others, ..ConnectOptions::new(&urls, name, "peal-faults") };
         let connection = peal_nats::connect(&options).await?;
-        apply_topology(&connection, wanted.ack_wait, links.clone()).await?;
+        let options = topology::Options {
+            links: links.clone(),
+            replicas: wanted.nodes,
+            ..topology::Options::default()
+        };
+        let topology = apply_topology(&connection, wanted.ack_wait, &options).await?;
 
         let region_key = STANDARD.encode([7; KEY_BYTES]);
         let (key, secret) = make_key(&connection, Arc::new(Sealer::from_base64(&region_key)?)).await?;
@@ -104,7 +124,7 @@ impl Region {
             links,
             folder: folder.path(),
             region_key: &region_key,
-            nats: &server.url(),
+            nats: &urls,
         };
         let mut gateway = settings.program("peal-gateway", "gateway", "gateway")?;
         gateway.start()?;
@@ -120,7 +140,7 @@ impl Region {
             dispatcher.until_ready().await?;
         }
         let api = Api::new(gateway.address, &key, &secret)?;
-        let region = Region { server, gateway, dispatchers, connection, api, folder };
+        let region = Region { nodes, gateway, dispatchers, connection, api, topology, folder };
         region.register(wanted.webhook).await?;
         Ok(region)
     }
@@ -142,6 +162,45 @@ impl Region {
         self.dispatchers.iter_mut().try_for_each(Program::check)
     }
 
+    /// Waits until the gateway takes writes.
+    pub async fn until_it_takes_writes(&self, limit: Duration) -> anyhow::Result<()> {
+        self.until_writes("writes are taken", limit, |answer| (200..300).contains(&answer.status)).await
+    }
+
+    /// Waits until the gateway refuses writes and says when to come back.
+    pub async fn until_it_refuses_writes(&self, limit: Duration) -> anyhow::Result<()> {
+        self.until_writes("writes are refused", limit, Answer::is_come_back).await
+    }
+
+    async fn until_writes(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: fn(&Answer) -> bool,
+    ) -> anyhow::Result<()> {
+        let patience = Patience::new(what, limit);
+        loop {
+            // Another content each time, since the same is not written again.
+            let body = json!({ "attributes": { "probed": wait::now_ms() } });
+            if self.api.send_put("/v1/recipients/probe", &body).await.is_ok_and(|answer| wanted(&answer)) {
+                return Ok(());
+            }
+            patience.pause().await?;
+        }
+    }
+
+    /// Waits until every server has what the others have.
+    pub async fn until_copied(&self) -> anyhow::Result<()> {
+        let patience = Patience::new("all copies are current", SERVER_LIMIT);
+        loop {
+            let report = topology::check(&self.connection.jetstream, &self.topology).await;
+            if report.is_ok_and(|report| report.is_ok()) {
+                return Ok(());
+            }
+            patience.pause().await?;
+        }
+    }
+
     /// Whatever still waits in a stream or is with a dispatcher, a line for each; nothing when all work is done.
     pub async fn left_over(&self) -> anyhow::Result<Vec<String>> {
         Ok(self.connection.stream_facts().await?.iter().flat_map(unfinished).collect())
@@ -152,7 +211,8 @@ impl Region {
         let programs = std::iter::once(&self.gateway).chain(&self.dispatchers);
         let mut logs: Vec<_> =
             programs.map(|program| format!("-- {}\n{}", program.name, program.log_tail())).collect();
-        logs.push(format!("-- nats-server\n{}", program::tail(&self.server.log_file())));
+        let nodes = self.nodes.iter();
+        logs.extend(nodes.map(|node| format!("-- nats-server\n{}", program::tail(&node.log_file()))));
         logs.push(format!("-- folder: {}", self.folder.path().display()));
         logs.join("\n")
     }
@@ -175,20 +235,42 @@ fn unfinished(stream: &StreamFacts) -> Vec<String> {
     found
 }
 
+/// One server, or a cluster of several.
+async fn start_nodes(config: ServerConfig, count: usize) -> anyhow::Result<Vec<Server>> {
+    if count == 1 {
+        return Ok(vec![Server::start(config).await?]);
+    }
+    let routes = (0..count).map(|_| free_port()).collect::<Result<Vec<_>, _>>()?;
+    let start = |(number, port): (usize, &u16)| {
+        let cluster = ClusterConfig {
+            name: config.region.to_string(),
+            server_name: format!("node-{number}"),
+            port: *port,
+            routes: routes.clone(),
+        };
+        let data = config.data.join(format!("node-{number}"));
+        Server::start(ServerConfig { cluster: Some(cluster), data, ..config.clone() })
+    };
+    Ok(try_join_all(routes.iter().enumerate().map(start)).await?)
+}
+
 async fn apply_topology(
     connection: &Connection,
     ack_wait: Option<Duration>,
-    links: Option<Links>,
-) -> anyhow::Result<()> {
-    let options = topology::Options { links, ..topology::Options::default() };
-    let mut wanted = Topology::for_region(&connection.region, &options);
+    options: &topology::Options,
+) -> anyhow::Result<Topology> {
+    let mut wanted = Topology::for_region(&connection.region, options);
     if let Some(ack_wait) = ack_wait {
         let consumers = wanted.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
         consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
     }
-    let current = Current::read(&connection.jetstream, &wanted).await?;
-    topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), false).await?;
-    Ok(())
+    // Servers that just met may not know each other's resources yet and refuse to place a stream.
+    wait::until("the topology can be applied", SERVER_LIMIT, async || {
+        let current = Current::read(&connection.jetstream, &wanted).await.ok()?;
+        topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), false).await.ok()
+    })
+    .await?;
+    Ok(wanted)
 }
 
 async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Result<(String, String)> {
@@ -212,7 +294,7 @@ struct Settings<'a> {
     links: Option<Links>,
     folder: &'a Path,
     region_key: &'a str,
-    nats: &'a str,
+    nats: &'a [String],
 }
 
 impl Settings<'_> {
@@ -228,12 +310,12 @@ impl Settings<'_> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let data = self.folder.join(name);
         let text = format!(
-            "[region]\nname = \"{}\"\nkey = \"{}\"\n\n[nats]\nurls = [\"{}\"]\n\n{}\
+            "[region]\nname = \"{}\"\nkey = \"{}\"\n\n[nats]\nurls = [{}]\n\n{}\
              [{section}]\nlisten = \"{address}\"\ndata_dir = \"{}\"\n{}\n\
              [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n",
             self.name,
             self.region_key,
-            self.nats,
+            self.nats.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", "),
             self.topology(),
             data.display(),
             if section == "dispatcher" { "retry_base_ms = 50\n" } else { "" },

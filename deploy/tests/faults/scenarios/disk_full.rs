@@ -77,8 +77,8 @@ async fn fill_and_free(region: &mut Region, provider: &Provider, disk: &SmallDis
     let calls_when_full = provider.total();
 
     balloon.burst()?;
-    region.server.kill().await?;
-    region.server.restart().await?;
+    region.nodes[0].kill().await?;
+    region.nodes[0].restart().await?;
     let incident = Incident { fault: &FAULT, at_ms, repaired_ms: now_ms() };
     load.send((number - 1..number + DURING).collect()).await?;
     wait::until("/readyz says that it is ready", LIMIT, async || {

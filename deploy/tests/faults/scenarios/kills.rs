@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::seq::IteratorRandom as _;
 
 use crate::audit;
-use crate::faults;
+use crate::faults::{self, Fault};
 use crate::journal::Journal;
 use crate::load::Load;
 use crate::provider::Provider;
@@ -38,25 +38,33 @@ async fn every_accepted_notification_ends_once_whatever_is_killed() -> anyhow::R
     let mut region = Region::start(Wanted { dispatchers: 2, ..Wanted::new(provider.url()) }).await?;
     let journal = Journal::start(&region.connection);
     let load = Arc::new(Load::new(&region.api, "n", provider.url()));
-    let result = run(&mut region, &journal, &provider, &load, Run { seed, total, kills }).await;
+    let result =
+        run(&mut region, &journal, &provider, &load, Run { seed, total, kills, faults: &faults::RANDOM })
+            .await;
     result.map_err(|error| error.context(format!("PEAL_FAULT_SEED={seed}\n{}", region.logs())))
 }
 
-struct Run {
-    seed: u64,
-    total: u64,
-    kills: usize,
+/// A random run.
+pub struct Run {
+    /// What it follows from.
+    pub seed: u64,
+    /// How many notifications.
+    pub total: u64,
+    /// How many faults, and of which kinds.
+    pub kills: usize,
+    pub faults: &'static [&'static Fault],
 }
 
-async fn run(
+/// Sends everything while things break, waits until all is settled, and compares.
+pub async fn run(
     region: &mut Region,
     journal: &Journal,
     provider: &Provider,
     load: &Arc<Load>,
-    Run { seed, total, kills }: Run,
+    Run { seed, total, kills, faults }: Run,
 ) -> anyhow::Result<()> {
     let mut sending = tokio::spawn(Arc::clone(load).run(total, seed, provider.deliveries()));
-    let schedule = Schedule::new(seed, &faults::RANDOM, kills, total);
+    let schedule = Schedule::new(seed, faults, kills, total);
     let mut delivered = provider.deliveries();
     let incidents = tokio::select! {
         incidents = schedule.run(region, &mut delivered) => incidents?,

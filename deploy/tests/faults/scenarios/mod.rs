@@ -1,5 +1,6 @@
 //! A file for each test.
 
+mod cluster;
 mod cut_off;
 mod disk_full;
 mod dispatcher_points;

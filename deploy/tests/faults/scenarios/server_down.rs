@@ -137,10 +137,10 @@ fn numbers(from: u64) -> Vec<u64> {
 async fn a_stopped_server_is_told_at_once_and_everything_resumes() -> anyhow::Result<()> {
     let mut trial = Trial::start().await?;
     let result = async {
-        trial.region.server.stop().await?;
+        trial.region.nodes[0].stop().await?;
         expect_not_ready(&trial.region, "nats").await?;
         expect_refusals(&trial.region, &trial.load, BEFORE).await?;
-        trial.region.server.restart().await?;
+        trial.region.nodes[0].restart().await?;
         trial.expect_resumption(numbers(BEFORE)).await
     }
     .await;
@@ -151,11 +151,11 @@ async fn a_stopped_server_is_told_at_once_and_everything_resumes() -> anyhow::Re
 async fn a_server_that_stands_still_is_told_in_time_and_everything_resumes() -> anyhow::Result<()> {
     let mut trial = Trial::start().await?;
     let result = async {
-        trial.region.server.pause().await?;
+        trial.region.nodes[0].pause().await?;
         // The very first requests must be told in time too, before anybody has noticed.
         expect_refusals(&trial.region, &trial.load, BEFORE).await?;
         expect_not_ready(&trial.region, "nats").await?;
-        trial.region.server.resume().await?;
+        trial.region.nodes[0].resume().await?;
         trial.expect_resumption(numbers(BEFORE)).await
     }
     .await;
