@@ -163,8 +163,19 @@ impl Sealer {
     /// The blind index of an address: tells whether two addresses are the same without saying what they are.
     #[must_use]
     pub fn blind_index(&self, app: &AppId, channel: Channel, address: &str) -> String {
+        self.index([app.as_str(), channel.as_str(), address])
+    }
+
+    /// A digest that tells whether two texts are the same, to whoever has the key: nobody else can try texts out.
+    #[must_use]
+    pub fn keyed_digest(&self, text: &str) -> String {
+        // No app has an empty name, so this is never the index of an address.
+        self.index(["", "digest", text])
+    }
+
+    fn index(&self, parts: [&str; 3]) -> String {
         let mut mac = keyed(&self.indexing);
-        for part in [app.as_str(), channel.as_str(), address] {
+        for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part.as_bytes());
         }

@@ -81,8 +81,10 @@ pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
 /// # Errors
 /// When it can't be written.
 pub fn make_password(file: &Path) -> io::Result<String> {
-    if let Ok(password) = std::fs::read_to_string(file) {
-        return Ok(password.trim().to_owned());
+    match std::fs::read_to_string(file) {
+        Ok(password) => return Ok(password.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let mut bytes = [0_u8; PASSWORD_BYTES];
     rand::rng().fill_bytes(&mut bytes);

@@ -53,7 +53,7 @@ async fn all_done(app: &App) -> bool {
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed> {
-    app.writer.take_over_erasure(key).await?;
+    app.writer.take_over_erasure(key, era).await?;
     // A recipient who was made anew since has an inbox again, whose items stay. Older ones that are still in INBOX can't
     // be read: what sealed them is gone.
     let exists = app.mirror.get(key)?.is_some_and(|record| record.exists());
@@ -62,7 +62,8 @@ async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed
         if !exists {
             app.connection.purge(INBOX, &app.subjects.inbox_of(owner.as_str(), recipient.as_str())).await?;
         }
-        let until_ms = i64::try_from(era.ms).unwrap_or(i64::MAX);
+        // A dispatcher that had not heard of the erasure may have written an item after it.
+        let until_ms = if exists { i64::try_from(era.ms).unwrap_or(i64::MAX) } else { i64::MAX };
         app.model.forget(&owner, &recipient, until_ms).await?;
     }
     Ok(app.mirror.erasure_done(key, era).await?)

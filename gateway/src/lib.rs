@@ -217,7 +217,7 @@ async fn start(
         }
     });
     let path = settings.gateway.data_dir.join("elsewhere.redb");
-    let (elsewhere, elsewhere_task) = Elsewhere::new(connection.clone(), path);
+    let (elsewhere, elsewhere_task) = Elsewhere::new(connection.clone(), path, clock.clone());
     tasks.spawn({
         let stop = tasks_stop.clone();
         async move {

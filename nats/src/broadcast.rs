@@ -1,4 +1,4 @@
-//! Telling all processes of a region something at once. Nothing is kept: whoever does not listen at that moment misses
+//! Telling all processes of a region, or of all regions that are linked, something at once. Nothing is kept: whoever does not listen at that moment misses
 //! it, so this is for what helps when it arrives and harms nobody when it doesn't.
 
 use async_nats::Subscriber;
@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 
 use crate::connect::Connection;
 
-/// Everybody on a subject, this process included.
+/// Everybody who listens, this process included.
 #[derive(Debug)]
 pub struct Broadcast {
     connection: Connection,
@@ -21,12 +21,12 @@ pub struct Broadcast {
 pub struct Closed;
 
 impl Connection {
-    /// Listens on a subject. While the connection is down it waits.
+    /// Listens on `listen`, of which `subject` is a part, to tell on. While the connection is down it waits.
     ///
     /// # Errors
     /// [`Closed`]
-    pub async fn broadcast(&self, subject: String) -> Result<Broadcast, Closed> {
-        let heard = self.client.subscribe(subject.clone()).await.map_err(|_| Closed)?;
+    pub async fn broadcast(&self, subject: String, listen: String) -> Result<Broadcast, Closed> {
+        let heard = self.client.subscribe(listen).await.map_err(|_| Closed)?;
         Ok(Broadcast { connection: self.clone(), subject, heard })
     }
 }

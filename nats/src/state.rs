@@ -101,24 +101,28 @@ impl StateWriter {
         Err(WriteError::Contended.into())
     }
 
-    /// Makes this region's stream forget what another region erased. Nothing is written when it holds nothing older than
-    /// the erasure, or when somebody else writes at the same time: what is written then is seen by the mirror.
+    /// Makes this region's stream forget what was erased at `era`. Nothing is written when it holds nothing older.
     ///
     /// # Errors
-    /// [`WriteError`]
-    pub async fn take_over_erasure(&self, key: &RecordKey) -> Result<(), WriteError> {
+    /// [`WriteError`], also when somebody else writes at the same time, or JetStream answers from a copy that is behind:
+    /// ask again then.
+    pub async fn take_over_erasure(&self, key: &RecordKey, era: &Stamp) -> Result<(), WriteError> {
         let subject = self.subjects.state(key.as_str());
         let Some((sequence, own)) = self.last(&self.subjects.state_stream(), &subject).await? else {
             return Ok(());
         };
-        let mut record = own.clone();
-        self.merge_others(key, &mut record).await?;
-        if record.era == own.era {
+        if own.era.as_ref() >= Some(era) {
             return Ok(());
+        }
+        let mut record = own;
+        self.merge_others(key, &mut record).await?;
+        if record.era.as_ref() < Some(era) {
+            return Err(WriteError::Contended);
         }
         let payload = serde_json::to_vec(&record).map_err(WriteError::Encode)?;
         match self.connection.publish(Outgoing::new(subject, payload).expect_last(sequence)).await {
-            Ok(_) | Err(PublishError::Conflict) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(PublishError::Conflict) => Err(WriteError::Contended),
             Err(error) => Err(error.into()),
         }
     }

@@ -206,6 +206,12 @@ impl Subjects {
         format!("{}.nonces", self.prefix)
     }
 
+    /// The same of all regions, for keys are good in all of them: `peal.*.nonces`.
+    #[must_use]
+    pub fn nonces_everywhere() -> String {
+        "peal.*.nonces".to_owned()
+    }
+
     /// Where a stream of this region or hub hands its messages to the domain `to`, which sources them:
     /// `peal.<r>.link.<stream>.<to>`.
     #[must_use]

@@ -38,9 +38,10 @@ Examples:
   peal topology render --example > deployment.toml     a description to start from
   peal topology render --deployment deployment.toml --out deployment
 
-Then copy each folder to its hosts, start `nats-server -c <server>.conf` there, and run, the hub first:
-  peal topology apply --config deployment/hub/peal.toml
-  peal topology apply --config deployment/eu/peal.toml";
+Then copy each folder to its hosts (/etc/peal/<region> unless the description says otherwise), start
+`nats-server -c <server>.conf` there, and run on one of them, the hub's first:
+  peal topology apply --config /etc/peal/hub/peal.toml
+  peal topology apply --config /etc/peal/eu/peal.toml";
 
 /// Arguments of `peal topology render`.
 #[derive(Debug, Args)]

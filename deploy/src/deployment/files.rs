@@ -34,6 +34,7 @@ pub fn write(deployment: &Deployment, out: &Path) -> anyhow::Result<Vec<PathBuf>
     if !key.exists() {
         put(&key, &Sealer::generate_key(&mut rand::rng()), &mut changed)?;
     }
+    let key = fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
     let passwords = deployment.regions.iter().map(|site| password(out, &site.name, LINK_PASSWORD_FILE));
     let passwords = passwords.collect::<anyhow::Result<Vec<_>>>()?;
     let names: Vec<_> = deployment.regions.iter().map(|site| &site.name).collect();
@@ -43,6 +44,8 @@ pub fn write(deployment: &Deployment, out: &Path) -> anyhow::Result<Vec<PathBuf>
     for (region, password) in deployment.regions.iter().zip(&passwords) {
         let link = LinkSecrets::Region(password, &region.name, &hub);
         site(deployment, region, link, out, &mut changed)?;
+        // The hub's servers never need it.
+        put(&out.join(region.name.as_str()).join(KEY_FILE), &key, &mut changed)?;
     }
     Ok(changed)
 }
@@ -68,7 +71,7 @@ fn site(
             node,
             tags: &site.tags,
             listen: &listen,
-            max_file_store: &site.max_file_store,
+            max_file_store_gib: site.max_file_store_gib.unwrap_or_else(|| deployment.needed_gib(site)),
         };
         put(&folder.join(format!("{}.conf", node.name)), &config.render(), changed)?;
     }
@@ -93,12 +96,15 @@ fn settings(deployment: &Deployment, site: &Site) -> String {
     let regions: Vec<_> = deployment.regions.iter().map(|site| quoted(site.name.as_str())).collect();
     let installed = |path: &Path| quoted(&deployment.install_dir.join(path).to_string_lossy());
     let own = Path::new(site.name.as_str());
-    let (name, key, password) =
-        (quoted(site.name.as_str()), installed(Path::new(KEY_FILE)), installed(&own.join(PASSWORD_FILE)));
+    let (name, password) = (quoted(site.name.as_str()), installed(&own.join(PASSWORD_FILE)));
+    let key = match site.name == deployment.hub.name {
+        true => String::new(),
+        false => format!("key_file = {}\n", installed(&own.join(KEY_FILE))),
+    };
     format!(
         "# The settings of {name}, for its gateways and dispatchers and for the peal command. Written by `peal topology\n\
          # render`: lay your own over it (`PEAL__SECTION__KEY`), or change the description and render again.\n\n\
-         [region]\nname = {name}\nkey_file = {key}\n\n\
+         [region]\nname = {name}\n{key}\n\
          [nats]\nurls = [{urls}]\nuser = {user}\npassword_file = {password}\n\n\
          [topology]\nhub = {hub}\nregions = [{regions}]\nreplicas = {replicas}\nevents_max_age_days = {days}\n",
         urls = urls.join(", "),

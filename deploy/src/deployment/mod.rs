@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use peal_nats::Region;
 use peal_nats::server::node::{Node, Ports};
+use peal_nats::topology::{Links, Options, Topology};
 use serde::Deserialize;
 
 use crate::output::UsageError;
@@ -52,9 +53,8 @@ pub struct Site {
     /// The folder of the streams on its servers.
     #[serde(default = "default_store_dir")]
     pub store_dir: String,
-    /// What its streams may take on disk, as nats-server reads it.
-    #[serde(default = "default_max_file_store")]
-    pub max_file_store: String,
+    /// What its streams may take on disk, in GiB; enough for what they reserve unless it is said.
+    pub max_file_store_gib: Option<u64>,
     /// How long events can be looked up.
     #[serde(default = "default_events_max_age")]
     pub events_max_age_days: u64,
@@ -93,11 +93,6 @@ const fn default_listen() -> IpAddr {
 
 fn default_store_dir() -> String {
     "/var/lib/nats".to_owned()
-}
-
-/// More than the streams of a region reserve together.
-fn default_max_file_store() -> String {
-    "80GB".to_owned()
 }
 
 const fn default_events_max_age() -> u64 {
@@ -154,6 +149,20 @@ impl Deployment {
         Ok(deployment)
     }
 
+    /// What the streams of a region or of the hub reserve, and a tenth more for what has no limit.
+    fn needed_gib(&self, site: &Site) -> u64 {
+        let names: Vec<Region> = self.regions.iter().map(|region| region.name.clone()).collect();
+        let topology = if site.name == self.hub.name {
+            Topology::for_hub(&site.name, &names, &Options::default())
+        } else {
+            let others = names.into_iter().filter(|name| *name != site.name).collect();
+            let links = Some(Links { hub: self.hub.name.clone(), others });
+            Topology::for_region(&site.name, &Options { links, ..Options::default() })
+        };
+        let bytes = topology.reserved_bytes();
+        (bytes + bytes / 10).div_ceil(1024 * 1024 * 1024)
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.regions.is_empty() {
             return Err("write at least one [[region]]".to_owned());
@@ -176,9 +185,11 @@ impl Deployment {
                     return Err(format!("{name}: '{}' is no host: write a name or an address", node.host));
                 }
             }
-            let size = site.max_file_store.trim_end_matches(['B', 'K', 'M', 'G', 'T', 'i']);
-            if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(format!("{name}: max_file_store: write a size such as 80GB"));
+            let needed = self.needed_gib(site);
+            if site.max_file_store_gib.is_some_and(|given| given < needed) {
+                return Err(format!(
+                    "{name}: max_file_store_gib: its streams need {needed}; write that or more"
+                ));
             }
         }
         Ok(())
@@ -207,7 +218,7 @@ mod tests {
         assert!(refused(&hub, &site("hub", "\"a\"")).contains("twice"));
         assert!(refused(&hub, &site("eu", "\"a\", \"b\"")).contains("1, 3 or 5"));
         assert!(refused(&hub, &site("eu", "\"a b\"")).contains("is no host"));
-        assert!(refused(&hub, &(site("eu", "\"a\"") + "max_file_store = \"lots\"\n")).contains("80GB"));
+        assert!(refused(&hub, &(site("eu", "\"a\"") + "max_file_store_gib = 1\n")).contains("need"));
         assert!(refused(&hub, &(site("eu", "\"a\"") + "colour = 1\n")).contains("colour"));
         assert!(Deployment::parse("[hub]\nname = \"h\"\nservers = [\"h\"]\nregion = []\n").is_err());
     }

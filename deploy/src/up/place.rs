@@ -31,8 +31,8 @@ const KEY_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 /// What a power cut can cost on a laptop at most; a crash of a process costs nothing.
 const SYNC_INTERVAL: Duration = Duration::from_secs(10);
-/// More than all streams of a laptop's topology together.
-const MAX_FILE_STORE: u64 = 4 * 1024 * 1024 * 1024;
+/// What the server may store beyond what the streams reserve: the one without a limit, and what belongs to consumers.
+const MORE_FILE_STORE: u64 = 1024 * 1024 * 1024;
 const MAX_MEMORY_STORE: u64 = 64 * 1024 * 1024;
 
 /// What runs, in the order in which it was started.
@@ -142,7 +142,7 @@ impl Place {
         let config = ServerConfig {
             port: self.prepared.nats_port,
             sync: Sync::Every(SYNC_INTERVAL),
-            max_file_store: Some(MAX_FILE_STORE),
+            max_file_store: Some(region::topology(settings).reserved_bytes() + MORE_FILE_STORE),
             max_memory_store: Some(MAX_MEMORY_STORE),
             login,
             leaf: self.leaf.clone(),

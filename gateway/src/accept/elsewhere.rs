@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use peal_common::clock::Clock;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::OTHERS_ACCEPTED;
@@ -24,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Before;
 
-/// The header that says when a notification was accepted, in milliseconds since the Unix epoch, and its fingerprint.
+/// The header that says when a notification was accepted, in milliseconds since the Unix epoch, and the keyed digest of
+/// its fingerprint.
 const HEADER: &str = "Peal-Accepted";
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Today and the day before: every id is known for at least 24 hours (M3).
@@ -39,7 +41,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 
 /// The first 16 bytes of the SHA-256 of `<app>:<id>`; then when it was accepted (8 bytes, big endian), the length of the
-/// fingerprint (1 byte), the fingerprint, and the region.
+/// digest (1 byte), the digest, and the region.
 type Day<'a> = TableDefinition<'a, &'static [u8; 16], &'static [u8]>;
 
 fn key(message_id: &str) -> [u8; 16] {
@@ -47,6 +49,11 @@ fn key(message_id: &str) -> [u8; 16] {
     let mut key = [0; 16];
     key.copy_from_slice(&digest[..16]);
     key
+}
+
+/// A moment of each day whose ids are kept. Another region's clock may be ahead by a moment, over midnight.
+fn days(now: Timestamp) -> impl Iterator<Item = i64> {
+    (-1..DAYS).map(move |days| now.as_millisecond() - days * DAY_MS)
 }
 
 fn day_name(accepted_ms: i64) -> String {
@@ -84,8 +91,8 @@ impl Before {
 }
 
 /// Tells the other regions of an acceptance, where there are any.
-pub(super) fn tell(outgoing: Outgoing, accepted_at: Timestamp, fingerprint: &str) -> Outgoing {
-    outgoing.header(HEADER, &format!("{} {fingerprint}", accepted_at.as_millisecond()))
+pub(super) fn tell(outgoing: Outgoing, accepted_at: Timestamp, digest: &str) -> Outgoing {
+    outgoing.header(HEADER, &format!("{} {digest}", accepted_at.as_millisecond()))
 }
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -101,14 +108,15 @@ pub struct ElsewhereTask {
     elsewhere: Elsewhere,
     connection: Connection,
     path: PathBuf,
+    clock: Clock,
 }
 
 impl Elsewhere {
     /// Ids in the file `path`. The returned task must run for any to be known.
     #[must_use]
-    pub fn new(connection: Connection, path: PathBuf) -> (Self, ElsewhereTask) {
+    pub fn new(connection: Connection, path: PathBuf, clock: Clock) -> (Self, ElsewhereTask) {
         let elsewhere = Elsewhere::default();
-        (elsewhere.clone(), ElsewhereTask { elsewhere, connection, path })
+        (elsewhere.clone(), ElsewhereTask { elsewhere, connection, path, clock })
     }
 
     /// What another region accepted under `<app>:<id>`; `None` when it did not, or has not told yet.
@@ -129,9 +137,7 @@ impl Elsewhere {
 
 fn find(database: &Database, message_id: &str, now: Timestamp) -> Result<Option<Before>, Failed> {
     let (read, key) = (database.begin_read()?, key(message_id));
-    // Another region's clock may be ahead by a moment, over midnight.
-    for days in -1..DAYS {
-        let name = day_name(now.as_millisecond() - days * DAY_MS);
+    for name in days(now).map(day_name) {
         match read.open_table(Day::new(&name)) {
             Ok(table) => {
                 if let Some(found) = table.get(&key)? {
@@ -167,21 +173,20 @@ fn open(path: &Path) -> Result<(Arc<Database>, Position), Failed> {
     Ok((Arc::new(database), position))
 }
 
-/// Notes ids and moves the position, all or nothing. Days that are over go.
+/// Notes ids and moves the position, all or nothing. Days that are over go, and ids of such days are left out.
 fn apply(
     database: &Database,
     found: &[(String, Before)],
     position: &Position,
+    now: Timestamp,
     durable: bool,
 ) -> Result<(), Failed> {
+    let kept: Vec<_> = days(now).map(day_name).collect();
     let mut write = database.begin_write()?;
     write.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
-    let mut newest = None;
     for (message_id, found) in found {
-        let accepted_ms = found.accepted_at.as_millisecond();
-        newest = newest.max(Some(accepted_ms));
-        if let Some(value) = found.encode() {
-            let name = day_name(accepted_ms);
+        let name = day_name(found.accepted_at.as_millisecond());
+        if let Some(value) = found.encode().filter(|_| kept.contains(&name)) {
             // The first region that accepted an id keeps it.
             let mut table = write.open_table(Day::new(&name))?;
             let key = key(message_id);
@@ -190,15 +195,12 @@ fn apply(
             }
         }
     }
-    if let Some(newest) = newest {
-        let kept: Vec<_> = (-1..=DAYS).map(|days| day_name(newest - days * DAY_MS)).collect();
-        let over: Vec<_> = write
-            .list_tables()?
-            .filter(|table| table.name().starts_with("day ") && !kept.iter().any(|name| name == table.name()))
-            .collect();
-        for table in over {
-            write.delete_table(table)?;
-        }
+    let over: Vec<_> = write
+        .list_tables()?
+        .filter(|table| table.name().starts_with("day ") && !kept.iter().any(|name| name == table.name()))
+        .collect();
+    for table in over {
+        write.delete_table(table)?;
     }
     {
         let mut meta = write.open_table(META)?;
@@ -258,8 +260,8 @@ impl ElsewhereTask {
             };
             position.sequence = messages.last().map_or(position.sequence, |last| last.sequence);
             let found: Vec<_> = messages.iter().filter_map(Before::read).collect();
-            let (database, at) = (Arc::clone(&database), position.clone());
-            tokio::task::spawn_blocking(move || apply(&database, &found, &at, durable)).await??;
+            let (database, at, now) = (Arc::clone(&database), position.clone(), self.clock.now());
+            tokio::task::spawn_blocking(move || apply(&database, &found, &at, now, durable)).await??;
             unflushed = !durable;
             if durable {
                 flushed = Instant::now();
@@ -288,13 +290,19 @@ mod tests {
         let later = |hours| noon + jiff::SignedDuration::from_hours(hours);
         let position = Position { created: Some("c".to_owned()), sequence: 7 };
         let ids = [("shop:a".to_owned(), found("eu", noon)), ("shop:a".to_owned(), found("us", later(1)))];
-        apply(&database, &ids, &position, true).unwrap();
+        apply(&database, &ids, &position, later(1), true).unwrap();
         assert_eq!(find(&database, "shop:a", later(23)).unwrap(), Some(found("eu", noon)));
         assert_eq!(find(&database, "shop:a", later(-1)).unwrap(), Some(found("eu", noon)));
         assert_eq!(find(&database, "shop:b", noon).unwrap(), None);
 
+        // A region that was cut off for long tells of old ids too; they push nothing out.
+        let old = [("shop:o".to_owned(), found("us", later(-24 * 9)))];
+        apply(&database, &old, &position, later(1), true).unwrap();
+        assert_eq!(find(&database, "shop:a", later(1)).unwrap(), Some(found("eu", noon)));
+        assert_eq!(find(&database, "shop:o", later(1)).unwrap(), None);
+
         let next = [("shop:c".to_owned(), found("eu", later(24 * 4)))];
-        apply(&database, &next, &position, true).unwrap();
+        apply(&database, &next, &position, later(24 * 4), true).unwrap();
         let read = database.begin_read().unwrap();
         let days = read.list_tables().unwrap();
         assert_eq!(days.filter(|table| table.name().starts_with("day ")).count(), 1, "days that are over go");

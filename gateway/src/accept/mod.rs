@@ -159,7 +159,7 @@ struct Before {
     region: Region,
     /// When.
     accepted_at: Timestamp,
-    /// What tells a repetition from another notification.
+    /// What tells a repetition from another notification; keyed when it comes from another region.
     fingerprint: String,
 }
 
@@ -289,7 +289,8 @@ impl Acceptor {
         match self.check(app, notification).await? {
             Checked::New(mut draft) => {
                 let linked = !self.inner.connection.others.is_empty();
-                let answer = self.inner.publisher.send(draft.outgoing(linked)).await?;
+                let tell = linked.then(|| self.inner.catalog.sealer().keyed_digest(&draft.fingerprint));
+                let answer = self.inner.publisher.send(draft.outgoing(tell.as_deref())).await?;
                 Ok(Started::Sent(draft, answer))
             }
             Checked::Before(acceptance) => Ok(Started::Before(acceptance)),
@@ -313,7 +314,12 @@ impl Acceptor {
             return Err(Refusal::Unavailable { reason, source: None });
         }
         if given && let Some(before) = self.before(app, &id, &message_id, now)? {
-            if before.fingerprint != fingerprint {
+            // What another region tells is keyed: nobody can try out there what a request may have said.
+            let expected = match before.region == inner.connection.region {
+                true => fingerprint,
+                false => inner.catalog.sealer().keyed_digest(&fingerprint),
+            };
+            if before.fingerprint != expected {
                 return Err(Refusal::IdReused);
             }
             let (accepted_at, region) = (before.accepted_at, before.region);
@@ -393,10 +399,13 @@ fn message_id(app: &AppId, id: &NotificationId) -> Arc<str> {
 }
 
 impl Draft {
-    /// The message for INTAKE; `linked` when other regions shall hear of it.
-    fn outgoing(&mut self, linked: bool) -> Outgoing {
+    /// The message for INTAKE, with the digest that other regions shall hear of, if there are any.
+    fn outgoing(&mut self, told: Option<&str>) -> Outgoing {
         let payload = std::mem::take(&mut self.payload);
         let outgoing = Outgoing::new(std::mem::take(&mut self.subject), payload).id(&self.message_id);
-        if linked { elsewhere::tell(outgoing, self.accepted_at, &self.fingerprint) } else { outgoing }
+        match told {
+            Some(digest) => elsewhere::tell(outgoing, self.accepted_at, digest),
+            None => outgoing,
+        }
     }
 }

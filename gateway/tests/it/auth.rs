@@ -121,7 +121,8 @@ async fn a_signature_that_one_gateway_took_is_refused_by_another() {
     })
     .await;
     let path = "/v1/categories";
-    let heard = harness.connection.broadcast(harness.subjects.nonces()).await.unwrap();
+    let heard =
+        harness.connection.broadcast(harness.subjects.nonces(), harness.subjects.nonces()).await.unwrap();
     let heard = tokio::sync::Mutex::new(heard);
     let number = AtomicU32::new(0);
     // The test hears of it at about the same time as the other gateway.

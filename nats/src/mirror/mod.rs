@@ -16,7 +16,8 @@ use peal_common::channel::ChannelSet;
 use peal_common::clock::{Clock, HybridClock, Stamp};
 use peal_common::id::RecipientId;
 use peal_common::state::{Kind, Record, RecordKey};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -252,7 +253,8 @@ impl MirrorTask {
     }
 
     async fn follow(&self, stop: &CancellationToken, anew: bool) -> Result<(), Damaged> {
-        let (mut own, mut others) = self.open(anew).await?;
+        let (mut own, mut others, followers) = self.open(anew).await?;
+        let (mut fed, _followers) = follow_all(followers);
         let mut flushed = Instant::now();
         loop {
             own.look_for_target(&self.connection).await;
@@ -262,11 +264,14 @@ impl MirrorTask {
             if own.is_level() && others.as_ref().is_none_or(Following::is_level) {
                 self.become_ready(own.reached);
             }
-            let (following, followed) = tokio::select! {
+            let (feed, followed) = tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.inner.damaged.notified() => return Ok(()),
-                followed = own.follower.next() => (&mut own, followed),
-                Some((others, followed)) = next_of(&mut others) => (others, followed),
+                Some(fed) = fed.recv() => fed,
+            };
+            let following = match (feed, &mut others) {
+                (Feed::Others, Some(others)) => others,
+                _ => &mut own,
             };
             match followed {
                 Followed::Messages(messages) => {
@@ -318,7 +323,10 @@ impl MirrorTask {
     }
 
     /// Opens the file and goes on where it stands.
-    async fn open(&self, anew: bool) -> Result<(Following, Option<Following>), Damaged> {
+    async fn open(
+        &self,
+        anew: bool,
+    ) -> Result<(Following, Option<Following>, Vec<(Feed, Follower)>), Damaged> {
         self.inner.ready.store(false, Ordering::Release);
         self.inner.position.send_replace(0);
         // The stream may be another one now: nothing that was made from the old content holds.
@@ -343,13 +351,17 @@ impl MirrorTask {
         if erased {
             self.inner.erased.notify_one();
         }
-        let start = |feed, stream: &str, filter: &str, position: Position| {
+        let mut followers = Vec::new();
+        let mut start = |feed, stream: &str, filter: &str, position: Position| {
             tracing::info!(position = position.sequence, stream, "the mirror follows a stream of state");
-            Following::new(&self.connection, feed, stream, filter, position)
+            let (connection, created) = (self.connection.clone(), position.created.clone());
+            followers.push((feed, Follower::new(connection, stream, filter, created, position.sequence)));
+            Following::new(feed, stream, position)
         };
         let own = start(Feed::Own, &self.subjects.state_stream(), &self.subjects.state_all(), own);
         let linked = !self.connection.others.is_empty();
-        Ok((own, linked.then(|| start(Feed::Others, OTHERS_STATE, "", others))))
+        let others = linked.then(|| start(Feed::Others, OTHERS_STATE, "", others));
+        Ok((own, others, followers))
     }
 
     /// Applies messages of a stream and moves its position.
@@ -416,7 +428,6 @@ impl MirrorTask {
 struct Following {
     feed: Feed,
     stream: String,
-    follower: Follower,
     /// What has been read.
     position: Position,
     /// Up to where nothing is missing: beyond the position when what came last has expired.
@@ -430,14 +441,12 @@ struct Following {
 }
 
 impl Following {
-    fn new(connection: &Connection, feed: Feed, stream: &str, filter: &str, position: Position) -> Self {
-        let (created, sequence) = (position.created.clone(), position.sequence);
+    fn new(feed: Feed, stream: &str, position: Position) -> Self {
         Following {
             feed,
             stream: stream.to_owned(),
-            follower: Follower::new(connection.clone(), stream, filter, created, sequence),
+            reached: position.sequence,
             position,
-            reached: sequence,
             target: None,
             last_quiet: None,
             unflushed: false,
@@ -458,9 +467,15 @@ impl Following {
     }
 }
 
-/// What comes next in the stream of the others; `None` when there are no others.
-async fn next_of(others: &mut Option<Following>) -> Option<(&mut Following, Followed)> {
-    let others = others.as_mut()?;
-    let followed = others.follower.next().await;
-    Some((others, followed))
+/// Follows each stream by a task of its own, so that none keeps another one waiting. They end when what is returned is
+/// dropped.
+fn follow_all(followers: Vec<(Feed, Follower)>) -> (mpsc::Receiver<(Feed, Followed)>, JoinSet<()>) {
+    // One batch of each may wait while another one is written.
+    let (sender, receiver) = mpsc::channel(1);
+    let mut tasks = JoinSet::new();
+    for (feed, mut follower) in followers {
+        let sender = sender.clone();
+        tasks.spawn(async move { while sender.send((feed, follower.next().await)).await.is_ok() {} });
+    }
+    (receiver, tasks)
 }

@@ -62,8 +62,8 @@ pub struct NodeConfig<'a> {
     pub tags: &'a [String],
     /// The address of the host on which it listens, such as `0.0.0.0` for all of them.
     pub listen: &'a str,
-    /// What the streams may take on disk, such as `80GB`.
-    pub max_file_store: &'a str,
+    /// What the streams may take on disk, in GiB.
+    pub max_file_store_gib: u64,
 }
 
 impl NodeConfig<'_> {
@@ -97,7 +97,7 @@ impl NodeConfig<'_> {
         line(&format!("  domain: {}", quoted(domain.as_str())));
         line(&format!("  store_dir: {}", quoted(&self.node.store_dir)));
         line("  # Streams reserve their `max_bytes` here, so this has to exceed their sum.");
-        line(&format!("  max_file_store: {}", self.max_file_store));
+        line(&format!("  max_file_store: {}GB", self.max_file_store_gib));
         line("  max_memory_store: 256MB");
         line(
             "  # How often data is forced to disk. What protects an acknowledged message against the loss of one server",
@@ -137,7 +137,10 @@ impl NodeConfig<'_> {
         }
         line("}");
         line(
-            "\n# TLS. Give each server a certificate for its name; add the same block to cluster and leafnodes.",
+            "\n# TLS for clients. Give each server a certificate for its name. Links and clusters cross networks: they",
+        );
+        line(
+            "# need a block of their own, in `cluster`, in the hub's `leafnodes`, and in each of a region's `remotes`.",
         );
         line("# tls {");
         line("#   cert_file: \"/etc/nats/tls/server.pem\"");

@@ -62,12 +62,27 @@ async fn step(jetstream: &Context, change: &Change) -> Result<(), ApplyError> {
             update_stream(jetstream, config).await.map_err(failed("update"))
         }
         (Target::Stream { .. }, Desired::Stream(config)) => {
+            send_again(jetstream, config).await;
             create_stream(jetstream, config).await.map_err(failed("create"))
         }
         (Target::Consumer { stream, .. }, Desired::Consumer(config)) => {
             upsert_consumer(jetstream, stream, config).await.map_err(failed("create or update"))
         }
         _ => Ok(()),
+    }
+}
+
+/// Has the origins of a stream that is about to be made hand on everything from their beginning: their consumers stand
+/// where a stream of this name stood before, if there was one. An origin that has no such consumer begins there anyway.
+async fn send_again(jetstream: &Context, config: &stream::Config) {
+    for source in config.sources.iter().flatten() {
+        let (Some(external), Some(consumer)) = (&source.external, &source.consumer) else { continue };
+        let subject = format!("{}.CONSUMER.RESET.{}.{}", external.api_prefix, source.name, consumer.name);
+        let asked = jetstream.client().request(subject, r#"{"seq":1}"#.into()).await;
+        if let Err(error) = asked {
+            // Nobody is there when a deployment is set up: then there is nothing to send again either.
+            tracing::debug!(stream = %config.name, source = %external.api_prefix, %error, "the origin does not answer");
+        }
     }
 }
 

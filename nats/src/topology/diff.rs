@@ -116,18 +116,21 @@ fn compare_stream(existing: &CurrentStream, spec: &StreamSpec, region: &str, cha
         owner(&existing.config.metadata) == Some(region),
     );
     let recreate = fields.iter().any(|field| field.danger == Some(Danger::Loses));
-    if !fields.is_empty() {
-        changes.push(Change {
-            target: Target::Stream { stream: spec.config.name.clone() },
-            kind: if recreate { Kind::Recreate } else { Kind::Update },
-            fields,
-            desired: Desired::Stream(Box::new(with_operators_settings(&spec.config, &existing.config))),
-        });
-    }
+    let stream_change = (!fields.is_empty()).then(|| Change {
+        target: Target::Stream { stream: spec.config.name.clone() },
+        kind: if recreate { Kind::Recreate } else { Kind::Update },
+        fields,
+        desired: Desired::Stream(Box::new(with_operators_settings(&spec.config, &existing.config))),
+    });
     if recreate {
+        changes.extend(stream_change);
         changes.extend(spec.consumers.iter().map(|consumer| create_consumer(&spec.config.name, consumer)));
         return;
     }
+    // What a new source brings must not pass a consumer whose filter does not know it yet.
+    let is_gathered = spec.config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
+    let (first, last) = if is_gathered { (None, stream_change) } else { (stream_change, None) };
+    changes.extend(first);
     // A work queue's filters may not overlap, so that what goes makes room for what comes.
     for (name, config) in &existing.consumers {
         let wanted = spec.consumers.iter().any(|consumer| consumer_name(consumer) == name);
@@ -142,6 +145,7 @@ fn compare_stream(existing: &CurrentStream, spec: &StreamSpec, region: &str, cha
             Some(found) => changes.extend(compare_consumer(&spec.config.name, found, consumer, region)),
         }
     }
+    changes.extend(last);
 }
 
 fn compare_consumer(

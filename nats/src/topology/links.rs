@@ -75,7 +75,7 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
         StreamSpec {
             consumers: to_regions(ALL_STATE, Subjects::state_all),
             config: stream::Config {
-                max_bytes: bytes(options.max_bytes.state.saturating_mul(count)),
+                max_bytes: gathered_bytes(options.max_bytes.state, count),
                 ..hub.gathered_state(
                     ALL_STATE,
                     "State that all regions wrote",
@@ -87,6 +87,11 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
             },
         },
     ]
+}
+
+/// Room for what `regions` regions write: half as much again, since each message also says where it came from.
+fn gathered_bytes(of_one: u64, regions: u64) -> i64 {
+    bytes(of_one.saturating_mul(regions).saturating_mul(3) / 2)
 }
 
 impl Definition<'_> {
@@ -108,7 +113,7 @@ impl Definition<'_> {
         streams.push(StreamSpec {
             consumers: Vec::new(),
             config: stream::Config {
-                max_bytes: bytes(self.options.max_bytes.state.saturating_mul(links.others.len() as u64)),
+                max_bytes: gathered_bytes(self.options.max_bytes.state, links.others.len() as u64),
                 ..self.gathered_state(
                     OTHERS_STATE,
                     "State that the other regions wrote",

@@ -29,6 +29,8 @@ pub use streams::{
     deliver_consumer, fanout_consumer, work_stream,
 };
 
+use async_nats::jetstream::stream::StorageType;
+
 use crate::subjects::Region;
 
 /// Everything that JetStream holds for one region, or for the hub.
@@ -51,6 +53,13 @@ impl Topology {
     #[must_use]
     pub fn for_hub(hub: &Region, regions: &[Region], options: &Options) -> Self {
         Topology { region: hub.clone(), streams: links::hub(hub, regions, options) }
+    }
+
+    /// What the streams reserve on disk, in bytes: a server that may take less refuses the last of them.
+    #[must_use]
+    pub fn reserved_bytes(&self) -> u64 {
+        let on_disk = self.streams.iter().filter(|spec| spec.config.storage == StorageType::File);
+        on_disk.filter_map(|spec| u64::try_from(spec.config.max_bytes).ok()).sum()
     }
 
     /// The stream called `name`.

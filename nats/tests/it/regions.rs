@@ -214,7 +214,7 @@ async fn what_one_region_erases_leaves_the_streams_of_all() {
     assert_eq!(listed[0].0, recipient());
     assert!(!world.eu.mirror.get(&recipient()).unwrap().unwrap().exists());
 
-    world.eu.writer.take_over_erasure(&recipient()).await.unwrap();
+    world.eu.writer.take_over_erasure(&recipient(), &listed[0].1).await.unwrap();
     world.eu.mirror.erasure_done(&recipient(), &listed[0].1).await.unwrap();
     assert!(world.eu.mirror.erasures(10).unwrap().is_empty());
     let subject = Subjects::new(&named("eu")).state(recipient().as_str());
@@ -231,9 +231,31 @@ async fn what_one_region_erases_leaves_the_streams_of_all() {
     }
     // A second time there is nothing to do.
     let before = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
-    world.eu.writer.take_over_erasure(&recipient()).await.unwrap();
+    world.eu.writer.take_over_erasure(&recipient(), &listed[0].1).await.unwrap();
     let after = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
     assert_eq!(before, after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_lost_is_filled_again_with_what_came_long_ago() {
+    let world = World::start().await;
+    world.eu.set("marketing", Some(false)).await;
+    eventually("us knows of the opt-out", || async { world.us.allowed("marketing") == Some(false) }).await;
+    for (connection, topology, stream) in [
+        (&world.us.connection, &world.us.topology, OTHERS_STATE),
+        (&world.hub_connection, &hub_topology(), ALL_STATE),
+    ] {
+        connection.jetstream.delete_stream(stream).await.unwrap();
+        applied(&connection.jetstream, topology).await;
+        eventually("it is filled again", || async {
+            connection.stream_state(stream).await.is_ok_and(|state| state.messages == 1)
+        })
+        .await;
+    }
+    eventually("the opt-out counts again", || async { world.us.allowed("marketing") == Some(false) }).await;
+    // What comes now goes on from there.
+    world.eu.set("email", Some(false)).await;
+    eventually("us knows the next one", || async { world.us.allowed("email") == Some(false) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,11 +4,12 @@
 //! bits of a digest, so a million take about 20 MB. What was used here is never forgotten early: a key that signs more
 //! than can be remembered is refused. What other gateways tell is a help, and not kept beyond its bound.
 //!
-//! Gateways of a region tell each other which nonces were used, without a stream between them: a write to JetStream for
-//! each signed request would double what a request costs. What remains: within the ten minutes in which its timestamp
-//! counts, somebody who has recorded a signed request can play it to a gateway that was not listening, because it has
-//! just started or was cut off, or that has not heard yet. Signed requests belong inside TLS like all others, and the
-//! call that must not happen twice, handing in a notification, is recognised by its id wherever it is repeated.
+//! Gateways of all linked regions tell each other which nonces were used, without a stream between them: a write to
+//! JetStream for each signed request would double what a request costs. What remains: within the ten minutes in which
+//! its timestamp counts, somebody who has recorded a signed request can play it to a gateway that was not listening,
+//! because it has just started or was cut off, or that has not heard yet. Signed requests belong inside TLS like all
+//! others, and the call that must not happen twice, handing in a notification, is recognised by its id wherever it is
+//! repeated.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use peal_common::clock::Clock;
-use peal_nats::Connection;
 use peal_nats::broadcast::Closed;
+use peal_nats::{Connection, Subjects};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -180,7 +181,7 @@ impl NoncesTask {
         subject: String,
         clock: Clock,
     ) -> Result<(), Closed> {
-        let mut others = connection.broadcast(subject).await?;
+        let mut others = connection.broadcast(subject, Subjects::nonces_everywhere()).await?;
         loop {
             tokio::select! {
                 Some(used) = self.untold.recv() => others.tell(used.encode()).await?,
