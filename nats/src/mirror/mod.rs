@@ -254,7 +254,7 @@ impl MirrorTask {
 
     async fn follow(&self, stop: &CancellationToken, anew: bool) -> Result<(), Damaged> {
         let (mut own, mut others, followers) = self.open(anew).await?;
-        let (mut fed, _followers) = follow_all(followers);
+        let (mut fed, mut tasks) = follow_all(followers);
         let mut flushed = Instant::now();
         loop {
             own.look_for_target(&self.connection).await;
@@ -267,6 +267,9 @@ impl MirrorTask {
             let (feed, followed) = tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.inner.damaged.notified() => return Ok(()),
+                _ = tasks.join_next() => {
+                    return Err(redb::StorageError::Io(std::io::Error::other("a follower ended")).into());
+                }
                 Some(fed) = fed.recv() => fed,
             };
             let following = match (feed, &mut others) {

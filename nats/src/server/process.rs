@@ -188,12 +188,24 @@ impl Server {
         self.launch().await
     }
 
-    /// Stops the process from running (SIGSTOP): it keeps its connections and answers nothing.
+    /// Stops the process from running (SIGSTOP) and waits until it stands still: it keeps its connections and answers
+    /// nothing.
     ///
     /// # Errors
-    /// [`ServerError::Process`] when it does not run.
+    /// [`ServerError::Process`] when it does not run, or goes on running.
     pub async fn pause(&self) -> Result<(), ServerError> {
-        self.signal("STOP", "pause").await
+        self.signal("STOP", "pause").await?;
+        let deadline = Instant::now() + STOP_LIMIT;
+        while let Some(pid) = self.pid()
+            && has_running_thread(pid).await
+        {
+            if Instant::now() >= deadline {
+                let source = io::Error::new(io::ErrorKind::TimedOut, "it goes on running");
+                return Err(ServerError::Process { action: "pause", source });
+            }
+            sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// Lets a paused process run on (SIGCONT).
@@ -341,6 +353,21 @@ impl Server {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
+}
+
+/// Whether a thread has not taken a SIGSTOP yet, on systems that tell (proc(5)). On a machine with much to do that takes
+/// a while, in which the process may still answer.
+async fn has_running_thread(pid: u32) -> bool {
+    let Ok(mut threads) = tokio::fs::read_dir(format!("/proc/{pid}/task")).await else { return false };
+    while let Ok(Some(thread)) = threads.next_entry().await {
+        let Ok(stat) = tokio::fs::read_to_string(thread.path().join("stat")).await else { continue };
+        // The state follows the program's name in parentheses: T is stopped, Z and X have ended.
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        if !matches!(state, Some('T' | 'Z' | 'X')) {
+            return true;
+        }
+    }
+    false
 }
 
 async fn found() -> Result<PathBuf, ServerError> {
