@@ -23,6 +23,7 @@ async fn a_region_of_three_servers_loses_nothing() -> anyhow::Result<()> {
         "PEAL_FAULT_SEED={seed} PEAL_FAULT_CLUSTER_NOTIFICATIONS={total} PEAL_FAULT_CLUSTER_FAULTS={kills}"
     );
 
+    let _machine = super::WHOLE_MACHINE.lock().await;
     let provider = Provider::start().await?;
     let mut region =
         Region::start(Wanted { dispatchers: 2, nodes: 3, ..Wanted::new(provider.url()) }).await?;

@@ -69,6 +69,12 @@ impl Hub {
 
     /// Whether it has every event and every change of state that the regions have.
     async fn is_level_with(&self, regions: &[&Region]) -> bool {
+        let [here, there] = self.compared_with(regions).await;
+        here == there
+    }
+
+    /// How many events and records it has, and how many the regions have.
+    async fn compared_with(&self, regions: &[&Region]) -> [(u64, u64); 2] {
         let count = async |connection: &Connection, stream: &str| {
             connection.stream_state(stream).await.map_or(0, |state| state.messages)
         };
@@ -78,7 +84,8 @@ impl Hub {
             let bucket = peal_nats::Subjects::new(&region.connection.region).state_stream();
             state += count(&region.connection, &bucket).await;
         }
-        count(&self.connection, EVENTS).await == events && count(&self.connection, ALL_STATE).await == state
+        let here = (count(&self.connection, EVENTS).await, count(&self.connection, ALL_STATE).await);
+        [here, (events, state)]
     }
 }
 
@@ -131,6 +138,7 @@ async fn prefer(region: &Region, webhook: bool) -> anyhow::Result<()> {
 async fn a_region_that_is_cut_off_goes_on_as_before() -> anyhow::Result<()> {
     let seconds: u64 = given("PEAL_FAULT_CUT_SECONDS", 8);
     println!("PEAL_FAULT_CUT_SECONDS={seconds}");
+    let _machine = super::WHOLE_MACHINE.lock().await;
     let (provider, leaver) = (Provider::start().await?, Provider::start().await?);
     let hub = Hub::start().await?;
     let links = [Link::to(hub.port).await?, Link::to(hub.port).await?];
@@ -186,7 +194,15 @@ async fn run(
         })
         .await
     };
-    let (in_force, level) = tokio::try_join!(in_force, level)?;
+    let (in_force, level) = match tokio::try_join!(in_force, level) {
+        Ok(both) => both,
+        Err(error) => {
+            let counts = hub.compared_with(&[eu, us]).await;
+            return Err(
+                error.context(format!("events and records at the hub, and in the regions: {counts:?}"))
+            );
+        }
+    };
     anyhow::ensure!(fate(eu, "leaver-after").await? == "suppressed", "the opt-out does not count everywhere");
 
     let accepted: BTreeSet<String> = load.accepted();

@@ -34,6 +34,7 @@ async fn every_accepted_notification_ends_once_whatever_is_killed() -> anyhow::R
     let kills: usize = given("PEAL_FAULT_KILLS", 30);
     println!("PEAL_FAULT_SEED={seed} PEAL_FAULT_NOTIFICATIONS={total} PEAL_FAULT_KILLS={kills}");
 
+    let _machine = super::WHOLE_MACHINE.lock().await;
     let provider = Provider::start().await?;
     let mut region = Region::start(Wanted { dispatchers: 2, ..Wanted::new(provider.url()) }).await?;
     let journal = Journal::start(&region.connection);

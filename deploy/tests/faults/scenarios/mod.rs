@@ -1,5 +1,8 @@
 //! A file for each test.
 
+/// Held by each scenario that keeps the whole machine busy: two at once would measure each other.
+static WHOLE_MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 mod cluster;
 mod cut_off;
 mod disk_full;
