@@ -4,6 +4,7 @@
 //! Every gateway does this for every erasure that its mirror sees. All of it can be done twice, and what fails is tried
 //! again; the mirror keeps the list across restarts.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use peal_common::clock::Stamp;
@@ -32,19 +33,21 @@ pub async fn run(app: App, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// Works the list off. Whether nothing is left.
+/// Works the list off. Whether nothing is left; one that fails keeps no other waiting.
 async fn all_done(app: &App) -> bool {
+    let mut failed = HashSet::new();
     loop {
         // While the mirror is filled, records that are erased may not be so any more further on.
-        let Ok(listed) = app.mirror.erasures(AT_ONCE) else { return false };
+        let Ok(mut listed) = app.mirror.erasures(AT_ONCE + failed.len()) else { return false };
+        listed.retain(|(key, _)| !failed.contains(key));
         if listed.is_empty() {
-            return true;
+            return failed.is_empty();
         }
         for (key, era) in listed {
             if let Err(error) = carry_out(app, &key, &era).await {
                 // The error names neither the record nor what was in it.
                 tracing::warn!(error = error.as_ref() as &dyn std::error::Error, "an erasure is tried again");
-                return false;
+                failed.insert(key);
             }
         }
     }
@@ -53,10 +56,11 @@ async fn all_done(app: &App) -> bool {
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed> {
-    app.writer.take_over_erasure(key, era).await?;
+    let record = app.mirror.get(key)?.unwrap_or_default();
+    let exists = record.exists();
+    app.writer.take_over_erasure(key, record).await?;
     // A recipient who was made anew since has an inbox again, whose items stay. Older ones that are still in INBOX can't
     // be read: what sealed them is gone.
-    let exists = app.mirror.get(key)?.is_some_and(|record| record.exists());
     let recipient = key.id().and_then(|id| id.parse::<RecipientId>().ok());
     if let (Some(Kind::Recipient), Some(owner), Some(recipient)) = (key.kind(), key.app(), recipient) {
         if !exists {

@@ -46,7 +46,7 @@ pub struct Depths {
     pub dead_letters: u64,
     /// Whether this region has a sandbox.
     pub sandbox: bool,
-    /// What the hub has not got yet, where there is a hub.
+    /// What the hub has not got yet, where there is a hub and it is known.
     pub lag: Option<LagView>,
 }
 
@@ -62,9 +62,11 @@ impl Depths {
             scheduled: messages(SCHEDULE),
             dead_letters: messages(DEAD_LETTERS),
             sandbox: stream(SANDBOX).is_some(),
-            lag: hub.map(|hub| LagView {
-                events: stream(EVENTS).map_or(0, |stream| unconfirmed(stream, hub)),
-                state: stream(state).map_or(0, |stream| unconfirmed(stream, hub)),
+            lag: hub.and_then(|hub| {
+                Some(LagView {
+                    events: unconfirmed(stream(EVENTS)?, hub)?,
+                    state: unconfirmed(stream(state)?, hub)?,
+                })
             }),
         }
     }
@@ -84,10 +86,10 @@ impl Depths {
     }
 }
 
-/// The messages of a stream that another domain has not confirmed.
-fn unconfirmed(stream: &StreamFacts, to: &str) -> u64 {
-    let found = stream.consumers.iter().find(|consumer| consumer.name == to);
-    found.map_or(0, |consumer| consumer.pending + u64::try_from(consumer.unacknowledged).unwrap_or(u64::MAX))
+/// The messages of a stream that another domain has not confirmed; `None` while nothing is handed on to it.
+fn unconfirmed(stream: &StreamFacts, to: &str) -> Option<u64> {
+    let found = stream.consumers.iter().find(|consumer| consumer.name == to)?;
+    Some(found.pending.saturating_add(u64::try_from(found.unacknowledged).unwrap_or(u64::MAX)))
 }
 
 fn lanes(stream: &StreamFacts, consumer: fn(Priority) -> String) -> Lanes {
@@ -172,6 +174,7 @@ mod tests {
             stream("WORK_SMS", 7, &[("deliver_normal", 5, 1), ("other", 99, 99)]),
             stream("DEAD_LETTERS", 3, &[]),
             stream("EVENTS", 9, &[("hub", 5, 2)]),
+            stream("KV_state_eu", 1, &[("hub", 0, 0)]),
         ];
         let depths = Depths::of(&streams, Some("hub"), "KV_state_eu");
         assert_eq!(depths.fanout[0], Lane { waiting: 1, in_hand: 2 });
@@ -181,5 +184,6 @@ mod tests {
         assert_eq!((depths.total(), depths.dead_letters, depths.scheduled), (13, 3, 0));
         assert_eq!((depths.waiting(), depths.lag), (10, Some(LagView { events: 7, state: 0 })));
         assert!(!depths.sandbox && Depths::of(&streams, None, "").lag.is_none());
+        assert!(Depths::of(&streams[..4], Some("hub"), "KV_state_eu").lag.is_none(), "nobody knows");
     }
 }

@@ -23,8 +23,8 @@ use crate::queues::Queues;
 
 /// For how long an answer is good.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long another region may take to answer.
-const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// How long another region may take to answer: longer than its gateway waits for its JetStream.
+const ASK_LIMIT: Duration = Duration::from_secs(4);
 /// How long gateways and dispatchers are waited for: longer than the way around the earth and back.
 const INSTANCES_LIMIT: Duration = Duration::from_millis(500);
 

@@ -1,18 +1,21 @@
 //! Looking at a region from outside, for `peal doctor` and `peal keys list`: what the server is, what waits in its
 //! streams, and all records under a prefix. These requests cost the server more than everyday work: not for hot paths.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
 use futures_util::TryStreamExt as _;
 use jiff::Timestamp;
 use peal_common::clock::Clock;
+use peal_common::state::{Record, RecordKey};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::connect::Connection;
 use crate::follow::Stored;
-use crate::topology::metadata;
+use crate::subjects::Subjects;
+use crate::topology::{OTHERS_STATE, metadata};
 
 /// JetStream did not say.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +180,7 @@ impl Connection {
                 continue;
             }
             let sources = match &info.config.sources {
-                Some(sources) if !sources.is_empty() => self.source_facts(&info.config.name).await?,
+                Some(sources) if !sources.is_empty() => self.sources(&info.config.name).await?,
                 _ => Vec::new(),
             };
             streams.push(StreamFacts {
@@ -194,7 +197,11 @@ impl Connection {
         Ok(streams)
     }
 
-    async fn source_facts(&self, stream: &str) -> Result<Vec<SourceFacts>, InspectError> {
+    /// Where a stream takes its messages from, and how far it is behind.
+    ///
+    /// # Errors
+    /// [`InspectError`] when there is no such stream or nobody answers.
+    pub async fn sources(&self, stream: &str) -> Result<Vec<SourceFacts>, InspectError> {
         let subject = format!("$JS.{}.API.STREAM.INFO.{stream}", self.region);
         let answer = self.client.request(subject, Default::default()).await.map_err(failed("a stream"))?;
         let info: SourcesInfo = serde_json::from_slice(&answer.payload).map_err(failed("a stream"))?;
@@ -238,6 +245,28 @@ impl Connection {
             found.extend(self.last_of(stream, &subject).await.map_err(failed("a message"))?);
         }
         Ok(found)
+    }
+
+    /// The records whose keys begin with `prefix`, as all regions wrote them that this one knows of. Meant for few
+    /// records: each costs a request, for every region that wrote it.
+    ///
+    /// # Errors
+    /// [`InspectError`] when nobody answers.
+    pub async fn records(&self, prefix: &str) -> Result<BTreeMap<RecordKey, Record>, InspectError> {
+        let mut merged = BTreeMap::<RecordKey, Record>::new();
+        for region in self.others.iter().chain(std::iter::once(&self.region)) {
+            let subjects = Subjects::new(region);
+            let own = subjects.state_stream();
+            let stream = if *region == self.region { own.as_str() } else { OTHERS_STATE };
+            for stored in self.last_of_each(stream, &subjects.state(&format!("{prefix}>"))).await? {
+                let key = stored.subject.strip_prefix(&subjects.state("")).map(RecordKey::from_text);
+                let record = serde_json::from_slice(&stored.payload).ok().filter(|_| !stored.is_removal());
+                if let (Some(key), Some(record)) = (key, record) {
+                    merged.entry(key).or_default().merge(record);
+                }
+            }
+        }
+        Ok(merged)
     }
 
     /// Compares the server's clock with `clock`, by what `stream` says of the time.

@@ -33,6 +33,10 @@ pub enum PublishError {
     TooLarge,
 }
 
+/// The header of an INTAKE message that says when the notification was accepted, in milliseconds since the Unix epoch, and
+/// the keyed digest of its fingerprint: what other regions recognise a repetition by.
+pub const ACCEPTED_HEADER: &str = "Peal-Accepted";
+
 /// Where a message stands after it was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {

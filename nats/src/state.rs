@@ -101,24 +101,20 @@ impl StateWriter {
         Err(WriteError::Contended.into())
     }
 
-    /// Makes this region's stream forget what was erased at `era`. Nothing is written when it holds nothing older.
+    /// Makes this region's stream forget what was erased: `erased` is the record as all regions together have it. Nothing
+    /// is written when the stream holds nothing older.
     ///
     /// # Errors
-    /// [`WriteError`], also when somebody else writes at the same time, or JetStream answers from a copy that is behind:
-    /// ask again then.
-    pub async fn take_over_erasure(&self, key: &RecordKey, era: &Stamp) -> Result<(), WriteError> {
+    /// [`WriteError`], also when somebody else writes at the same time: ask again then.
+    pub async fn take_over_erasure(&self, key: &RecordKey, erased: Record) -> Result<(), WriteError> {
         let subject = self.subjects.state(key.as_str());
-        let Some((sequence, own)) = self.last(&self.subjects.state_stream(), &subject).await? else {
+        let Some((sequence, mut record)) = self.last(&self.subjects.state_stream(), &subject).await? else {
             return Ok(());
         };
-        if own.era.as_ref() >= Some(era) {
+        if record.era >= erased.era {
             return Ok(());
         }
-        let mut record = own;
-        self.merge_others(key, &mut record).await?;
-        if record.era.as_ref() < Some(era) {
-            return Err(WriteError::Contended);
-        }
+        record.merge(erased);
         let payload = serde_json::to_vec(&record).map_err(WriteError::Encode)?;
         match self.connection.publish(Outgoing::new(subject, payload).expect_last(sequence)).await {
             Ok(_) => Ok(()),
@@ -127,8 +123,11 @@ impl StateWriter {
         }
     }
 
-    /// What this region knows of a record, from JetStream.
-    async fn fetch(&self, key: &RecordKey) -> Result<(u64, Record), WriteError> {
+    /// What this region knows of a record, from JetStream; with the sequence of its own message, 0 when it wrote none.
+    ///
+    /// # Errors
+    /// [`WriteError::Read`]
+    pub async fn fetch(&self, key: &RecordKey) -> Result<(u64, Record), WriteError> {
         let own = self.last(&self.subjects.state_stream(), &self.subjects.state(key.as_str())).await?;
         let (sequence, mut record) = own.unwrap_or_default();
         self.merge_others(key, &mut record).await?;

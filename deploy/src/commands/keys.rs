@@ -13,7 +13,6 @@ use peal_common::key::{ApiKey, Grant, Scope};
 use peal_common::state::{Record, RecordKey};
 use peal_nats::connect::Connection;
 use peal_nats::keys::{Keys, NewSecret};
-use peal_nats::subjects::Subjects;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
@@ -228,18 +227,11 @@ async fn list(args: ListArgs, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every key in the state.
+/// Every key that this region knows of, wherever it was made or revoked.
 async fn all(connection: &Connection) -> anyhow::Result<Vec<ApiKey>> {
-    let subjects = Subjects::new(&connection.region);
-    let filter = subjects.state(&format!("{}>", RecordKey::api_key_prefix()));
-    let found = connection.last_of_each(&subjects.state_stream(), &filter).await?;
-    let read = |stored: &peal_nats::follow::Stored| {
-        let text = stored.subject.strip_prefix(&subjects.state(""))?;
-        let key: AppKey = RecordKey::from_text(text).id()?.parse().ok()?;
-        let record: Record = serde_json::from_slice(&stored.payload).ok()?;
-        ApiKey::read(&key, &record)
-    };
-    Ok(found.iter().filter(|stored| !stored.is_removal()).filter_map(read).collect())
+    let records = connection.records(&RecordKey::api_key_prefix()).await?;
+    let read = |(key, record): (&RecordKey, &Record)| ApiKey::read(&key.id()?.parse().ok()?, record);
+    Ok(records.iter().filter_map(read).collect())
 }
 
 fn scopes(key: &ApiKey) -> Vec<&'static str> {

@@ -139,7 +139,7 @@ async fn plan(args: PlanArgs, output: &Output) -> anyhow::Result<ExitCode> {
 async fn apply(args: ApplyArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let (settings, connection, plan) = planned(&args.config).await?;
     match topology::apply(&connection.jetstream, &plan, args.allow_destructive).await {
-        Err(error @ ApplyError::Destructive(_)) => {
+        Err(error @ (ApplyError::Destructive(_) | ApplyError::Absent { .. })) => {
             anyhow::bail!("{error}\nadd --allow-destructive when that is what you want")
         }
         Err(error @ ApplyError::Refused { .. }) => {

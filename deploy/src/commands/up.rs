@@ -136,6 +136,7 @@ async fn one(args: &UpArgs, folder: &Folder, stack: &mut Stack, output: &Output)
     let mut place = Place::prepare(folder.clone(), &args.wanted(None), output).await?;
     let programs = place.programs()?;
     let connection = place.start_nats(stack, output).await?;
+    place.apply_topology(&connection, output).await?;
     let credentials = place.key_pair(&connection).await?;
     place.start(programs, stack, output).await?;
     let first = place.deliver_first(&credentials, output).await?;
@@ -186,13 +187,20 @@ async fn linked(
     let leaf_port = free_port()?;
     let logins: Vec<_> = places.iter().map(leaf_login).collect::<anyhow::Result<_>>()?;
     hub.link(Leaf::Listens { port: leaf_port, regions: logins.clone() });
-    hub.start_nats(stack, output).await?;
-    let mut credentials = Vec::new();
-    for ((place, login), programs) in places.iter_mut().zip(logins).zip(programs) {
+    let hub_connection = hub.start_nats(stack, output).await?;
+    let mut connections = Vec::new();
+    for (place, login) in places.iter_mut().zip(logins) {
         place.link(Leaf::Connects { ports: vec![leaf_port], login });
-        let connection = place.start_nats(stack, output).await?;
+        connections.push(place.start_nats(stack, output).await?);
+    }
+    for (place, connection) in places.iter().zip(&connections) {
+        place.apply_topology(connection, output).await?;
+    }
+    hub.apply_topology(&hub_connection, output).await?;
+    let mut credentials = Vec::new();
+    for ((place, connection), programs) in places.iter_mut().zip(&connections).zip(programs) {
         credentials.push(match credentials.first() {
-            None => place.key_pair(&connection).await?,
+            None => place.key_pair(connection).await?,
             Some(first) => place.take_key_pair(first)?,
         });
         place.start(programs, stack, output).await?;

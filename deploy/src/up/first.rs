@@ -8,10 +8,9 @@ use peal_common::clock::Clock;
 use peal_common::id::{AppId, AppKey};
 use peal_common::key::{ApiKey, Grant, Scope};
 use peal_common::settings::Settings;
-use peal_common::state::{Record, RecordKey};
+use peal_common::state::RecordKey;
 use peal_nats::connect::Connection;
 use peal_nats::keys::{self, Keys};
-use peal_nats::subjects::Subjects;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
@@ -76,11 +75,8 @@ pub async fn key_pair(
 
 async fn stored_key(connection: &Connection, key: &str) -> anyhow::Result<Option<ApiKey>> {
     let Ok(key) = key.parse::<AppKey>() else { return Ok(None) };
-    let subjects = Subjects::new(&connection.region);
-    let subject = subjects.state(RecordKey::api_key(&key).as_str());
-    let stored = connection.last_of(&subjects.state_stream(), &subject).await?;
-    let record = stored.and_then(|stored| serde_json::from_slice::<Record>(&stored.payload).ok());
-    Ok(record.and_then(|record| ApiKey::read(&key, &record)))
+    let (_, record) = region::state_writer(connection).fetch(&RecordKey::api_key(&key)).await?;
+    Ok(ApiKey::read(&key, &record))
 }
 
 /// Makes the category and the recipient unless they are there, sends a notification and waits until it is settled.

@@ -107,17 +107,15 @@ impl Place {
         output.progress(format!("{}{}", self.label, text.as_ref()));
     }
 
-    /// Starts nats-server, and sets up streams and consumers.
+    /// Starts nats-server.
     ///
     /// # Errors
-    /// When the server does not start or refuses.
+    /// When it does not start.
     pub async fn start_nats(&self, stack: &mut Stack, output: &Output) -> anyhow::Result<Connection> {
         let server = self.launch_nats(output).await?;
         let process = Process::Nats(Box::new(server));
         stack.0.push(Supervised::watch(process, self.folder.pids(), self.notice.clone()));
-        let connection = region::connect(self.settings()).await?;
-        self.apply_topology(&connection, output).await?;
-        Ok(connection)
+        region::connect(self.settings()).await
     }
 
     async fn launch_nats(&self, output: &Output) -> anyhow::Result<Server> {
@@ -153,7 +151,11 @@ impl Place {
         Ok(Server::start(config).await?)
     }
 
-    async fn apply_topology(&self, connection: &Connection, output: &Output) -> anyhow::Result<()> {
+    /// Sets up streams and consumers. The servers of linked places have to run: what fills a stream is asked for it.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn apply_topology(&self, connection: &Connection, output: &Output) -> anyhow::Result<()> {
         let wanted = region::topology(self.settings());
         let plan = topology::plan(&Current::read(&connection.jetstream, &wanted).await?, &wanted);
         if !plan.is_empty() {

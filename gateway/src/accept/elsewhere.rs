@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use peal_common::clock::Clock;
 use peal_nats::follow::{Followed, Follower, Stored};
-use peal_nats::publish::Outgoing;
+use peal_nats::publish::{ACCEPTED_HEADER, Outgoing};
 use peal_nats::topology::OTHERS_ACCEPTED;
 use peal_nats::{Connection, Subjects};
 use redb::{
@@ -20,14 +20,12 @@ use redb::{
     TableHandle as _,
 };
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Before;
 
-/// The header that says when a notification was accepted, in milliseconds since the Unix epoch, and the keyed digest of
-/// its fingerprint.
-const HEADER: &str = "Peal-Accepted";
 const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Today and the day before: every id is known for at least 24 hours (M3).
 const DAYS: i64 = 2;
@@ -65,7 +63,7 @@ impl Before {
     fn read(message: &Stored) -> Option<(String, Self)> {
         let message_id = message.header("Nats-Msg-Id")?.to_owned();
         let region = Subjects::region_of(&message.subject)?;
-        let (ms, fingerprint) = message.header(HEADER)?.split_once(' ')?;
+        let (ms, fingerprint) = message.header(ACCEPTED_HEADER)?.split_once(' ')?;
         let accepted_at = Timestamp::from_millisecond(ms.parse().ok()?).ok()?;
         Some((message_id, Before { region, accepted_at, fingerprint: fingerprint.to_owned() }))
     }
@@ -92,7 +90,7 @@ impl Before {
 
 /// Tells the other regions of an acceptance, where there are any.
 pub(super) fn tell(outgoing: Outgoing, accepted_at: Timestamp, digest: &str) -> Outgoing {
-    outgoing.header(HEADER, &format!("{} {digest}", accepted_at.as_millisecond()))
+    outgoing.header(ACCEPTED_HEADER, &format!("{} {digest}", accepted_at.as_millisecond()))
 }
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -101,6 +99,8 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Elsewhere {
     database: Arc<RwLock<Option<Arc<Database>>>>,
+    /// Told when a read failed: the file has to be built anew.
+    damaged: Arc<Notify>,
 }
 
 /// Reads what other regions accepted.
@@ -129,6 +129,7 @@ impl Elsewhere {
                     error = error.as_ref() as &dyn std::error::Error,
                     "ids of other regions cannot be read"
                 );
+                self.damaged.notify_one();
                 None
             }
         }
@@ -246,7 +247,13 @@ impl ElsewhereTask {
             Follower::new(self.connection.clone(), OTHERS_ACCEPTED, "", created, position.sequence);
         let (mut flushed, mut unflushed) = (Instant::now(), false);
         loop {
-            let (messages, durable) = match stop.run_until_cancelled(follower.next()).await {
+            // Only waits: what is dropped is asked for again.
+            let followed = tokio::select! {
+                () = stop.cancelled() => None,
+                () = self.elsewhere.damaged.notified() => return Err("its file is damaged".into()),
+                followed = follower.next() => Some(followed),
+            };
+            let (messages, durable) = match followed {
                 Some(Followed::Messages(messages)) => (messages, flushed.elapsed() >= FLUSH_INTERVAL),
                 Some(Followed::Replaced(_)) => return Ok(()),
                 Some(Followed::Quiet(state)) => {

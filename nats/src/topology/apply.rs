@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use async_nats::jetstream::context::DeleteStreamErrorKind;
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{Context, ErrorCode, consumer, stream};
+use tokio::time::Instant;
 
 use super::change::{Change, Desired, Kind, Plan, Target};
 
 /// How long one step may take. A stream or consumer with replicas is created only once its servers have elected a
 /// leader, which takes longer than a request may take in everyday work.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long an origin may take to answer, and the pause before it is asked again.
+const ORIGIN_LIMIT: Duration = Duration::from_secs(5);
+const ORIGIN_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a plan was not carried out. Steps before the one that failed stay done: plan again and apply again.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,21 @@ pub enum ApplyError {
         #[source]
         source: async_nats::Error,
     },
+    /// A stream is to be made that another region or the hub fills, and that does not answer: what it handed on to an
+    /// earlier stream of this name would be missing from the new one.
+    #[error(
+        "{origin} does not answer, and {stream} would miss what {origin} handed on before: start its servers first, or \
+         allow the loss when there is nothing to miss"
+    )]
+    Absent {
+        /// The JetStream domain that does not answer.
+        origin: String,
+        /// The stream that is to be made.
+        stream: String,
+        /// What the client says.
+        #[source]
+        source: async_nats::Error,
+    },
 }
 
 /// Carries out the steps of `plan` in order. Applying a plan twice does no harm: what exists as desired or is already
@@ -35,7 +56,8 @@ pub enum ApplyError {
 ///
 /// # Errors
 /// [`ApplyError::Destructive`] before anything is changed when a step is dangerous and `allow_destructive` is false;
-/// [`ApplyError::Refused`] when the server refuses a step or does not answer in time.
+/// [`ApplyError::Refused`] when the server refuses a step or does not answer in time; [`ApplyError::Absent`], unless
+/// `allow_destructive`, when an origin of a stream that is to be made does not answer.
 pub async fn apply(jetstream: &Context, plan: &Plan, allow_destructive: bool) -> Result<(), ApplyError> {
     if !allow_destructive && plan.dangerous().next().is_some() {
         return Err(ApplyError::Destructive(Plan { changes: plan.dangerous().cloned().collect() }));
@@ -43,13 +65,13 @@ pub async fn apply(jetstream: &Context, plan: &Plan, allow_destructive: bool) ->
     let mut patient = jetstream.clone();
     patient.set_timeout(STEP_LIMIT);
     for change in &plan.changes {
-        step(&patient, change).await?;
+        step(&patient, change, allow_destructive).await?;
         tracing::info!(target = %change.target, kind = ?change.kind, "topology changed");
     }
     Ok(())
 }
 
-async fn step(jetstream: &Context, change: &Change) -> Result<(), ApplyError> {
+async fn step(jetstream: &Context, change: &Change, allow_destructive: bool) -> Result<(), ApplyError> {
     let failed = |action| {
         let target = change.target.clone();
         move |source| ApplyError::Refused { action, target, source }
@@ -62,7 +84,13 @@ async fn step(jetstream: &Context, change: &Change) -> Result<(), ApplyError> {
             update_stream(jetstream, config).await.map_err(failed("update"))
         }
         (Target::Stream { .. }, Desired::Stream(config)) => {
-            send_again(jetstream, config).await;
+            match send_again(jetstream, config).await {
+                Err(error) if !allow_destructive => return Err(error),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "gone on without an origin")
+                }
+                Ok(()) => {}
+            }
             create_stream(jetstream, config).await.map_err(failed("create"))
         }
         (Target::Consumer { stream, .. }, Desired::Consumer(config)) => {
@@ -74,16 +102,46 @@ async fn step(jetstream: &Context, change: &Change) -> Result<(), ApplyError> {
 
 /// Has the origins of a stream that is about to be made hand on everything from their beginning: their consumers stand
 /// where a stream of this name stood before, if there was one. An origin that has no such consumer begins there anyway.
-async fn send_again(jetstream: &Context, config: &stream::Config) {
+async fn send_again(jetstream: &Context, config: &stream::Config) -> Result<(), ApplyError> {
     for source in config.sources.iter().flatten() {
         let (Some(external), Some(consumer)) = (&source.external, &source.consumer) else { continue };
         let subject = format!("{}.CONSUMER.RESET.{}.{}", external.api_prefix, source.name, consumer.name);
-        let asked = jetstream.client().request(subject, r#"{"seq":1}"#.into()).await;
-        if let Err(error) = asked {
-            // Nobody is there when a deployment is set up: then there is nothing to send again either.
-            tracing::debug!(stream = %config.name, source = %external.api_prefix, %error, "the origin does not answer");
+        let deadline = Instant::now() + ORIGIN_LIMIT;
+        let answer = loop {
+            // A link that is just being made answers a moment later.
+            match jetstream.client().request(subject.clone(), r#"{"seq":1}"#.into()).await {
+                Ok(answer) => break answer,
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(ORIGIN_PAUSE).await,
+                Err(error) => {
+                    let origin = external.api_prefix.split('.').nth(1).unwrap_or_default().to_owned();
+                    return Err(ApplyError::Absent {
+                        origin,
+                        stream: config.name.clone(),
+                        source: error.into(),
+                    });
+                }
+            }
+        };
+        let refused = match serde_json::from_slice(&answer.payload) {
+            Ok(Response::Ok(serde_json::Value::Object(_))) => None,
+            Ok(Response::Ok(other)) => Some(format!("an unexpected answer: {other}").into()),
+            Ok(Response::Err { error }) if is_absent(error.error_code()) => None,
+            Ok(Response::Err { error }) => Some(async_nats::Error::from(error)),
+            Err(error) => Some(error.into()),
+        };
+        if let Some(source) = refused {
+            let target = Target::Consumer {
+                stream: format!("{}.{}", external.api_prefix, config.name),
+                consumer: consumer.name.clone(),
+            };
+            return Err(ApplyError::Refused { action: "reset", target, source });
         }
     }
+    Ok(())
+}
+
+fn is_absent(code: ErrorCode) -> bool {
+    [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&code)
 }
 
 async fn create_stream(jetstream: &Context, config: &stream::Config) -> Result<(), async_nats::Error> {
@@ -126,5 +184,5 @@ fn is_stream_gone(kind: &DeleteStreamErrorKind) -> bool {
 
 fn is_consumer_gone(kind: &stream::ConsumerErrorKind) -> bool {
     let stream::ConsumerErrorKind::JetStream(error) = kind else { return false };
-    [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&error.error_code())
+    is_absent(error.error_code())
 }

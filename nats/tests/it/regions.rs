@@ -90,6 +90,11 @@ impl Place {
         self.writer.update(&recipient(), change).await.unwrap()
     }
 
+    async fn take_over_erasure(&self) {
+        let erased = self.mirror.get(&recipient()).unwrap().unwrap();
+        self.writer.take_over_erasure(&recipient(), erased).await.unwrap();
+    }
+
     fn allowed(&self, name: &str) -> Option<bool> {
         self.mirror.get(&recipient()).ok().flatten()?.allowed(name)
     }
@@ -214,7 +219,7 @@ async fn what_one_region_erases_leaves_the_streams_of_all() {
     assert_eq!(listed[0].0, recipient());
     assert!(!world.eu.mirror.get(&recipient()).unwrap().unwrap().exists());
 
-    world.eu.writer.take_over_erasure(&recipient(), &listed[0].1).await.unwrap();
+    world.eu.take_over_erasure().await;
     world.eu.mirror.erasure_done(&recipient(), &listed[0].1).await.unwrap();
     assert!(world.eu.mirror.erasures(10).unwrap().is_empty());
     let subject = Subjects::new(&named("eu")).state(recipient().as_str());
@@ -231,7 +236,7 @@ async fn what_one_region_erases_leaves_the_streams_of_all() {
     }
     // A second time there is nothing to do.
     let before = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
-    world.eu.writer.take_over_erasure(&recipient(), &listed[0].1).await.unwrap();
+    world.eu.take_over_erasure().await;
     let after = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
     assert_eq!(before, after);
 }
