@@ -54,6 +54,23 @@ impl Reason {
     }
 }
 
+/// Whether a message that may have been sent is sent again. A mail goes out under the same Message-ID, a push, a webhook
+/// and an item of an inbox are recognised by their ids; an alert is rather sent twice than never, an advertisement, and
+/// whatever costs money, rather never than twice.
+#[must_use]
+pub const fn may_repeat(channel: Channel, class: Class) -> bool {
+    match channel {
+        Channel::Apns
+        | Channel::Fcm
+        | Channel::Webpush
+        | Channel::Webhook
+        | Channel::Inbox
+        | Channel::Email => true,
+        Channel::Telegram => !matches!(class, Class::Marketing),
+        Channel::Sms | Channel::Alimtalk => false,
+    }
+}
+
 /// Whether the recipient wants this category on this channel. All rules that match must allow; on each axis the most
 /// specific one speaks: a category's own switch before the one for marketing, a channel within a category before the
 /// channel as such, and a channel before `push`. Mandatory categories can't be refused.

@@ -9,11 +9,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::channel::{Channel, ChannelChoice, Priority};
+use crate::event::PlannedDelivery;
 use crate::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region, TemplateId};
 use crate::template::Content;
 
-/// The version that this code writes.
+/// The version that this code writes, unless a message says what only a later one can say: a process of an older version
+/// then leaves it to the newer ones beside it.
 pub const ENVELOPE_VERSION: u8 = 1;
+/// The version of an [`Intake`] that was taken over from another region.
+pub const TAKEOVER_VERSION: u8 = 2;
 /// What a message usually takes, give or take a few.
 const USUAL_BYTES: usize = 768;
 
@@ -30,6 +34,9 @@ pub enum DecodeError {
 
 /// A message that stands in a stream.
 pub trait Envelope: Serialize + serde::de::DeserializeOwned {
+    /// The latest version that is understood.
+    const LATEST: u8 = ENVELOPE_VERSION;
+
     /// The message's version.
     fn version(&self) -> u8;
 
@@ -54,15 +61,19 @@ pub trait Envelope: Serialize + serde::de::DeserializeOwned {
                 v: u8,
             }
             match serde_json::from_slice::<Versioned>(bytes) {
-                Ok(found) if found.v != ENVELOPE_VERSION => DecodeError::Version(found.v),
+                Ok(found) if !is_known::<Self>(found.v) => DecodeError::Version(found.v),
                 _ => DecodeError::Shape(error),
             }
         })?;
         match message.version() {
-            ENVELOPE_VERSION => Ok(message),
+            version if is_known::<Self>(version) => Ok(message),
             other => Err(DecodeError::Version(other)),
         }
     }
+}
+
+fn is_known<T: Envelope>(version: u8) -> bool {
+    (1..=T::LATEST).contains(&version)
 }
 
 /// What a notification says: a version of a template with its data, or the text itself.
@@ -148,9 +159,56 @@ pub struct Intake {
     pub targets: Vec<ResolvedTarget>,
     /// What it is.
     pub notification: Accepted,
+    /// What was known of it where it comes from, when it was taken over from another region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
+}
+
+/// What was known of a notification in the region that it was taken over from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// The region.
+    pub from: Region,
+    /// The deliveries that were planned there and have not ended. The targets beside them were not decided yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<TakenDelivery>,
+    /// Whether the targets may have been decided, and delivered to, without a sign of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ambiguous: bool,
+    /// What is to be done with deliveries that may have been made.
+    pub when_ambiguous: WhenAmbiguous,
+}
+
+/// A delivery that another region planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenDelivery {
+    /// What was planned.
+    #[serde(flatten)]
+    pub planned: PlannedDelivery,
+    /// How often it was replayed from the dead letters.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replays: u32,
+    /// Whether it may have been made without a sign of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ambiguous: bool,
+}
+
+/// What is done with a delivery that may have been made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenAmbiguous {
+    /// What the channel's policy says: see [`may_repeat`](crate::decide::may_repeat).
+    #[default]
+    ByChannel,
+    /// It is sent.
+    Send,
+    /// It goes to the dead letters, for somebody to look at.
+    PutAside,
 }
 
 impl Envelope for Intake {
+    const LATEST: u8 = TAKEOVER_VERSION;
+
     fn version(&self) -> u8 {
         self.v
     }
@@ -336,6 +394,8 @@ mod tests {
     fn golden_files_of_every_version_are_read() {
         let intake: Intake = golden(include_str!("../golden/intake-v1.json"));
         assert_eq!(intake.notification.id.as_str(), "order-1042-shipped");
+        let intake: Intake = golden(include_str!("../golden/intake-v2.json"));
+        assert_eq!(intake.takeover.unwrap().deliveries.len(), 2);
         let work: Work = golden(include_str!("../golden/work-v1.json"));
         assert_eq!(work.channel, Channel::Email);
         golden::<DeadLetter>(include_str!("../golden/dead-letter-v1.json"));

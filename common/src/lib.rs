@@ -22,4 +22,5 @@ pub mod recipient;
 pub mod seal;
 pub mod settings;
 pub mod state;
+pub mod takeover;
 pub mod template;

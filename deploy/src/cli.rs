@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 use crate::bench;
-use crate::commands::{dead_letters, doctor, keys, send, tail, topology, up};
+use crate::commands::{dead_letters, doctor, keys, region, send, tail, topology, up};
 use crate::output::Output;
 
 const AFTER_HELP: &str = "\
@@ -40,6 +40,9 @@ enum Command {
     /// Streams and consumers of a region: compare, create, check; servers of a deployment: configure
     #[command(subcommand)]
     Topology(topology::Command),
+    /// Regions: take over what one left that is gone for good
+    #[command(subcommand)]
+    Region(region::Command),
     /// API keys, straight in the region's state: also works before there is any key
     #[command(subcommand)]
     Keys(keys::Command),
@@ -70,6 +73,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Up(args) => Box::pin(up::run(args, &output)).await,
         Command::Doctor(args) => Box::pin(doctor::run(args, &output)).await,
         Command::Topology(command) => Box::pin(topology::run(command, &output)).await,
+        Command::Region(command) => Box::pin(region::run(command, &output)).await,
         Command::Keys(command) => Box::pin(keys::run(command, &output)).await,
         Command::Send(args) => Box::pin(send::run(args, &output)).await,
         Command::Tail(args) => Box::pin(tail::run(args, &output)).await,

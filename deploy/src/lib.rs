@@ -17,3 +17,4 @@ pub mod credentials;
 pub mod deployment;
 pub mod output;
 pub mod region;
+pub mod takeover;

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use peal_common::backoff::Backoff;
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
-use peal_common::envelope::{DeadLetter, ENVELOPE_VERSION, Envelope as _, Work};
+use peal_common::envelope::{Accepted, DeadLetter, DecodeError, ENVELOPE_VERSION, Envelope as _, Work};
 use peal_common::event::Event;
-use peal_nats::catalog::Catalog;
+use peal_common::takeover::TAKEN_OVER;
+use peal_nats::catalog::{Catalog, CatalogError, Stop};
 use peal_nats::dead_letter::dead_letter_id;
 use peal_nats::mirror::{Mirror, NotReady};
 use peal_nats::publish::{Outgoing, Pending, PublishError};
@@ -25,6 +26,9 @@ use crate::outcomes::RecentOutcomes;
 /// How long a decision waits for the mirror to reach the position that it depends on.
 const MIRROR_LIMIT: Duration = Duration::from_secs(5);
 
+/// The pause before a message comes again whose version is not known here.
+const UPGRADE_PAUSE: Duration = Duration::from_secs(5);
+
 /// Limits of a delivery, from the settings.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -34,6 +38,8 @@ pub struct Policy {
     pub backoff: Backoff,
     /// Deliveries in flight on one channel.
     pub concurrency: usize,
+    /// How long messages of a later version are left to others.
+    pub upgrade: Duration,
 }
 
 /// Shared by all stages.
@@ -126,6 +132,32 @@ impl Context {
         };
         self.connection.publish(Outgoing::new(subject, letter.encode()?).id(&id)).await?;
         Ok(())
+    }
+
+    /// Whether a notification is not to be sent by this region any more, and the reason in its event.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn stopped(&self, notification: &Accepted) -> Result<Option<&'static str>, CatalogError> {
+        Ok(self.catalog.stopped(&notification.app, &notification.id)?.map(|stop| match stop {
+            Stop::Cancelled => "cancelled",
+            Stop::TakenOver => TAKEN_OVER,
+        }))
+    }
+
+    /// Deals with a message that can't be read. One of a later version is left to the newer dispatchers beside this one
+    /// for a while, as in a rolling upgrade.
+    pub async fn unreadable(&self, job: &Job, channel: Option<Channel>, error: &DecodeError) {
+        let age = self.clock.now_ms().saturating_sub(job.at_ms);
+        let is_young = u128::try_from(age).is_ok_and(|age_ms| age_ms < self.policy.upgrade.as_millis());
+        if matches!(error, DecodeError::Version(_)) && is_young {
+            tracing::warn!(stream = %job.stream, sequence = job.sequence, %error, "a message is left to others");
+            if let Err(error) = job.nak(UPGRADE_PAUSE).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "it will come again");
+            }
+            return;
+        }
+        self.foreign(job, channel, error).await;
     }
 
     /// Puts a message aside that is none of ours, tells the server never to hand it out again, and goes on.

@@ -34,7 +34,7 @@ async fn handle(context: &Context, job: Job) {
     }
     let work = match Work::decode(job.payload()) {
         Ok(work) => work,
-        Err(error) => return context.foreign(&job, None, &error).await,
+        Err(error) => return context.unreadable(&job, None, &error).await,
     };
     if let Err(error) = queue(context, &job, work).await {
         tracing::warn!(

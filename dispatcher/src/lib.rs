@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod due;
 pub mod fanout;
 pub mod health;
+pub mod homecoming;
 pub mod metrics;
 pub mod outcomes;
 pub mod recording;
@@ -77,13 +78,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
 
     let mut tasks = JoinSet::new();
-    let mirror_stop = CancellationToken::new();
-    tasks.spawn(mirror_task.run(mirror_stop.clone()));
     let listener = tokio::net::TcpListener::bind(settings.dispatcher.listen)
         .await
         .with_context(|| format!("cannot listen on {} (dispatcher.listen)", settings.dispatcher.listen))?;
     tasks.spawn(health::serve(listener, Arc::clone(&context), exporter, stop.clone()));
     tasks.spawn(register(Arc::clone(&context), stop.clone()));
+    if settings.topology.hub.is_some() {
+        let silence = Duration::from_secs(settings.topology.silence_seconds);
+        stop.run_until_cancelled(homecoming::wait(&context.connection, &context.clock, silence)).await;
+    }
+    let mirror_stop = CancellationToken::new();
+    tasks.spawn(mirror_task.run(mirror_stop.clone()));
 
     let in_flight = TaskTracker::new();
     for priority in Priority::ALL {
@@ -130,6 +135,7 @@ fn policy(settings: &Settings) -> Policy {
             cap: Duration::from_secs(dispatcher.retry_cap_seconds),
         },
         concurrency: dispatcher.concurrency,
+        upgrade: Duration::from_secs(dispatcher.upgrade_seconds),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, ChannelSet};
-use peal_common::id::{AppId, CategoryId, RecipientId, TemplateId};
+use peal_common::id::{AppId, CategoryId, NotificationId, RecipientId, TemplateId};
 use peal_common::recipient::{Outline, Recipient};
 use peal_common::seal::{SealError, Sealer};
 use peal_common::state::{Kind, Record, RecordKey};
@@ -19,6 +19,10 @@ use serde_json::Value;
 
 use crate::mirror::{Mirror, NotReady};
 
+/// The facet of a cancellation that says that nobody is to send the notification.
+pub const CANCELLED_FACET: &str = "cancelled";
+/// The facet of a cancellation that names the region which took the notification over: no other one is to send it.
+pub const TAKEN_OVER_FACET: &str = "taken_over_by";
 /// The facet of a template's record, and of each of its versions', that holds the template as JSON.
 pub const TEMPLATE_FACET: &str = "template";
 /// The facet of a template's record that holds the number of its latest version. It outlives the template, so that a
@@ -45,6 +49,15 @@ pub enum CatalogError {
     /// The record is there and holds no such object.
     #[error("the record of this {} cannot be read", .0.as_str())]
     Damaged(Kind),
+}
+
+/// Why a notification is not to be sent any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It was cancelled.
+    Cancelled,
+    /// Another region took it over.
+    TakenOver,
 }
 
 /// The current version of a template.
@@ -198,17 +211,20 @@ impl Catalog {
         self.sealer.blind_index(app, channel, address)
     }
 
-    /// Whether a notification has been cancelled.
+    /// Whether a notification is not to be sent any more by this region.
     ///
     /// # Errors
     /// [`CatalogError::NotReady`]
-    pub fn is_cancelled(
-        &self,
-        app: &AppId,
-        id: &peal_common::id::NotificationId,
-    ) -> Result<bool, CatalogError> {
-        let record = self.mirror.get(&RecordKey::new(Kind::Cancellation, app, id.as_str()))?;
-        Ok(record.is_some_and(|record| record.exists()))
+    pub fn stopped(&self, app: &AppId, id: &NotificationId) -> Result<Option<Stop>, CatalogError> {
+        let Some(record) = self.mirror.get(&RecordKey::new(Kind::Cancellation, app, id.as_str()))? else {
+            return Ok(None);
+        };
+        if record.get(CANCELLED_FACET).is_some() {
+            return Ok(Some(Stop::Cancelled));
+        }
+        let elsewhere = record.get(TAKEN_OVER_FACET).and_then(Value::as_str);
+        let elsewhere = elsewhere.filter(|region| *region != self.mirror.region().as_str());
+        Ok(elsewhere.map(|_| Stop::TakenOver))
     }
 
     /// Objects of one kind in one app, in the order of their keys, after the object `after`. Records of objects that do

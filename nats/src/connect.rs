@@ -165,6 +165,13 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The same connection for the streams of another domain that is linked with this one, such as the hub's.
+    #[must_use]
+    pub fn in_domain(&self, domain: &Region) -> Self {
+        let jetstream = context(self.client.clone(), domain, REQUEST_LIMIT);
+        Connection { jetstream, region: domain.clone(), others: Arc::new([]), ..self.clone() }
+    }
+
     /// How often the connection has been made, the first time included. Another number means that the server may have
     /// been away, or that it is another one.
     #[must_use]
@@ -268,13 +275,14 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
         tokio::time::sleep(delay(options.jitter_seed, attempt as usize)).await;
         attempt += 1;
     };
-    let jetstream = ContextBuilder::new()
-        .domain(options.region.as_str())
-        .timeout(options.request_limit)
-        .build(client.clone());
+    let jetstream = context(client.clone(), &options.region, options.request_limit);
     let acks = Arc::new(Acks::start(&client, options.request_limit).await.map_err(ConnectError::Closed)?);
     let others = options.others.clone().into();
     Ok(Connection { client, jetstream, region: options.region.clone(), others, acks })
+}
+
+fn context(client: async_nats::Client, domain: &Region, limit: Duration) -> jetstream::Context {
+    ContextBuilder::new().domain(domain.as_str()).timeout(limit).build(client)
 }
 
 async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectError> {

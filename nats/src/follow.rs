@@ -1,5 +1,7 @@
-//! Reading a stream from a position onwards, in batches, for ever: what the mirror, the read model and `peal tail` do.
+//! Reading a stream from a position onwards, in batches, for ever: what the mirror, the read model and `peal tail` do. A
+//! [`Reader`] ends where the stream does.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a [`Reader`] waits for more.
+const READ_LIMIT: Duration = Duration::from_secs(30);
 
 /// A message as it stands in a stream.
 #[derive(Debug, Clone)]
@@ -180,6 +184,57 @@ pub enum Followed {
     /// The stream is not the one that was followed so far: it was made again, or it lost messages that had been read.
     /// What was derived from it must be built anew.
     Replaced(StreamState),
+}
+
+/// Reads what stands in a stream now, and ends.
+pub struct Reader {
+    follower: Follower,
+    stream: String,
+    end: u64,
+    waiting: VecDeque<Stored>,
+}
+
+impl Reader {
+    /// Reads `stream` from its beginning to the end that it has at this moment.
+    ///
+    /// # Errors
+    /// [`StateError`] when there is no such stream or nobody answers.
+    pub async fn open(connection: &Connection, stream: &str) -> Result<Self, StateError> {
+        let state = connection.stream_state(stream).await?;
+        let end = if state.messages == 0 { 0 } else { state.last };
+        let follower = Follower::new(connection.clone(), stream, "", Some(state.created), 0);
+        Ok(Reader { follower, stream: stream.to_owned(), end, waiting: VecDeque::new() })
+    }
+
+    /// The next message, which stays the next until it is [taken](Self::take). `None` at the end.
+    ///
+    /// # Errors
+    /// [`StateError`] when the stream was made again meanwhile, or nothing comes for half a minute.
+    pub async fn peek(&mut self) -> Result<Option<&Stored>, StateError> {
+        while self.waiting.is_empty() && self.end > 0 {
+            let next = tokio::time::timeout(READ_LIMIT, self.follower.next()).await;
+            match next.map_err(|late| StateError::new(&self.stream, late))? {
+                Followed::Messages(messages) => {
+                    let end = self.end;
+                    if messages.last().is_some_and(|last| last.sequence >= end) {
+                        self.end = 0;
+                    }
+                    self.waiting.extend(messages.into_iter().filter(|message| message.sequence <= end));
+                }
+                // What stood at the end has gone meanwhile.
+                Followed::Quiet(_) => self.end = 0,
+                Followed::Replaced(_) => {
+                    return Err(StateError::new(&self.stream, std::io::Error::other("it was made again")));
+                }
+            }
+        }
+        Ok(self.waiting.front())
+    }
+
+    /// Takes the next message, if it is there already.
+    pub fn take(&mut self) -> Option<Stored> {
+        self.waiting.pop_front()
+    }
 }
 
 /// Follows one stream. It reconnects, waits and starts again by itself; no message is left out or given twice.

@@ -113,6 +113,7 @@ pub struct TopologySettings {
     pub replicas: usize,
     pub duplicate_window_seconds: u64,
     pub events_max_age_days: u64,
+    pub silence_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -151,6 +152,7 @@ pub struct DispatcherSettings {
     pub retry_base_ms: u64,
     pub retry_cap_seconds: u64,
     pub concurrency: usize,
+    pub upgrade_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]

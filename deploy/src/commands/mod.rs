@@ -4,6 +4,7 @@ pub mod up;
 
 pub mod doctor;
 pub mod keys;
+pub mod region;
 pub mod topology;
 
 pub mod dead_letters;

@@ -40,8 +40,8 @@ pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, Catalog
     let end = |kind, reason: Reason| Ok(Decision::End(kind, reason.as_str().to_owned()));
     let notification = &work.notification;
     let now = context.clock.now();
-    if context.catalog.is_cancelled(&notification.app, &notification.id)? {
-        return Ok(Decision::End(EventType::Cancelled, "cancelled".to_owned()));
+    if let Some(reason) = context.stopped(notification)? {
+        return Ok(Decision::End(EventType::Cancelled, reason.to_owned()));
     }
     if notification.expires_at <= now {
         return Ok(Decision::End(EventType::Expired, "expired".to_owned()));

@@ -94,7 +94,7 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
     let work = match Work::decode(job.payload()) {
         Ok(work) if work.channel == channel => work,
         Ok(_) => return context.foreign(&job, Some(channel), &WrongChannel).await,
-        Err(error) => return context.foreign(&job, Some(channel), &error).await,
+        Err(error) => return context.unreadable(&job, Some(channel), &error).await,
     };
     if let Err(error) = deliver(context, &job, Box::new(work)).await {
         tracing::warn!(

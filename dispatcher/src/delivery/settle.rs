@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use peal_common::category::Class;
-use peal_common::channel::Channel;
+use peal_common::decide;
 use peal_common::envelope::{Envelope as _, Work};
 use peal_common::event::{Event, EventType};
 use peal_common::outcome::Outcome;
@@ -149,8 +149,7 @@ async fn give_up(
     Ok(job.term(&context.connection, &reason).await?)
 }
 
-/// It may have been sent or not. What that means depends on the channel: a mail is sent again under the same
-/// Message-ID after a while, an alert is rather sent twice than never, an advertisement rather never than twice.
+/// It may have been sent or not. What that means depends on the channel.
 async fn ambiguous(
     context: &Context,
     job: &Job,
@@ -159,17 +158,7 @@ async fn ambiguous(
     attempts: u32,
     reason: &str,
 ) -> Result<(), DeliveryError> {
-    let resend = match work.channel {
-        Channel::Apns
-        | Channel::Fcm
-        | Channel::Webpush
-        | Channel::Webhook
-        | Channel::Inbox
-        | Channel::Email => true,
-        Channel::Telegram => class != Class::Marketing,
-        Channel::Sms | Channel::Alimtalk => false,
-    };
-    if resend && attempts < context.policy.max_attempts {
+    if decide::may_repeat(work.channel, class) && attempts < context.policy.max_attempts {
         return wait_for(context, job, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE)
             .await;
     }

@@ -1,9 +1,12 @@
 //! The decision for each target of a notification.
 
 use jiff::Timestamp;
+use peal_common::category::Class;
 use peal_common::channel::Channel;
 use peal_common::decide::{self, Plan, Question, Reason};
-use peal_common::envelope::{ContactRef, ENVELOPE_VERSION, Intake, ResolvedTarget, Text, Work};
+use peal_common::envelope::{
+    ContactRef, ENVELOPE_VERSION, Intake, ResolvedTarget, TakenDelivery, Takeover, Text, WhenAmbiguous, Work,
+};
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::DeliveryId;
 use peal_nats::catalog::CatalogError;
@@ -17,6 +20,8 @@ pub(super) struct Decided {
     pub(super) events: Vec<Event>,
     /// The deliveries.
     pub(super) works: Vec<Work>,
+    /// Deliveries that the region from which the notification was taken over may have made, and that are not repeated.
+    pub(super) put_aside: Vec<Work>,
 }
 
 /// Decides for every target. `repeat` marks deliveries that may have been published before.
@@ -33,6 +38,8 @@ pub(super) fn decide(
         for target in &intake.targets {
             decided.events.push(refusal(intake, target, None, Reason::UnknownCategory, now));
         }
+        let taken = intake.takeover.iter().flat_map(|takeover| &takeover.deliveries);
+        decided.works.extend(taken.map(|taken| taken_work(intake, taken, repeat)));
         return Ok(decided);
     };
     let template = match &notification.text {
@@ -85,13 +92,54 @@ pub(super) fn decide(
                 channel: work.channel,
                 contact: work.contact.clone(),
             });
-            decided.works.push(work);
+            let ambiguous = intake.takeover.as_ref().is_some_and(|takeover| takeover.ambiguous);
+            decided.add(work, ambiguous, rules.class, intake.takeover.as_ref());
         }
+    }
+    for taken in intake.takeover.iter().flat_map(|takeover| &takeover.deliveries) {
+        planned.deliveries.push(taken.planned.clone());
+        decided.add(
+            taken_work(intake, taken, repeat),
+            taken.ambiguous,
+            rules.class,
+            intake.takeover.as_ref(),
+        );
     }
     if !planned.deliveries.is_empty() {
         decided.events.push(planned);
     }
     Ok(decided)
+}
+
+impl Decided {
+    /// Adds a delivery where it belongs. `ambiguous` says that the region that is gone may have made it.
+    fn add(&mut self, work: Work, ambiguous: bool, class: Class, takeover: Option<&Takeover>) {
+        let put_aside = ambiguous
+            && match takeover.map(|takeover| takeover.when_ambiguous).unwrap_or_default() {
+                WhenAmbiguous::ByChannel => !decide::may_repeat(work.channel, class),
+                WhenAmbiguous::Send => false,
+                WhenAmbiguous::PutAside => true,
+            };
+        if put_aside { self.put_aside.push(work) } else { self.works.push(work) }
+    }
+}
+
+/// A delivery as the region planned it that is gone.
+fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: bool) -> Work {
+    let TakenDelivery { planned, replays, .. } = taken;
+    Work {
+        v: ENVELOPE_VERSION,
+        delivery: planned.delivery.clone(),
+        recipient: planned.recipient.clone(),
+        channel: planned.channel,
+        contact: planned.contact.clone(),
+        state_seq: intake.state_seq,
+        attempts: 0,
+        hops: 0,
+        repeat,
+        replays: *replays,
+        notification: intake.notification.clone(),
+    }
 }
 
 const fn is_wish(reason: Reason) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use peal_common::channel::Priority;
-use peal_common::envelope::{Envelope as _, Intake};
+use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::event::{Event, EventType};
 use peal_nats::publish::Outgoing;
 use peal_nats::pull::{AckError, Job, Lane};
@@ -29,6 +29,9 @@ const PERMITS: usize = 256;
 const SOON: SignedDuration = SignedDuration::from_millis(500);
 /// The pause before a notification is taken up again that could not be fanned out.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// The reason of a delivery that the region which is gone may have made.
+const TAKEN_OVER_AMBIGUOUS: &str = "ambiguous: taken over";
 
 /// Why a notification could not be fanned out now. It comes again.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +87,7 @@ pub enum Origin {
 pub async fn handle(context: &Context, job: Job, origin: Origin) {
     let intake = match Intake::decode(job.payload()) {
         Ok(intake) => intake,
-        Err(error) => return context.foreign(&job, None, &error).await,
+        Err(error) => return context.unreadable(&job, None, &error).await,
     };
     if let Err(error) = fan_out(context, &job, intake, origin).await {
         tracing::warn!(
@@ -106,8 +109,10 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
     let now = context.clock.now();
     let notification = &intake.notification;
     let whole = |kind| Event::new(kind, now, notification.app.clone(), notification.id.clone());
-    if context.catalog.is_cancelled(&notification.app, &notification.id)? {
-        context.event(&whole(EventType::Cancelled)).await?;
+    if let Some(reason) = context.stopped(notification)? {
+        let mut event = whole(EventType::Cancelled);
+        event.reason = Some(reason.to_owned());
+        context.event(&event).await?;
         return Ok(job.ack().await?);
     }
     if notification.expires_at <= now {
@@ -126,9 +131,29 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
         context.event(&event).await?;
         return Ok(job.ack().await?);
     }
-    let decided = deliveries::decide(context, &intake, now, suspicion.is_some())?;
+    let mut decided = deliveries::decide(context, &intake, now, suspicion.is_some())?;
+    for work in std::mem::take(&mut decided.put_aside) {
+        put_aside(context, job, work).await?;
+    }
     publish(context, decided).await?;
     Ok(job.ack().await?)
+}
+
+/// Puts a delivery aside that another region may have made.
+async fn put_aside(context: &Context, job: &Job, work: Work) -> Result<(), SayError> {
+    let mut event = Event::new(
+        EventType::Ambiguous,
+        context.clock.now(),
+        work.notification.app.clone(),
+        work.notification.id.clone(),
+    );
+    event.delivery = Some(work.delivery.clone());
+    event.recipient = Some(work.recipient.clone());
+    event.channel = Some(work.channel);
+    event.replays = Some(work.replays).filter(|replays| *replays > 0);
+    event.reason = Some(TAKEN_OVER_AMBIGUOUS.to_owned());
+    context.dead_letter(job, Box::new(work), 0, TAKEN_OVER_AMBIGUOUS).await?;
+    context.event(&event).await
 }
 
 /// Publishes everything at once and waits for all acknowledgements: one round trip for the whole notification.
@@ -152,6 +177,6 @@ async fn publish(context: &Context, decided: Decided) -> Result<(), FanOutError>
 
 /// The id by which WORK recognises a delivery that is published again: after a wait or a replay it is another message.
 #[must_use]
-pub fn work_id(work: &peal_common::envelope::Work) -> String {
+pub fn work_id(work: &Work) -> String {
     format!("{}:{}:{}", work.delivery, work.replays, work.hops)
 }

@@ -3,6 +3,7 @@
 use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::id::{AppId, NotificationId};
 use peal_common::state::{Kind, RecordKey};
+use peal_nats::catalog::CANCELLED_FACET;
 use peal_nats::publish::Outgoing;
 use peal_nats::state::WriteError;
 use peal_nats::topology::SCHEDULE;
@@ -28,8 +29,8 @@ impl Acceptor {
         let written = inner
             .writer
             .update::<WriteError>(&key, |record, stamp| {
-                if !record.exists() {
-                    record.set("cancelled", Value::Bool(true), stamp);
+                if record.get(CANCELLED_FACET).is_none() {
+                    record.set(CANCELLED_FACET, Value::Bool(true), stamp);
                     record.expires_ms = expires.and_then(|ms| u64::try_from(ms).ok());
                 }
                 Ok(())

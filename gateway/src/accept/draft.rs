@@ -115,6 +115,7 @@ pub(super) fn intake(
             collapse_key: notification.collapse_key,
             metadata: notification.metadata,
         },
+        takeover: None,
     }
 }
 

@@ -93,6 +93,7 @@ async fn busy() -> Harness {
             send_at: None,
             targets: Vec::new(),
             notification,
+            takeover: None,
         };
         harness.publish(harness.subjects.intake(Priority::Normal, APP), &intake).await;
         happened(&harness, APP, &id, channel, EventType::Planned, ago).await;

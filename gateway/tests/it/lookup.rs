@@ -35,6 +35,7 @@ async fn intake(harness: &Harness, id: &str) {
         send_at: None,
         targets: vec![ResolvedTarget { recipient: "u-1".parse().unwrap(), only: None }],
         notification: accepted(harness, id),
+        takeover: None,
     };
     harness.publish(harness.subjects.intake(Priority::Normal, APP), &message).await;
 }

@@ -188,6 +188,7 @@ fn intake(app_name: &str, number: usize) -> Intake {
             collapse_key: None,
             metadata: serde_json::Map::new(),
         },
+        takeover: None,
     }
 }
 

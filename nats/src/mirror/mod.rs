@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
 use crate::follow::{Followed, Follower, Stored};
-use crate::subjects::Subjects;
+use crate::subjects::{Region, Subjects};
 use crate::topology::OTHERS_STATE;
 use store::{Change, Damaged, Feed, Position, Store};
 
@@ -67,6 +67,7 @@ struct Inner {
     /// Counts changes of each kind of record, so that caches made from them know when they are stale.
     generations: [AtomicU64; Kind::ALL.len()],
     hybrid: Arc<HybridClock>,
+    region: Region,
 }
 
 /// Keeps the mirror up to date until it is told to stop.
@@ -98,9 +99,16 @@ impl Mirror {
             applied: AtomicU64::new(0),
             generations: Default::default(),
             hybrid,
+            region: connection.region.clone(),
         });
         let subjects = Subjects::new(&connection.region);
         (Mirror { inner: Arc::clone(&inner) }, MirrorTask { inner, connection, subjects, clock, path })
+    }
+
+    /// The region whose state this is.
+    #[must_use]
+    pub fn region(&self) -> &Region {
+        &self.inner.region
     }
 
     /// Whether everything that stood in the region's streams when the mirror began to follow them is here.

@@ -20,9 +20,7 @@ pub const ALL_STATE: &str = "STATE";
 /// A region's stream with the state that the other regions wrote, as the hub handed it on.
 pub const OTHERS_STATE: &str = "STATE_OTHERS";
 
-/// The hub's stream with the ids that every region accepted: the headers of their INTAKE, no content.
-pub const ALL_ACCEPTED: &str = "ACCEPTED";
-/// A region's stream with the ids that the other regions accepted.
+/// A region's stream with the ids that the other regions accepted: the headers of their INTAKE, no content.
 pub const OTHERS_ACCEPTED: &str = "ACCEPTED_OTHERS";
 
 /// How long ids are handed on: an id is recognised for 24 hours, and a region may be cut off meanwhile.
@@ -64,13 +62,20 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
             },
         },
         StreamSpec {
-            consumers: to_regions(ALL_ACCEPTED, Subjects::intake_all),
-            config: hub.gathered_ids(
-                ALL_ACCEPTED,
-                "Ids that all regions accepted, without content",
-                regions.iter().map(|region| hub.source(region, INTAKE)).collect(),
-                count,
-            ),
+            consumers: to_regions(INTAKE, Subjects::intake_all)
+                .into_iter()
+                .map(|consumer| consumer::Config { headers_only: true, ..consumer })
+                .collect(),
+            config: stream::Config {
+                discard: DiscardPolicy::Old,
+                max_age: options.intake_max_age,
+                max_bytes: gathered_bytes(options.max_bytes.intake, count),
+                ..hub.gathered(
+                    INTAKE,
+                    "Notifications that all regions accepted, for a region that takes another one over",
+                    regions.iter().map(|region| hub.source(region, INTAKE)).collect(),
+                )
+            },
         },
         StreamSpec {
             consumers: to_regions(ALL_STATE, Subjects::state_all),
@@ -99,12 +104,8 @@ impl Definition<'_> {
     pub(super) fn link(&self, links: &Links, streams: &mut Vec<StreamSpec>) {
         for spec in streams.iter_mut() {
             let name = &spec.config.name;
-            if name == EVENTS || *name == self.subjects.state_stream() {
+            if [INTAKE, EVENTS].contains(&name.as_str()) || *name == self.subjects.state_stream() {
                 spec.consumers.push(self.handing_on(name, &links.hub, Vec::new()));
-            }
-            if name == INTAKE {
-                let consumer = self.handing_on(name, &links.hub, Vec::new());
-                spec.consumers.push(consumer::Config { headers_only: true, ..consumer });
             }
         }
         if links.others.is_empty() {
@@ -123,12 +124,17 @@ impl Definition<'_> {
         });
         streams.push(StreamSpec {
             consumers: Vec::new(),
-            config: self.gathered_ids(
-                OTHERS_ACCEPTED,
-                "Ids that the other regions accepted, without content",
-                vec![self.source(&links.hub, ALL_ACCEPTED)],
-                links.others.len() as u64,
-            ),
+            config: stream::Config {
+                // The oldest may go: ids are recognised for a day.
+                discard: DiscardPolicy::Old,
+                max_age: ACCEPTED_MAX_AGE,
+                max_bytes: bytes(self.options.max_bytes.events.saturating_mul(links.others.len() as u64)),
+                ..self.gathered(
+                    OTHERS_ACCEPTED,
+                    "Ids that the other regions accepted, without content",
+                    vec![self.source(&links.hub, INTAKE)],
+                )
+            },
         });
     }
 
@@ -171,22 +177,6 @@ impl Definition<'_> {
             // Two regions may well use the same ids for what is not the same.
             duplicate_window: Duration::ZERO,
             ..self.stream(name, description, String::new())
-        }
-    }
-
-    /// Ids of `regions` regions, the oldest of which may go: they are recognised for a day.
-    fn gathered_ids(
-        &self,
-        name: &str,
-        description: &str,
-        sources: Vec<Source>,
-        regions: u64,
-    ) -> stream::Config {
-        stream::Config {
-            discard: DiscardPolicy::Old,
-            max_age: ACCEPTED_MAX_AGE,
-            max_bytes: bytes(self.options.max_bytes.events.saturating_mul(regions)),
-            ..self.gathered(name, description, sources)
         }
     }
 
@@ -242,8 +232,9 @@ mod tests {
         let hub = Topology::for_hub(&"hub".parse().unwrap(), &regions(), &Options::laptop());
         let to_us = &hub.stream(ALL_STATE).unwrap().consumers[1];
         assert_eq!(to_us.filter_subjects, ["$KV.state_eu.>", "$KV.state_ap.>"]);
-        let ids_to_us = &hub.stream(ALL_ACCEPTED).unwrap().consumers[1];
+        let ids_to_us = &hub.stream(INTAKE).unwrap().consumers[1];
         assert_eq!(ids_to_us.filter_subjects, ["peal.eu.intake.>", "peal.ap.intake.>"]);
+        assert!(ids_to_us.headers_only, "content of another region is of no use here");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A region of its own for each test: nats-server, gateway and dispatchers as processes.
 
 mod api;
+mod hub;
 mod program;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,6 +29,7 @@ use tempfile::TempDir;
 use crate::wait::{self, Patience};
 
 pub use api::{Answer, Api};
+pub use hub::Hub;
 pub use program::Program;
 
 /// The app that everything belongs to.
@@ -41,6 +43,8 @@ const NAME: &str = "faulty";
 const GIB: u64 = 1024 * 1024 * 1024;
 /// What the server may store; the streams reserve their sizes of it.
 const STORE_BYTES: u64 = 128 * GIB;
+/// How long a linked region is silent before another one may take it over.
+const SILENCE_SECONDS: u64 = 3;
 /// How long the server may take to come back: it reads its streams first, on a machine that does much else.
 const SERVER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -154,6 +158,37 @@ impl Region {
             self.api.put(&format!("/v1/recipients/u-{number}"), &json!({ "contacts": [contact] })).await?;
         }
         Ok(())
+    }
+
+    /// Kills everything that runs, at once.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            node.kill().await?;
+        }
+        self.gateway.kill().await?;
+        for dispatcher in &mut self.dispatchers {
+            dispatcher.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts everything again on the same data and waits until it is ready.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            node.restart().await?;
+        }
+        for program in std::iter::once(&mut self.gateway).chain(&mut self.dispatchers) {
+            program.start()?;
+        }
+        for program in std::iter::once(&mut self.gateway).chain(&mut self.dispatchers) {
+            program.until_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// Runs `peal` with the region's settings; what it printed, on both channels, and whether it succeeded.
+    pub async fn peal(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
+        program::run("peal", arguments, &self.folder.path().join("gateway.toml")).await
     }
 
     /// Fails when a process has ended by itself.
@@ -302,7 +337,10 @@ impl Settings<'_> {
         let Some(Links { hub, others }) = &self.links else { return String::new() };
         let regions = others.iter().map(RegionName::as_str).chain([self.name]);
         let regions: Vec<_> = regions.map(|name| format!("\"{name}\"")).collect();
-        format!("[topology]\nhub = \"{hub}\"\nregions = [{}]\n\n", regions.join(", "))
+        format!(
+            "[topology]\nhub = \"{hub}\"\nregions = [{}]\nsilence_seconds = {SILENCE_SECONDS}\n\n",
+            regions.join(", ")
+        )
     }
 
     /// A program with settings of its own; `section` is the one that says where it listens and keeps its data.

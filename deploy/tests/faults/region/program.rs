@@ -101,6 +101,18 @@ impl Program {
     }
 }
 
+/// Runs a command to its end; what it printed, on both channels, and whether it succeeded.
+///
+/// # Errors
+/// When it takes too long.
+pub async fn run(binary: &str, arguments: &[&str], settings: &Path) -> anyhow::Result<(bool, String)> {
+    let mut command = Command::new(built(binary)?);
+    command.args(arguments).env("PEAL_CONFIG", settings).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(READY_LIMIT, command.output()).await??;
+    let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    Ok((output.status.success(), texts.concat()))
+}
+
 /// The last lines of a file.
 pub fn tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();

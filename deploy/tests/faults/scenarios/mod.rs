@@ -10,3 +10,4 @@ mod dispatcher_points;
 mod graceful;
 mod kills;
 mod server_down;
+mod takeover;

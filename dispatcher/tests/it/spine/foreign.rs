@@ -1,8 +1,10 @@
 //! Messages that are none of ours: aside with them, and the others flow.
 
 use peal_common::channel::{Channel, Priority};
+use peal_common::envelope::Intake;
 use peal_common::event::EventType;
 use peal_nats::publish::Outgoing;
+use peal_nats::topology::{INTAKE, fanout_consumer};
 use serde_json::json;
 
 use super::region::{Region, intake, work};
@@ -30,7 +32,7 @@ async fn foreign_messages_go_to_the_dead_letters_with_a_reason() {
         region.connection.publish(Outgoing::new(subject, payload)).await.unwrap();
     }
     region.accept(&intake("n-1", &["u"], state)).await;
-    let dispatcher = region.dispatcher("");
+    let dispatcher = region.dispatcher("[dispatcher]\nupgrade_seconds = 0");
     region.event("n-1", EventType::Delivered).await;
     region.drained().await;
     let letters = region.dead_letters().await;
@@ -42,4 +44,21 @@ async fn foreign_messages_go_to_the_dead_letters_with_a_reason() {
     assert!(reasons.contains(&"the delivery belongs to another channel"), "{reasons:?}");
     assert!(letters.iter().all(|letter| letter.raw.is_some()));
     dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_a_later_version_is_left_to_newer_dispatchers() {
+    let region = Region::start().await;
+    region.category("orders", json!({"class": "transactional", "channels": ["inbox"]})).await;
+    let state = region.recipient("u", &[], json!({})).await;
+    let newer = Intake { v: 9, ..intake("newer", &["u"], state) };
+    region.accept(&newer).await;
+    region.accept(&intake("n-1", &["u"], state)).await;
+    let dispatcher = region.dispatcher("");
+    region.event("n-1", EventType::Delivered).await;
+    let stream = region.connection.jetstream.get_stream(INTAKE).await.unwrap();
+    let info = stream.consumer_info(fanout_consumer(Priority::Normal)).await.unwrap();
+    assert_eq!((info.num_pending, info.num_ack_pending), (0, 1));
+    dispatcher.end().await;
+    assert!(region.dead_letters().await.is_empty());
 }

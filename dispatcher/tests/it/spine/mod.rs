@@ -4,6 +4,7 @@ mod decisions;
 mod foreign;
 mod region;
 mod retries;
+mod takeovers;
 mod waits;
 
 use std::time::Duration;

@@ -19,6 +19,7 @@ use peal_common::seal::Sealer;
 use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_common::template::Content;
+use peal_nats::catalog::{CANCELLED_FACET, TAKEN_OVER_FACET};
 use peal_nats::connect::{Options as ConnectOptions, connect};
 use peal_nats::follow::{Followed, Follower};
 use peal_nats::publish::Outgoing;
@@ -164,8 +165,17 @@ impl Region {
 
     /// Cancels a notification.
     pub async fn cancel(&self, id: &str) -> u64 {
+        self.stop(id, CANCELLED_FACET, Value::Bool(true)).await
+    }
+
+    /// Says that a region took a notification over.
+    pub async fn taken_over(&self, id: &str, by: &str) -> u64 {
+        self.stop(id, TAKEN_OVER_FACET, by.into()).await
+    }
+
+    async fn stop(&self, id: &str, facet: &str, value: Value) -> u64 {
         let mut record = Record::default();
-        record.set("cancelled", Value::Bool(true), &self.hybrid.stamp());
+        record.set(facet, value, &self.hybrid.stamp());
         self.put(&RecordKey::new(Kind::Cancellation, &app(), id), &record).await
     }
 
@@ -292,6 +302,7 @@ pub fn intake(id: &str, recipients: &[&str], state_seq: u64) -> Intake {
             .map(|recipient| ResolvedTarget { recipient: recipient.parse().unwrap(), only: None })
             .collect(),
         notification: accepted(id),
+        takeover: None,
     }
 }
 

@@ -84,6 +84,7 @@ pub fn intake(id: &str, priority: Priority) -> Intake {
         send_at: None,
         targets: vec![ResolvedTarget { recipient: recipient(), only: None }],
         notification: accepted(id, priority),
+        takeover: None,
     }
 }
 

@@ -1,0 +1,83 @@
+//! The hub of two regions.
+
+use peal_common::id::Region as Name;
+use peal_nats::Subjects;
+use peal_nats::connect::{self, Connection, Options as ConnectOptions};
+use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
+use peal_nats::topology::{self, ALL_STATE, Current, EVENTS, INTAKE, Links, Topology};
+use tempfile::TempDir;
+
+use super::{Region, Wanted};
+
+/// What its streams may reserve.
+const STORE_BYTES: u64 = 256 << 30;
+
+/// The hub of the regions `eu` and `us`: a nats-server with its streams. It ends when it is dropped.
+pub struct Hub {
+    connection: Connection,
+    port: u16,
+    _server: Server,
+    _folder: TempDir,
+}
+
+fn names() -> [Name; 2] {
+    ["eu", "us"].map(|name| name.parse().expect("a name of a region"))
+}
+
+fn login(name: &Name) -> Login {
+    Login { user: name.to_string(), password: format!("link of {name}") }
+}
+
+impl Hub {
+    /// Starts it.
+    pub async fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (name, port): (Name, _) = ("hub".parse()?, free_port()?);
+        let mut config = ServerConfig::new(name.clone(), folder.path());
+        config.max_file_store = Some(STORE_BYTES);
+        config.leaf = Some(Leaf::Listens { port, regions: names().iter().map(login).collect() });
+        let server = Server::start(config).await?;
+        let connection =
+            connect::connect(&ConnectOptions::new([server.url()], name.clone(), "peal-faults")).await?;
+        let wanted = Topology::for_hub(&name, &names(), &topology::Options::default());
+        let current = Current::read(&connection.jetstream, &wanted).await?;
+        // No region runs yet, so that none can have handed anything on.
+        topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), true).await?;
+        Ok(Hub { connection, port, _server: server, _folder: folder })
+    }
+
+    /// Starts one of its regions, which is reached over the returned link.
+    pub async fn region(&self, name: &str, webhook: &str) -> anyhow::Result<(Region, Link)> {
+        let link = Link::to(self.port).await?;
+        let others = names().into_iter().filter(|other| other.as_str() != name).collect();
+        let links = Links { hub: self.connection.region.clone(), others };
+        let leaf = Leaf::Connects { ports: vec![link.port()], login: login(&name.parse()?) };
+        let wanted = Wanted { name, linked: Some((links, leaf)), ..Wanted::new(webhook) };
+        Ok((Region::start(wanted).await?, link))
+    }
+
+    /// Whether it has everything that the regions have.
+    pub async fn is_level_with(&self, regions: &[&Region]) -> bool {
+        let [here, there] = self.compared_with(regions).await;
+        here == there
+    }
+
+    /// How many accepted notifications, events and records it has, and how many the regions have.
+    pub async fn compared_with(&self, regions: &[&Region]) -> [[u64; 3]; 2] {
+        let count = async |connection: &Connection, stream: &str| {
+            connection.stream_state(stream).await.map_or(0, |state| state.messages)
+        };
+        let mut there = [0; 3];
+        for region in regions {
+            let state = Subjects::new(&region.connection.region).state_stream();
+            for (sum, stream) in there.iter_mut().zip([INTAKE, EVENTS, &state]) {
+                *sum += count(&region.connection, stream).await;
+            }
+        }
+        let mut here = [0; 3];
+        for (own, stream) in here.iter_mut().zip([INTAKE, EVENTS, ALL_STATE]) {
+            *own = count(&self.connection, stream).await;
+        }
+        [here, there]
+    }
+}
