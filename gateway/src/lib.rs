@@ -4,6 +4,8 @@
 //! answers queries from a local read model, and serves the console. It links no provider code and holds no provider's
 //! credentials; what happens after acceptance is the dispatcher's part.
 //!
+//! A gateway of the hub answers queries over all regions and changes nothing; see [`http::hub`].
+//!
 //! A request's way: [`http`] (id, time limit, authentication, scope, body) → [`api`] (one file per resource) →
 //! `peal-nats` (state, streams) → answer.
 
@@ -79,9 +81,6 @@ pub async fn run_on(
     clock: Clock,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    if settings.is_hub() {
-        bail!("region.name: {} is the hub; gateways run in regions", settings.region.name);
-    }
     let _lock = lock(&settings.gateway.data_dir)?;
     let tasks_stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -103,13 +102,15 @@ pub async fn run_on(
         }
     });
     let drained = stop.clone();
-    tasks.spawn({
-        let (app, stop) = (app.clone(), tasks_stop.clone());
-        async move {
-            erasures::run(app, stop).await;
-            "the carrying out of erasures"
-        }
-    });
+    if !app.connection.is_hub {
+        tasks.spawn({
+            let (app, stop) = (app.clone(), tasks_stop.clone());
+            async move {
+                erasures::run(app, stop).await;
+                "the carrying out of erasures"
+            }
+        });
+    }
     let server =
         axum::serve(listener, router).with_graceful_shutdown(async move { drained.cancelled().await });
     let mut server = Box::pin(server.into_future());
@@ -238,7 +239,12 @@ async fn start(
 
     let hub = settings.topology.hub.as_ref().map(ToString::to_string);
     let queues = Arc::new(Queues::new(connection.clone(), hub));
-    let regions = Regions::new(connection.clone(), Arc::clone(&queues), Arc::clone(&health), clock.clone());
+    let mut names = settings.topology.regions.clone();
+    if names.is_empty() {
+        names.push(region.clone());
+    }
+    let regions =
+        Regions::new(connection.clone(), names, Arc::clone(&queues), Arc::clone(&health), clock.clone());
     Ok(App::new(Parts {
         queues,
         regions: Arc::new(regions),

@@ -102,17 +102,21 @@ pub struct Regions {
     queues: Arc<Queues>,
     health: Arc<Health>,
     clock: Clock,
-    /// All regions, this one included, by name.
+    /// All regions, by name.
     names: Vec<Region>,
     answer: Mutex<Option<(Instant, Arc<[RegionView]>)>>,
 }
 
 impl Regions {
-    /// The regions that the connection knows of.
+    /// The regions of these names.
     #[must_use]
-    pub fn new(connection: Connection, queues: Arc<Queues>, health: Arc<Health>, clock: Clock) -> Self {
-        let mut names: Vec<_> =
-            connection.others.iter().chain(std::iter::once(&connection.region)).cloned().collect();
+    pub fn new(
+        connection: Connection,
+        mut names: Vec<Region>,
+        queues: Arc<Queues>,
+        health: Arc<Health>,
+        clock: Clock,
+    ) -> Self {
         names.sort();
         Regions { connection, queues, health, clock, names, answer: Mutex::default() }
     }

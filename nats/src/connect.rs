@@ -73,6 +73,8 @@ pub struct Options {
     pub region: Region,
     /// The other regions whose state this region has beside its own.
     pub others: Vec<Region>,
+    /// Whether this is no region but the hub, whose streams hold what all regions wrote.
+    pub is_hub: bool,
     /// The name that the servers show for this connection, such as `peal-gateway`.
     pub name: String,
     /// Who connects.
@@ -102,6 +104,7 @@ impl Options {
             urls: urls.into_iter().map(Into::into).collect(),
             region,
             others: Vec::new(),
+            is_hub: false,
             name: name.to_owned(),
             auth: Auth::None,
             tls_ca: None,
@@ -145,6 +148,7 @@ impl Options {
             tls_ca: nats.tls_ca_file.clone(),
             request_limit: Duration::from_millis(nats.request_timeout_ms),
             others: settings.other_regions(),
+            is_hub: settings.is_hub(),
             ..Options::new(nats.urls.iter(), settings.region.name.clone(), name)
         })
     }
@@ -161,6 +165,8 @@ pub struct Connection {
     pub region: Region,
     /// The other regions whose state this region has beside its own.
     pub others: Arc<[Region]>,
+    /// Whether this is no region but the hub, whose streams hold what all regions wrote.
+    pub is_hub: bool,
     pub(crate) acks: Arc<Acks>,
 }
 
@@ -278,7 +284,7 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     let jetstream = context(client.clone(), &options.region, options.request_limit);
     let acks = Arc::new(Acks::start(&client, options.request_limit).await.map_err(ConnectError::Closed)?);
     let others = options.others.clone().into();
-    Ok(Connection { client, jetstream, region: options.region.clone(), others, acks })
+    Ok(Connection { client, jetstream, region: options.region.clone(), others, is_hub: options.is_hub, acks })
 }
 
 fn context(client: async_nats::Client, domain: &Region, limit: Duration) -> jetstream::Context {

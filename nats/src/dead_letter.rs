@@ -26,6 +26,10 @@ impl Connection {
             reason,
             "a message is none of ours and is put aside"
         );
+        if self.is_hub {
+            // It is put aside where it came from.
+            return;
+        }
         let letter = DeadLetter {
             v: ENVELOPE_VERSION,
             at,

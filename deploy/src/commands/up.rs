@@ -183,6 +183,7 @@ async fn linked(
     }
     let mut hub = prepare(&hub_name, regions.len()).await?;
     let programs = places.iter().map(Place::programs).collect::<anyhow::Result<Vec<_>>>()?;
+    let hub_programs = hub.programs()?;
 
     let leaf_port = free_port()?;
     let logins: Vec<_> = places.iter().map(leaf_login).collect::<anyhow::Result<_>>()?;
@@ -205,11 +206,13 @@ async fn linked(
         });
         place.start(programs, stack, output).await?;
     }
+    hub.start(hub_programs, stack, output).await?;
     let mut summaries = Vec::new();
     let mut delivered = Vec::new();
     for (place, credentials) in places.iter_mut().zip(&credentials) {
         delivered.push(place.deliver_first(credentials, output).await?);
     }
+    hub.gateway_ready().await?;
     for ((place, credentials), first) in places.iter().zip(&credentials).zip(&delivered) {
         summaries.push(Summary {
             folder: &place.folder,
@@ -222,13 +225,18 @@ async fn linked(
     }
     let shown: serde_json::Map<_, _> =
         regions.iter().map(ToString::to_string).zip(summaries.iter().map(Summary::json)).collect();
-    let hub_nats = hub.settings().nats.urls.concat();
+    let (hub_nats, hub_url) = (hub.settings().nats.urls.concat(), hub.url());
     output.json(&json!({
         "regions": shown,
-        "hub": { "nats": { "url": hub_nats, "context": hub.folder.nats_context() }, "config": hub.folder.settings() },
+        "hub": {
+            "api": hub_url,
+            "console": format!("{hub_url}/console"),
+            "nats": { "url": hub_nats, "context": hub.folder.nats_context() },
+            "config": hub.folder.settings(),
+        },
         "seconds": begun.elapsed().as_secs_f64(),
     }))?;
-    output.line(several(regions, &summaries, &hub_nats))?;
+    output.line(several(regions, &summaries, &hub))?;
     places.push(hub);
     try_join_all(places.iter_mut().map(|place| place.watch(output))).await.map(drop)
 }

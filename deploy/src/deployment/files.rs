@@ -97,9 +97,13 @@ fn settings(deployment: &Deployment, site: &Site) -> String {
     let installed = |path: &Path| quoted(&deployment.install_dir.join(path).to_string_lossy());
     let own = Path::new(site.name.as_str());
     let (name, password) = (quoted(site.name.as_str()), installed(&own.join(PASSWORD_FILE)));
+    let key = format!("key_file = {}\n", installed(&own.join(KEY_FILE)));
     let key = match site.name == deployment.hub.name {
-        true => String::new(),
-        false => format!("key_file = {}\n", installed(&own.join(KEY_FILE))),
+        true => format!(
+            "# Only a gateway of the hub needs it, to know the keys of those who ask. Copy it to that host from a region.\n\
+             # {key}"
+        ),
+        false => key,
     };
     format!(
         "# The settings of {name}, for its gateways and dispatchers and for the peal command. Written by `peal topology\n\

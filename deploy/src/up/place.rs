@@ -1,5 +1,6 @@
 //! One region on this machine, or the hub of several: its folder, its settings, and what runs there.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -182,13 +183,13 @@ impl Place {
         Ok(credentials)
     }
 
-    /// The programs of a region: looked for before anything is started, so that nothing runs in vain.
+    /// The programs of a region, or of the hub: looked for before anything is started, so that nothing runs in vain.
     ///
     /// # Errors
     /// When there is none; says how to build it.
-    pub fn programs(&self) -> anyhow::Result<[Program; 2]> {
-        let find = |name| Program::find(name, &self.folder, &self.prepared.file);
-        Ok([find("gateway")?, find("dispatcher")?])
+    pub fn programs(&self) -> anyhow::Result<Vec<Program>> {
+        let names = if self.settings().is_hub() { &["gateway"][..] } else { &["gateway", "dispatcher"] };
+        names.iter().map(|name| Program::find(name, &self.folder, &self.prepared.file)).collect()
     }
 
     /// Starts programs.
@@ -197,7 +198,7 @@ impl Place {
     /// When the system refuses.
     pub async fn start(
         &self,
-        programs: [Program; 2],
+        programs: Vec<Program>,
         stack: &mut Stack,
         output: &Output,
     ) -> anyhow::Result<()> {
@@ -208,6 +209,18 @@ impl Place {
             stack.0.push(Supervised::watch(process, self.folder.pids(), self.notice.clone()));
         }
         Ok(())
+    }
+
+    /// Waits until the gateway is ready.
+    ///
+    /// # Errors
+    /// When that takes too long, or it dies meanwhile.
+    pub async fn gateway_ready(&mut self) -> anyhow::Result<()> {
+        let address = self.prepared.settings.gateway.listen;
+        tokio::select! {
+            ready = program_ready("gateway", address, &self.label) => ready,
+            died = first_death(&mut self.noticed) => Err(died),
+        }
     }
 
     /// Waits until gateway and dispatcher are ready, and delivers a first notification.
@@ -277,19 +290,20 @@ impl Place {
     }
 }
 
+async fn program_ready(name: &str, listen: SocketAddr, label: &str) -> anyhow::Result<()> {
+    let ready = ready::wait(&api::client()?, &ready::base_url(listen), READY_LIMIT).await;
+    ready
+        .map_err(|missing| anyhow::anyhow!("{label}the {name} is not ready after {READY_LIMIT:?}: {missing}"))
+}
+
 async fn deliver_first(
     settings: &Settings,
     label: &str,
     credentials: &Credentials,
     output: &Output,
 ) -> anyhow::Result<serde_json::Value> {
-    let client = api::client()?;
-    for (name, listen) in [("gateway", settings.gateway.listen), ("dispatcher", settings.dispatcher.listen)] {
-        let ready = ready::wait(&client, &ready::base_url(listen), READY_LIMIT).await;
-        ready.map_err(|missing| {
-            anyhow::anyhow!("{label}the {name} is not ready after {READY_LIMIT:?}: {missing}")
-        })?;
-    }
+    program_ready("gateway", settings.gateway.listen, label).await?;
+    program_ready("dispatcher", settings.dispatcher.listen, label).await?;
     output.progress(format!("{label}gateway and dispatcher are ready; delivering a first notification"));
     let gateway = Gateway::new(&credentials.url, &credentials.key, &credentials.secret)?;
     let known = async {

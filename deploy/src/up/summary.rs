@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::first::{CATEGORY, RECIPIENT};
 use super::folder::Folder;
+use super::place::Place;
 use crate::credentials::Credentials;
 
 /// Everything that a person, or a program, needs from now on.
@@ -28,7 +29,7 @@ pub struct Summary<'a> {
 
 /// What `peal up --regions` tells people: the regions, one key for all of them, and what to try.
 #[must_use]
-pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &str) -> String {
+pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &Place) -> String {
     let mut text = String::new();
     let (Some(first), Some(last)) = (summaries.first(), summaries.last()) else { return text };
     let seconds = last.seconds;
@@ -49,7 +50,8 @@ pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &str) -> Stri
     let opt_out = shell(&json!({ "marketing": false }).to_string());
     let _ = write!(
         text,
-        "  {:<10} NATS {hub}\n\n  \
+        "  {:<10} API {hub_url}, console {hub_url}/console: what all regions did\n  \
+         {:<10} NATS {hub_nats}, settings {hub_config}\n\n  \
          Key        {key}\n  \
          Secret     {secret}\n  \
          App        {app}   the same in every region\n\n\
@@ -60,6 +62,10 @@ pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &str) -> Stri
          curl -u {user} {first}/v1/recipients/{RECIPIENT}/preferences\n\n\
          Ctrl-C stops everything; the data stays for the next `peal up` with the same regions.",
         "hub",
+        "",
+        hub_url = hub.url(),
+        hub_nats = hub.settings().nats.urls.concat(),
+        hub_config = hub.folder.settings().display(),
         curl = first.curl(),
         first = of(first),
         last = of(last),

@@ -61,6 +61,22 @@ impl Gateway {
         tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}: never {what}", self.url));
     }
 
+    async fn eventually_delivered(&self, id: &str, region: &str) {
+        let found = async {
+            loop {
+                let all = self.call("GET", "/v1/notifications?recipient=demo-user", None).await;
+                let found = all["data"].as_array().unwrap().iter().find(|found| found["id"] == id).cloned();
+                if let Some(found) =
+                    found.filter(|found| found["status"] == "sent" && found["region"] == region)
+                {
+                    break found;
+                }
+            }
+        };
+        let found = tokio::time::timeout(LIMIT, found).await;
+        assert!(found.is_ok(), "{}: {id} of {region} is not known as sent", self.url);
+    }
+
     async fn send(&self, folder: &Path, id: &str) {
         let mut send = peal(folder);
         let (key, secret) = self.user.split_once(':').unwrap();
@@ -70,11 +86,11 @@ impl Gateway {
     }
 }
 
-/// A port whose tenth successor is free too: the second region's.
+/// A port whose tenth and twentieth successors are free too: the second region's and the hub's.
 fn port_for_two() -> u16 {
     loop {
         let port = free_port().unwrap();
-        if TcpListener::bind(("127.0.0.1", port + 10)).is_ok() {
+        if [10, 20].iter().all(|step| TcpListener::bind(("127.0.0.1", port + step)).is_ok()) {
             return port;
         }
     }
@@ -141,6 +157,17 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     );
     assert_eq!(us.refusal("/v1/notifications", &notification("Other")).await, "id_reused");
 
+    // The hub's gateway knows what happened in every region, and changes nothing.
+    let hub = Gateway { url: ready["hub"]["api"].as_str().unwrap().to_owned(), user: eu.user.clone() };
+    us.send(folder.path(), "in-us").await;
+    for (id, region) in [("once", "eu"), ("in-us", "us")] {
+        hub.eventually_delivered(id, region).await;
+    }
+    assert_eq!(hub.refusal("/v1/notifications", &notification("Hi")).await, "only_in_regions");
+    let names = hub.call("GET", "/v1/regions", None).await["data"].as_array().unwrap().clone();
+    assert_eq!(names.iter().map(|region| &region["name"]).collect::<Vec<_>>(), ["eu", "us"]);
+    assert_eq!(hub.preferences().await, json!({ "marketing": false }));
+
     let hub = pids(&place("hub"))["nats-server"];
     kill("STOP", hub).await;
     eu.eventually_regions("us does not answer", |regions| regions[1]["reachable"] == false).await;
@@ -160,7 +187,7 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     .await;
 
     let all: Vec<_> = ["hub", "eu", "us"].iter().flat_map(|name| pids(&place(name)).into_values()).collect();
-    assert_eq!(all.len(), 1 + 3 + 3);
+    assert_eq!(all.len(), 2 + 3 + 3);
     up.stopped_by("INT").await;
     for pid in all {
         assert!(!is_running(pid).await, "process {pid} still runs");

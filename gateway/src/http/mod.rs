@@ -1,6 +1,7 @@
 //! The HTTP side that all routes share: what happens around a request, who is calling, bodies in and problems out.
 
 pub mod auth;
+pub mod hub;
 pub mod json;
 pub mod params;
 pub mod problem;
@@ -27,6 +28,9 @@ pub fn router(app: App) -> Router {
     let mut keyed = OpenApiRouter::with_openapi(api::docs::document());
     for (scope, routes) in groups {
         keyed = keyed.merge(routes.route_layer(from_fn_with_state((app.clone(), scope), auth::admit)));
+    }
+    if app.connection.is_hub {
+        keyed = keyed.route_layer(from_fn(hub::look_only));
     }
     let (routes, document) = keyed.merge(api::open()).split_for_parts();
     routes

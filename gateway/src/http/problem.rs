@@ -122,6 +122,13 @@ impl Problem {
         Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
+    /// This gateway is the hub's.
+    #[must_use]
+    pub fn only_in_regions() -> Self {
+        let detail = "this is the hub, which only looks at what all regions did; ask a gateway of a region";
+        Problem::new(StatusCode::FORBIDDEN, "only_in_regions", detail)
+    }
+
     /// No such object in the caller's app.
     #[must_use]
     pub fn not_found(what: &str) -> Self {

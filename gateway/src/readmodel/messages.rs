@@ -6,13 +6,13 @@ use jiff::Timestamp;
 use peal_common::channel::Priority;
 use peal_common::envelope::{Envelope as _, InboxEntry};
 use peal_common::event::Event;
-use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
+use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region};
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
 
 use super::row::IntakePart;
 
-/// One of the streams that are folded.
+/// One of the streams that are folded. Inboxes stay in their regions: the hub has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Intake,
@@ -22,6 +22,7 @@ pub(super) enum Source {
 
 impl Source {
     pub(super) const ALL: [Source; 3] = [Source::Intake, Source::Events, Source::Inbox];
+    pub(super) const AT_THE_HUB: [Source; 2] = [Source::Intake, Source::Events];
 
     /// The reason with which a message that can't be read is put aside.
     pub(super) const fn foreign(self) -> &'static str {
@@ -39,6 +40,7 @@ impl Source {
 /// Every version has this head, so a gateway knows also the ids that newer ones beside it accepted.
 #[derive(Deserialize)]
 struct IntakeHead<'a> {
+    region: Region,
     #[serde(borrow)]
     fingerprint: Cow<'a, str>,
     #[serde(default)]
@@ -80,6 +82,7 @@ impl AcceptedMessage {
                 accepted_at: notification.accepted_at.as_millisecond(),
                 expires_at: notification.expires_at.as_millisecond(),
                 send_at: head.send_at.map(Timestamp::as_millisecond),
+                region: head.region.as_str().into(),
                 category: notification.category.as_str().into(),
                 priority: notification.priority,
                 fingerprint: head.fingerprint.into(),
@@ -158,6 +161,7 @@ mod tests {
         assert_eq!((head.app, head.id), (whole.notification.app, whole.notification.id));
         assert_eq!(head.part.sequence, 9);
         assert_eq!(*head.part.category, *whole.notification.category.as_str());
+        assert_eq!(*head.part.region, *whole.region.as_str());
         assert_eq!(head.part.priority, whole.notification.priority);
         assert_eq!(head.part.accepted_at, whole.notification.accepted_at.as_millisecond());
         assert_eq!(head.part.expires_at, whole.notification.expires_at.as_millisecond());

@@ -43,6 +43,8 @@ pub(super) struct IntakePart {
     pub(super) accepted_at: i64,
     pub(super) expires_at: i64,
     pub(super) send_at: Option<i64>,
+    /// Where it was accepted.
+    pub(super) region: Box<str>,
     pub(super) category: Box<str>,
     pub(super) priority: Priority,
     pub(super) fingerprint: Box<str>,

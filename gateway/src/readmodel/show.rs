@@ -15,6 +15,7 @@ impl Row {
         let intake = self.intake.as_ref();
         Some(NotificationSummary {
             id: self.id.parse().ok()?,
+            region: intake.and_then(|intake| intake.region.parse().ok()),
             category: intake.and_then(|intake| intake.category.parse().ok()),
             priority: intake.map(|intake| intake.priority),
             status: self.status(),

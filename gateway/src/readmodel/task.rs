@@ -243,7 +243,8 @@ impl ReadModelTask {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let memory = Arc::new(Semaphore::new(QUEUE_BYTES));
         let mut followers = JoinSet::new();
-        for (source, position) in Source::ALL.into_iter().zip(positions) {
+        for source in self.inner.sources().iter().copied() {
+            let position = &positions[source as usize];
             let follower = Follower::new(
                 self.inner.connection.clone(),
                 stream(source),
@@ -319,8 +320,10 @@ impl Writer {
             return;
         }
         self.looked = Some(Instant::now());
-        let looks = Source::ALL.map(|source| self.inner.connection.stream_state(stream(source)));
-        for (place, state) in futures_util::future::join_all(looks).await.into_iter().enumerate() {
+        let looks = self.inner.sources().iter().map(|source| async {
+            (*source as usize, self.inner.connection.stream_state(stream(*source)).await)
+        });
+        for (place, state) in futures_util::future::join_all(looks).await {
             let Ok(state) = state else { continue };
             if place == Source::Intake as usize {
                 self.ends.push_back((Instant::now(), state.last));
@@ -429,7 +432,8 @@ impl Writer {
         let now = super::Positions { intake, events, inbox };
         let behind = self.progress.iter().map(|it| it.end.unwrap_or(0).saturating_sub(it.reached)).sum();
         self.inner.behind.store(behind, Ordering::Relaxed);
-        let complete = self.progress.iter().all(|it| it.end.is_some_and(|end| it.reached >= end));
+        let followed = self.inner.sources().iter().map(|source| &self.progress[*source as usize]);
+        let complete = followed.into_iter().all(|it| it.end.is_some_and(|end| it.reached >= end));
         let became_ready = complete && !self.inner.ready.swap(true, Ordering::AcqRel);
         if became_ready {
             tracing::info!(intake, events, inbox, "the read model is ready");
@@ -521,6 +525,9 @@ const fn stream(source: Source) -> &'static str {
 }
 
 fn filter(connection: &Connection, source: Source) -> String {
+    if connection.is_hub {
+        return String::new();
+    }
     let subjects = Subjects::new(&connection.region);
     match source {
         Source::Intake => subjects.intake_all(),
@@ -530,6 +537,10 @@ fn filter(connection: &Connection, source: Source) -> String {
 }
 
 impl Inner {
+    fn sources(&self) -> &'static [Source] {
+        if self.connection.is_hub { &Source::AT_THE_HUB } else { &Source::ALL }
+    }
+
     pub(super) fn store(&self) -> Option<Arc<Store>> {
         self.store.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

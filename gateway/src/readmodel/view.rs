@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use peal_common::channel::{Channel, Priority};
 use peal_common::envelope::{ContactRef, InboxMark};
 use peal_common::event::{EventType, Status};
-use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
+use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -29,6 +29,10 @@ pub struct NotificationView {
 pub struct NotificationSummary {
     /// Its id.
     pub id: NotificationId,
+    /// The region that accepted it; unknown when the category is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "eu")]
+    pub region: Option<Region>,
     /// Its category. Unknown while only events have arrived, and again once the index was rebuilt after the acceptance
     /// itself had left the stream.
     pub category: Option<CategoryId>,

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connect::Connection;
 use crate::follow::{Followed, Follower, Stored};
 use crate::subjects::{Region, Subjects};
-use crate::topology::OTHERS_STATE;
+use crate::topology::{ALL_STATE, OTHERS_STATE};
 use store::{Change, Damaged, Feed, Position, Store};
 
 pub use store::Versioned;
@@ -369,7 +369,10 @@ impl MirrorTask {
             followers.push((feed, Follower::new(connection, stream, filter, created, position.sequence)));
             Following::new(feed, stream, position)
         };
-        let own = start(Feed::Own, &self.subjects.state_stream(), &self.subjects.state_all(), own);
+        let own = match self.connection.is_hub {
+            true => start(Feed::Own, ALL_STATE, "", own),
+            false => start(Feed::Own, &self.subjects.state_stream(), &self.subjects.state_all(), own),
+        };
         let linked = !self.connection.others.is_empty();
         let others = linked.then(|| start(Feed::Others, OTHERS_STATE, "", others));
         Ok((own, others, followers))

@@ -46,7 +46,7 @@ const SIZES: TableDefinition<'_, &[u8; 16], u32> = TableDefinition::new("sizes")
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 /// Of the tables and of everything in them: raise it with any change to what is written.
-const FORMAT: &[u8] = b"2";
+const FORMAT: &[u8] = b"3";
 
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,19 @@
+//! What a gateway of the hub answers: queries over all regions. It changes nothing, since every write belongs to a region,
+//! and it does not have what stays in the regions.
+
+use axum::extract::Request;
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+
+use super::problem::Problem;
+
+/// Refuses what the hub can't do.
+pub async fn look_only(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let stays = path.starts_with("/v1/dead-letters") || path.ends_with("/inbox") || path.contains("/inbox/");
+    if stays || ![Method::GET, Method::HEAD].contains(request.method()) {
+        return Problem::only_in_regions().into_response();
+    }
+    next.run(request).await
+}
