@@ -11,8 +11,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::provider::Provider;
 use crate::region::{Answer, Api, CATEGORY, RECIPIENTS};
 use crate::wait::now_ms;
 
@@ -23,6 +24,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How many notifications may be accepted and not yet delivered: a share of all, so that both go on side by side.
 const WINDOW_SHARE: u64 = 5;
 const LEAST_WINDOW: u64 = 2_000;
+/// While working for a time: notifications of one request, and how many may be accepted and not yet delivered.
+const BATCH: u64 = 200;
+const AHEAD: u64 = 2_000;
+/// How long nothing may be delivered on a machine that does much else.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One request and what came of it.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +109,36 @@ impl Load {
         }
         feeder.abort();
         result
+    }
+
+    /// Sends numbers from `from` on for some time, `rate` in a second at most unless that is 0, and waits until all are
+    /// delivered; returns the next number and how many were delivered in a second.
+    ///
+    /// # Errors
+    /// When the gateway refuses what it must not refuse, or nothing is delivered.
+    pub async fn work(
+        &self,
+        provider: &Provider,
+        from: u64,
+        time: Duration,
+        rate: u64,
+    ) -> anyhow::Result<(u64, f64)> {
+        let mut delivered = provider.deliveries();
+        let (began, before) = (Instant::now(), *delivered.borrow());
+        let mut next = from;
+        while began.elapsed() < time {
+            self.send((next..next + BATCH).collect()).await?;
+            next += BATCH;
+            // Delivering keeps up with accepting, so that the rate is that of both.
+            let soon = before + (next - from).saturating_sub(AHEAD);
+            timeout(LIMIT, delivered.wait_for(|count| *count >= soon)).await??;
+            if rate > 0 {
+                sleep_until(began + Duration::from_secs(1) * (next - from) as u32 / rate as u32).await;
+            }
+        }
+        let all = before + (next - from);
+        timeout(LIMIT, delivered.wait_for(|count| *count >= all)).await??;
+        Ok((next, (next - from) as f64 / began.elapsed().as_secs_f64()))
     }
 
     /// Sends these notifications, in one request or one by one as their number says, until each is accepted.

@@ -62,7 +62,8 @@ impl Schedule {
             reach(delivered, moment.deliveries).await?;
             sleep(moment.delay).await;
             region.check()?;
-            let at_ms = (moment.fault.strike)(region, &mut self.rng).await?;
+            let at_ms = now_ms();
+            (moment.fault.strike)(region, &mut self.rng).await?;
             incidents.push(Incident { fault: moment.fault, at_ms, repaired_ms: now_ms() });
         }
         Ok(incidents)

@@ -3,15 +3,26 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+
+/// What a link lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Whole,
+    /// What the far side says is lost.
+    Deaf,
+    Cut,
+}
 
 /// Relays connections from a port of its own to another one, while it is not cut. Dropping it ends all of them.
 #[derive(Debug)]
 pub struct Link {
     port: u16,
-    whole: watch::Sender<bool>,
+    state: watch::Sender<State>,
     accepting: AbortHandle,
 }
 
@@ -23,10 +34,10 @@ impl Link {
     pub async fn to(target: u16) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let (whole, watched) = watch::channel(true);
+        let (state, watched) = watch::channel(State::Whole);
         let accepting =
             tokio::spawn(accept(listener, SocketAddr::from((Ipv4Addr::LOCALHOST, target)), watched));
-        Ok(Link { port, whole, accepting: accepting.abort_handle() })
+        Ok(Link { port, state, accepting: accepting.abort_handle() })
     }
 
     /// The port to connect to.
@@ -37,40 +48,67 @@ impl Link {
 
     /// Cuts the link: connections end, and new ones are taken and closed at once.
     pub fn cut(&self) {
-        self.whole.send_replace(false);
+        self.state.send_replace(State::Cut);
+    }
+
+    /// Loses from now on whatever the far side says, acknowledgements among it; what is said to it still arrives.
+    pub fn deafen(&self) {
+        self.state.send_replace(State::Deaf);
     }
 
     /// Lets connections through again.
     pub fn heal(&self) {
-        self.whole.send_replace(true);
+        self.state.send_replace(State::Whole);
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.whole.send_replace(false);
+        self.state.send_replace(State::Cut);
         self.accepting.abort();
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, whole: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Receiver<State>) {
     while let Ok((near, _)) = listener.accept().await {
-        if *whole.borrow() {
-            tokio::spawn(relay(near, target, whole.clone()));
+        if *state.borrow() != State::Cut {
+            tokio::spawn(relay(near, target, state.clone()));
         }
     }
 }
 
-async fn relay(mut near: TcpStream, target: SocketAddr, mut whole: watch::Receiver<bool>) {
+async fn relay(mut near: TcpStream, target: SocketAddr, mut state: watch::Receiver<State>) {
+    let hearing = state.clone();
     let relayed = async {
         let mut far = TcpStream::connect(target).await?;
         far.set_nodelay(true)?;
         near.set_nodelay(true)?;
-        tokio::io::copy_bidirectional(&mut near, &mut far).await
+        let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.split(), far.split());
+        tokio::select! {
+            said = tokio::io::copy(&mut from_near, &mut to_far) => said.map(drop),
+            heard = hear(&mut from_far, &mut to_near, &hearing) => heard,
+        }
     };
     tokio::select! {
         // Either side is gone, which the other one sees when this ends.
         _ = relayed => {}
-        _ = whole.wait_for(|whole| !whole) => {}
+        _ = state.wait_for(|state| *state == State::Cut) => {}
+    }
+}
+
+async fn hear(
+    far: &mut ReadHalf<'_>,
+    near: &mut WriteHalf<'_>,
+    state: &watch::Receiver<State>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = far.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        if *state.borrow() != State::Deaf {
+            near.write_all(&buffer[..count]).await?;
+        }
     }
 }

@@ -105,39 +105,41 @@ async fn step(jetstream: &Context, change: &Change, allow_destructive: bool) -> 
 async fn send_again(jetstream: &Context, config: &stream::Config) -> Result<(), ApplyError> {
     for source in config.sources.iter().flatten() {
         let (Some(external), Some(consumer)) = (&source.external, &source.consumer) else { continue };
-        let subject = format!("{}.CONSUMER.RESET.{}.{}", external.api_prefix, source.name, consumer.name);
-        let deadline = Instant::now() + ORIGIN_LIMIT;
-        let answer = loop {
-            // A link that is just being made answers a moment later.
-            match jetstream.client().request(subject.clone(), r#"{"seq":1}"#.into()).await {
-                Ok(answer) => break answer,
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(ORIGIN_PAUSE).await,
-                Err(error) => {
-                    let origin = external.api_prefix.split('.').nth(1).unwrap_or_default().to_owned();
-                    return Err(ApplyError::Absent {
-                        origin,
-                        stream: config.name.clone(),
-                        source: error.into(),
-                    });
-                }
-            }
+        let at_origin =
+            |verb: &str| format!("{}.CONSUMER.{verb}.{}.{}", external.api_prefix, source.name, consumer.name);
+        let absent = |error: async_nats::Error| ApplyError::Absent {
+            origin: external.api_prefix.split('.').nth(1).unwrap_or_default().to_owned(),
+            stream: config.name.clone(),
+            source: error,
         };
-        let refused = match serde_json::from_slice(&answer.payload) {
-            Ok(Response::Ok(serde_json::Value::Object(_))) => None,
-            Ok(Response::Ok(other)) => Some(format!("an unexpected answer: {other}").into()),
-            Ok(Response::Err { error }) if is_absent(error.error_code()) => None,
-            Ok(Response::Err { error }) => Some(async_nats::Error::from(error)),
-            Err(error) => Some(error.into()),
-        };
-        if let Some(source) = refused {
-            let target = Target::Consumer {
-                stream: format!("{}.{}", external.api_prefix, config.name),
-                consumer: consumer.name.clone(),
-            };
-            return Err(ApplyError::Refused { action: "reset", target, source });
+        // Asked first, since the server does not answer the other request when there is no such stream.
+        match ask(jetstream, at_origin("INFO"), "").await.map_err(absent)? {
+            Response::Ok(_) => {}
+            Response::Err { error } if is_absent(error.error_code()) => continue,
+            Response::Err { error } => return Err(absent(error.into())),
+        }
+        match ask(jetstream, at_origin("RESET"), r#"{"seq":1}"#).await.map_err(absent)? {
+            Response::Ok(_) => {}
+            Response::Err { error } => return Err(absent(error.into())),
         }
     }
     Ok(())
+}
+
+/// Asks an origin. A link that is just being made answers a moment later.
+async fn ask(
+    jetstream: &Context,
+    subject: String,
+    body: &'static str,
+) -> Result<Response<serde_json::Value>, async_nats::Error> {
+    let deadline = Instant::now() + ORIGIN_LIMIT;
+    loop {
+        match jetstream.client().request(subject.clone(), body.into()).await {
+            Ok(answer) => return Ok(serde_json::from_slice(&answer.payload)?),
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(ORIGIN_PAUSE).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn is_absent(code: ErrorCode) -> bool {

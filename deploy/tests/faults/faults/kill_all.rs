@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use super::{Fault, PROBE_LIMIT, restart_all};
-use crate::wait::now_ms;
+use super::{Fault, restart_all};
 
 const ELECTED: Duration = Duration::from_secs(15);
 
@@ -15,14 +14,11 @@ pub const FAULT: Fault = Fault {
     resends: Some(ELECTED),
     strike: |region, _| {
         async {
-            let at_ms = now_ms();
             for node in &mut region.nodes {
                 node.kill().await?;
             }
             restart_all(region.nodes.iter_mut()).await?;
-            region.until_it_takes_writes(PROBE_LIMIT).await?;
-            region.until_copied().await?;
-            Ok(at_ms)
+            region.until_recovered().await
         }
         .boxed()
     },

@@ -40,8 +40,8 @@ pub struct Fault {
     pub name: &'static str,
     /// For how long after the repair its effects may last, if it can make a delivery be sent twice at all.
     pub resends: Option<Duration>,
-    /// Breaks it and repairs it at once. Gives the time at which it was broken, taken before.
-    pub strike: for<'a> fn(&'a mut Region, &'a mut StdRng) -> BoxFuture<'a, anyhow::Result<i64>>,
+    /// Breaks it and repairs it at once.
+    pub strike: for<'a> fn(&'a mut Region, &'a mut StdRng) -> BoxFuture<'a, anyhow::Result<()>>,
 }
 
 /// A fault that happened.
@@ -49,7 +49,7 @@ pub struct Fault {
 pub struct Incident {
     /// What broke.
     pub fault: &'static Fault,
-    /// When it broke, in milliseconds since the Unix epoch.
+    /// When it was about to break, in milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// When what broke had been started again.
     pub repaired_ms: i64,

@@ -16,7 +16,8 @@ const STORE_BYTES: u64 = 256 << 30;
 pub struct Hub {
     connection: Connection,
     port: u16,
-    _server: Server,
+    /// Its nats-server.
+    pub server: Server,
     _folder: TempDir,
 }
 
@@ -43,7 +44,7 @@ impl Hub {
         let current = Current::read(&connection.jetstream, &wanted).await?;
         // No region runs yet, so that none can have handed anything on.
         topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), true).await?;
-        Ok(Hub { connection, port, _server: server, _folder: folder })
+        Ok(Hub { connection, port, server, _folder: folder })
     }
 
     /// Starts one of its regions, which is reached over the returned link.

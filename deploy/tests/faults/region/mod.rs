@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::try_join_all;
@@ -20,7 +21,7 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{ClusterConfig, Leaf, Server, ServerConfig, free_port};
+use peal_nats::server::{ClusterConfig, Leaf, Link, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, Current, Links, Topology};
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -62,6 +63,8 @@ pub struct Wanted<'a> {
     pub nodes: usize,
     /// Its name.
     pub name: &'a str,
+    /// Whether the gateway reaches the server over a link that can be cut.
+    pub relayed: bool,
     /// The hub and the other regions, and how its server reaches the hub.
     pub linked: Option<(Links, Leaf)>,
 }
@@ -76,6 +79,7 @@ impl<'a> Wanted<'a> {
             nats_folder: None,
             nodes: 1,
             name: NAME,
+            relayed: false,
             linked: None,
         }
     }
@@ -94,6 +98,7 @@ pub struct Region {
     /// For calling the gateway.
     pub api: Api,
     topology: Topology,
+    gateway_link: Option<Link>,
     folder: TempDir,
 }
 
@@ -130,7 +135,18 @@ impl Region {
             region_key: &region_key,
             nats: &urls,
         };
-        let mut gateway = settings.program("peal-gateway", "gateway", "gateway")?;
+        let gateway_link = match wanted.relayed {
+            true => Some(Link::to(nodes[0].client_port()).await?),
+            false => None,
+        };
+        let over_link =
+            gateway_link.iter().map(|link| format!("nats://127.0.0.1:{}", link.port())).collect::<Vec<_>>();
+        let gateway_nats = if over_link.is_empty() { &urls } else { &over_link };
+        let mut gateway = Settings { nats: gateway_nats, ..settings.clone() }.program(
+            "peal-gateway",
+            "gateway",
+            "gateway",
+        )?;
         gateway.start()?;
         let mut dispatchers = Vec::new();
         for number in 0..wanted.dispatchers {
@@ -144,7 +160,7 @@ impl Region {
             dispatcher.until_ready().await?;
         }
         let api = Api::new(gateway.address, &key, &secret)?;
-        let region = Region { nodes, gateway, dispatchers, connection, api, topology, folder };
+        let region = Region { nodes, gateway, dispatchers, connection, api, topology, gateway_link, folder };
         region.register(wanted.webhook).await?;
         Ok(region)
     }
@@ -158,6 +174,14 @@ impl Region {
             self.api.put(&format!("/v1/recipients/u-{number}"), &json!({ "contacts": [contact] })).await?;
         }
         Ok(())
+    }
+
+    /// The link between the gateway and its server.
+    ///
+    /// # Errors
+    /// When it was not wanted.
+    pub fn gateway_link(&self) -> anyhow::Result<&Link> {
+        self.gateway_link.as_ref().context("the gateway is not relayed")
     }
 
     /// Kills everything that runs, at once.
@@ -234,6 +258,54 @@ impl Region {
             }
             patience.pause().await?;
         }
+    }
+
+    /// Waits until it has recovered from the loss of servers: it takes writes, and all copies are current.
+    pub async fn until_recovered(&self) -> anyhow::Result<()> {
+        self.until_it_takes_writes(SERVER_LIMIT).await?;
+        self.until_copied().await
+    }
+
+    /// Which server of a cluster leads INTAKE; waits until one does.
+    pub async fn leader_of_intake(&self) -> anyhow::Result<usize> {
+        let patience = Patience::new("a server leads INTAKE", SERVER_LIMIT);
+        loop {
+            if let Some(leader) = self.known_leader().await {
+                return Ok(leader);
+            }
+            patience.pause().await?;
+        }
+    }
+
+    /// Waits until another server than `node` leads INTAKE.
+    pub async fn until_another_leads(&self, node: usize) -> anyhow::Result<()> {
+        let patience = Patience::new("another server leads INTAKE", SERVER_LIMIT);
+        while self.known_leader().await.is_none_or(|leader| leader == node) {
+            patience.pause().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no server leads INTAKE. A leader that has lost the others goes on for about 20 s (nats-server 2.15).
+    pub async fn until_nobody_leads(&self) -> anyhow::Result<()> {
+        let patience = Patience::new("no server leads INTAKE", SERVER_LIMIT);
+        loop {
+            let connects = self.connection.connects();
+            let leader = self.known_leader().await;
+            // Silence says something only when the question has arrived.
+            let asked = self.connection.is_connected() && self.connection.connects() == connects;
+            if asked && leader.is_none() {
+                return Ok(());
+            }
+            patience.pause().await?;
+        }
+    }
+
+    /// Which server says that it leads INTAKE, if any does.
+    async fn known_leader(&self) -> Option<usize> {
+        let stream = self.connection.jetstream.get_stream(topology::INTAKE).await.ok()?;
+        let leader = stream.cached_info().cluster.as_ref()?.leader.as_deref()?;
+        leader.strip_prefix("node-")?.parse().ok()
     }
 
     /// Whatever still waits in a stream or is with a dispatcher, a line for each; nothing when all work is done.
@@ -324,6 +396,7 @@ async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Resul
 }
 
 /// What the settings of all programs have in common.
+#[derive(Clone)]
 struct Settings<'a> {
     name: &'a str,
     links: Option<Links>,

@@ -1,10 +1,10 @@
 //! A region is cut off from its hub: it goes on as before, an opt-out counts there at once and everywhere after, and the
 //! hub misses nothing in the end.
 //!
-//! `PEAL_FAULT_CUT_SECONDS` says for how long.
+//! `PEAL_FAULT_CUT_SECONDS` says for how long, `PEAL_FAULT_CUT_RATE` how many notifications a second there are meanwhile: as
+//! many as go when it is 0.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use peal_nats::server::Link;
@@ -21,30 +21,10 @@ use crate::wait;
 
 /// How long the region works before the cut, for comparison.
 const BEFORE: Duration = Duration::from_secs(3);
-/// Notifications of one request, and how many may be accepted and not yet delivered.
-const BATCH: u64 = 200;
-const AHEAD: u64 = 2_000;
 /// How long anything may take on a machine that does much else. What it did take is printed.
 const LIMIT: Duration = Duration::from_secs(60);
 const LEAVER: &str = "leaver";
 const SUPPRESSED: &str = "leaver-while-cut";
-
-/// Sends for some time; returns how many were accepted and how many were delivered in a second.
-async fn work(load: &Load, provider: &Provider, from: u64, time: Duration) -> anyhow::Result<(u64, f64)> {
-    let mut delivered = provider.deliveries();
-    let (began, before) = (Instant::now(), *delivered.borrow());
-    let mut next = from;
-    while began.elapsed() < time {
-        load.send((next..next + BATCH).collect()).await?;
-        next += BATCH;
-        // Delivering keeps up with accepting, so that the rate is that of both.
-        let soon = before + (next - from).saturating_sub(AHEAD);
-        tokio::time::timeout(LIMIT, delivered.wait_for(|count| *count >= soon)).await??;
-    }
-    let all = before + (next - from);
-    tokio::time::timeout(LIMIT, delivered.wait_for(|count| *count >= all)).await??;
-    Ok((next, (next - from) as f64 / began.elapsed().as_secs_f64()))
-}
 
 /// What became of a notification to the one who leaves.
 async fn fate(region: &Region, id: &str) -> anyhow::Result<String> {
@@ -70,13 +50,14 @@ async fn prefer(region: &Region, webhook: bool) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_region_that_is_cut_off_goes_on_as_before() -> anyhow::Result<()> {
     let seconds: u64 = given("PEAL_FAULT_CUT_SECONDS", 8);
-    println!("PEAL_FAULT_CUT_SECONDS={seconds}");
+    let rate: u64 = given("PEAL_FAULT_CUT_RATE", 0);
+    println!("PEAL_FAULT_CUT_SECONDS={seconds} PEAL_FAULT_CUT_RATE={rate}");
     let _machine = super::WHOLE_MACHINE.lock().await;
     let (provider, leaver) = (Provider::start().await?, Provider::start().await?);
     let hub = Hub::start().await?;
     let (eu, _link) = hub.region("eu", provider.url()).await?;
     let (mut us, link) = hub.region("us", provider.url()).await?;
-    let result = run(&hub, &eu, &mut us, &link, &provider, &leaver, seconds).await;
+    let result = run(&hub, &eu, &mut us, &link, &provider, &leaver, (seconds, rate)).await;
     result.map_err(|error| error.context(format!("{}\n{}", eu.logs(), us.logs())))
 }
 
@@ -87,7 +68,7 @@ async fn run(
     link: &Link,
     provider: &Provider,
     leaver: &Provider,
-    seconds: u64,
+    (seconds, rate): (u64, u64),
 ) -> anyhow::Result<()> {
     let journal = Journal::start(&us.connection);
     let contact = json!({ "channel": "webhook", "address": format!("{}/0", leaver.url()) });
@@ -99,14 +80,14 @@ async fn run(
     })
     .await?;
 
-    let load = Arc::new(Load::new(&us.api, "c", provider.url()));
-    let (next, before) = work(&load, provider, 0, BEFORE).await?;
+    let load = Load::new(&us.api, "c", provider.url());
+    let (next, before) = load.work(provider, 0, BEFORE, rate).await?;
     link.cut();
     prefer(us, false).await?;
     // Somebody who can't know of it says the opposite, later.
     prefer(eu, true).await?;
     anyhow::ensure!(fate(us, SUPPRESSED).await? == "suppressed", "the opt-out does not count at once");
-    let (_, during) = work(&load, provider, next, Duration::from_secs(seconds)).await?;
+    let (_, during) = load.work(provider, next, Duration::from_secs(seconds), rate).await?;
     anyhow::ensure!(!hub.is_level_with(&[eu, us]).await, "the link was not cut");
 
     link.heal();

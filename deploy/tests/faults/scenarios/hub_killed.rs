@@ -1,0 +1,56 @@
+//! The hub is killed: its regions go on as before, and it misses nothing when it is back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::audit;
+use crate::journal::Journal;
+use crate::load::Load;
+use crate::provider::Provider;
+use crate::region::{Hub, Region};
+use crate::wait;
+
+/// How long the regions work before, and while the hub is away.
+const BEFORE: Duration = Duration::from_secs(2);
+const WITHOUT: Duration = Duration::from_secs(4);
+/// How long anything may take on a machine that does much else. What it did take is printed.
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_is_killed_misses_nothing() -> anyhow::Result<()> {
+    let _machine = super::WHOLE_MACHINE.lock().await;
+    let provider = Provider::start().await?;
+    let mut hub = Hub::start().await?;
+    let (mut eu, _link) = hub.region("eu", provider.url()).await?;
+    let (us, _link_of_us) = hub.region("us", provider.url()).await?;
+    let result = run(&mut hub, &mut eu, &us, &provider).await;
+    result.map_err(|error| error.context(format!("{}\n{}", eu.logs(), us.logs())))
+}
+
+async fn run(hub: &mut Hub, eu: &mut Region, us: &Region, provider: &Provider) -> anyhow::Result<()> {
+    let journal = Journal::start(&eu.connection);
+    let load = Load::new(&eu.api, "h", provider.url());
+    let (next, before) = load.work(provider, 0, BEFORE, 0).await?;
+    hub.server.kill().await?;
+    let (_, without) = load.work(provider, next, WITHOUT, 0).await?;
+    hub.server.restart().await?;
+    let back = Instant::now();
+    let level = wait::until("the hub has everything", LIMIT, async || {
+        hub.is_level_with(&[eu, us]).await.then(|| back.elapsed())
+    })
+    .await?;
+    let accepted = load.accepted();
+    audit::settle(eu, &journal, provider, &accepted).await?;
+    let findings = audit::compare(&accepted, &journal.entries(), &provider.calls(), &[]);
+    println!(
+        "hub killed for {} s: {} accepted, {} lost, {} duplicated; {before:.0}/s before, {without:.0}/s without it; it \
+         had everything {:.1} s after it was back",
+        WITHOUT.as_secs(),
+        accepted.len(),
+        findings.lost.len(),
+        findings.repeats.len(),
+        level.as_secs_f64(),
+    );
+    findings.check()
+}
