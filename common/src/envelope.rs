@@ -120,6 +120,9 @@ pub struct Accepted {
     /// The service's own words.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
+    /// Whether nothing of it may leave the region that accepted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 /// One target after the gateway looked it up.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::channel::Channel;
-use crate::envelope::Envelope;
+use crate::envelope::{Accepted, Envelope};
 use crate::id::{AppId, DeliveryId, NotificationId, RecipientId};
 
 /// What happened.
@@ -235,6 +235,9 @@ pub struct Event {
     /// The deliveries that a `planned` event decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<PlannedDelivery>,
+    /// Whether it may not leave its region.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 impl Event {
@@ -257,7 +260,15 @@ impl Event {
             until: None,
             replays: None,
             deliveries: Vec::new(),
+            pinned: false,
         }
+    }
+
+    /// An event about an accepted notification, as far from home as that.
+    #[must_use]
+    pub fn about(kind: EventType, at: Timestamp, notification: &Accepted) -> Self {
+        let pinned = notification.pinned;
+        Event { pinned, ..Event::new(kind, at, notification.app.clone(), notification.id.clone()) }
     }
 }
 

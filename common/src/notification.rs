@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::address;
 use crate::category::check_choices;
 use crate::channel::{Channel, ChannelChoice, Priority};
-use crate::id::{CategoryId, GroupId, NotificationId, PolicyId, RecipientId, TemplateId};
+use crate::id::{CategoryId, GroupId, NotificationId, PolicyId, RecipientId, Region, TemplateId};
 use crate::problem::FieldError;
 use crate::template::Content;
 
@@ -166,6 +166,11 @@ pub struct Notification {
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schema(value_type = Object)]
     pub metadata: Map<String, Value>,
+    /// The only region that may know the notification: the one that is asked to accept it. Notifications to pinned
+    /// recipients are pinned without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "eu")]
+    pub pinned_to: Option<Region>,
 }
 
 impl Notification {

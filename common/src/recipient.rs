@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::address;
 use crate::channel::{Channel, ChannelSet};
 use crate::envelope::ContactRef;
-use crate::id::{AppId, GroupId};
+use crate::id::{AppId, GroupId, Region};
 use crate::preferences::Preferences;
 use crate::problem::FieldError;
 use crate::seal::{DataKey, SealError, Sealer};
@@ -166,6 +166,11 @@ pub struct RecipientBody {
     /// The groups that the recipient is a member of.
     #[serde(default)]
     pub groups: Vec<GroupId>,
+    /// The only region that may know the recipient: its own. Nothing of the recipient, nor of what is sent to it, leaves
+    /// that region. It can't be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "eu")]
+    pub pinned_to: Option<Region>,
 }
 
 impl RecipientBody {
@@ -235,6 +240,8 @@ struct Profile {
     attributes: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     groups: Vec<GroupId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pinned_to: Option<Region>,
 }
 
 /// A recipient whose personal data has been opened.
@@ -277,6 +284,7 @@ impl Recipient {
             attributes: profile.attributes,
             contacts,
             groups: profile.groups,
+            pinned_to: profile.pinned_to,
         };
         Ok(Some(Recipient { body, indexes, preferences: Preferences::read(record), data_key }))
     }
@@ -358,6 +366,7 @@ pub fn write_body(
         time_zone: body.time_zone.clone(),
         attributes: body.attributes.clone(),
         groups: body.groups.clone(),
+        pinned_to: body.pinned_to.clone(),
     };
     let mut seal = |value: Vec<u8>, facet: &str| data_key.seal(&value, &place(key, facet), rng);
     let profile = seal(to_json(&profile)?, PROFILE_FACET)?;

@@ -25,6 +25,8 @@ pub const RECORD_VERSION: u8 = 1;
 pub enum Kind {
     /// A recipient: profile, contacts, preferences, data key.
     Recipient,
+    /// A recipient who is pinned to the region that has the record: it never leaves that.
+    PinnedRecipient,
     /// A category.
     Category,
     /// The current version of a template.
@@ -39,8 +41,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Recipient,
+        Kind::PinnedRecipient,
         Kind::Category,
         Kind::Template,
         Kind::TemplateVersion,
@@ -48,11 +51,18 @@ impl Kind {
         Kind::Cancellation,
     ];
 
+    /// Whether records of this kind stay in their region.
+    #[must_use]
+    pub const fn is_pinned(self) -> bool {
+        matches!(self, Kind::PinnedRecipient)
+    }
+
     /// The first token of the key.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Kind::Recipient => "recipient",
+            Kind::PinnedRecipient => "pinned_recipient",
             Kind::Category => "category",
             Kind::Template => "template",
             Kind::TemplateVersion => "template_version",

@@ -89,7 +89,7 @@ impl Context {
     /// # Errors
     /// [`SayError`]
     pub async fn send_event(&self, event: &Event) -> Result<Pending, SayError> {
-        let subject = self.subjects.event(event.kind.as_str(), event.channel, event.app.as_str());
+        let subject = self.subjects.of_event(event);
         crate::metrics::event(event.kind, event.channel);
         Ok(self.connection.send(Outgoing::new(subject, event.encode()?)).await?)
     }

@@ -62,7 +62,9 @@ async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed
     // A recipient who was made anew since has an inbox again, whose items stay. Older ones that are still in INBOX can't
     // be read: what sealed them is gone.
     let recipient = key.id().and_then(|id| id.parse::<RecipientId>().ok());
-    if let (Some(Kind::Recipient), Some(owner), Some(recipient)) = (key.kind(), key.app(), recipient) {
+    if let (Some(Kind::Recipient | Kind::PinnedRecipient), Some(owner), Some(recipient)) =
+        (key.kind(), key.app(), recipient)
+    {
         if !exists {
             app.connection.purge(INBOX, &app.subjects.inbox_of(owner.as_str(), recipient.as_str())).await?;
         }

@@ -234,7 +234,7 @@ async fn start(
         writer.clone(),
         Known { here: model.clone(), elsewhere },
         clock.clone(),
-        Rules { networks, longest_lag },
+        Rules { networks, longest_lag, pinned: settings.region.pinned },
     );
 
     let hub = settings.topology.hub.as_ref().map(ToString::to_string);

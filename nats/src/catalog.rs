@@ -69,6 +69,15 @@ pub struct CurrentTemplate {
     pub template: Arc<Template>,
 }
 
+/// Where a recipient is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    /// The channels on which it has a contact.
+    pub channels: ChannelSet,
+    /// Whether it is pinned to this region.
+    pub pinned: bool,
+}
+
 /// Typed look-ups in the mirror. Cheap to clone.
 #[derive(Clone)]
 pub struct Catalog {
@@ -164,13 +173,35 @@ impl Catalog {
         }
     }
 
+    /// The key of a recipient's record: whichever is there, and that of one that may leave the region when none is.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn recipient_key(&self, app: &AppId, id: &RecipientId) -> Result<RecordKey, CatalogError> {
+        let [usual, pinned] = recipient_keys(app, id);
+        let is_pinned = self.mirror.reach(&usual)?.is_none() && self.mirror.reach(&pinned)?.is_some();
+        Ok(if is_pinned { pinned } else { usual })
+    }
+
+    fn recipient_record(
+        &self,
+        app: &AppId,
+        id: &RecipientId,
+    ) -> Result<Option<(RecordKey, Record)>, CatalogError> {
+        for key in recipient_keys(app, id) {
+            if let Some(record) = self.mirror.get(&key)?.filter(Record::exists) {
+                return Ok(Some((key, record)));
+            }
+        }
+        Ok(None)
+    }
+
     /// A recipient, opened; `None` when there is none, or none any more.
     ///
     /// # Errors
     /// [`CatalogError::NotReady`]; [`CatalogError::Sealed`] when its record can't be opened.
     pub fn recipient(&self, app: &AppId, id: &RecipientId) -> Result<Option<Recipient>, CatalogError> {
-        let key = RecordKey::new(Kind::Recipient, app, id.as_str());
-        let Some(record) = self.mirror.get(&key)? else { return Ok(None) };
+        let Some((key, record)) = self.recipient_record(app, id)? else { return Ok(None) };
         Ok(Recipient::open(&record, &key, &self.sealer)?)
     }
 
@@ -179,16 +210,19 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotReady`]
     pub fn outline(&self, app: &AppId, id: &RecipientId) -> Result<Option<Outline>, CatalogError> {
-        let record = self.mirror.get(&RecordKey::new(Kind::Recipient, app, id.as_str()))?;
-        Ok(record.as_ref().and_then(Outline::read))
+        Ok(self.recipient_record(app, id)?.as_ref().and_then(|(_, record)| Outline::read(record)))
     }
 
-    /// The channels on which a recipient is reached; `None` when there is no such recipient. Much cheaper than to open it.
+    /// Where a recipient is reached; `None` when there is no such recipient. Much cheaper than to open it.
     ///
     /// # Errors
     /// [`CatalogError::NotReady`]
-    pub fn reach(&self, app: &AppId, id: &RecipientId) -> Result<Option<ChannelSet>, CatalogError> {
-        Ok(self.mirror.reach(&RecordKey::new(Kind::Recipient, app, id.as_str()))?)
+    pub fn reach(&self, app: &AppId, id: &RecipientId) -> Result<Option<Reach>, CatalogError> {
+        let [usual, pinned] = recipient_keys(app, id);
+        if let Some(channels) = self.mirror.reach(&usual)? {
+            return Ok(Some(Reach { channels, pinned: false }));
+        }
+        Ok(self.mirror.reach(&pinned)?.map(|channels| Reach { channels, pinned: true }))
     }
 
     /// The recipient who has this address, which must be in normal form, if the app has one.
@@ -262,6 +296,11 @@ impl Catalog {
         }
         Ok(out)
     }
+}
+
+/// The keys under which a recipient's record may stand: the usual one, and the one that stays in the region.
+fn recipient_keys(app: &AppId, id: &RecipientId) -> [RecordKey; 2] {
+    [Kind::Recipient, Kind::PinnedRecipient].map(|kind| RecordKey::new(kind, app, id.as_str()))
 }
 
 /// The key of one version of a template: its id is `<template>~<version>`; a template's own id has no `~`.

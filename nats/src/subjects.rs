@@ -4,6 +4,8 @@
 //! regions of one account never overlap and a permission or an export can name a region by its prefix.
 
 use peal_common::channel::{Channel, Priority};
+use peal_common::event::Event;
+use peal_common::state::Kind;
 
 pub use peal_common::id::Region;
 
@@ -71,6 +73,18 @@ impl Subjects {
         format!("{}.intake.{priority}.>", self.prefix)
     }
 
+    /// The same subject for what may not leave the region: one token more, which no filter of a link lets through.
+    #[must_use]
+    pub fn pin(subject: String, is_pinned: bool) -> String {
+        if is_pinned { subject + ".pinned" } else { subject }
+    }
+
+    /// Accepted notifications that may leave the region: `peal.<r>.intake.*.*`.
+    #[must_use]
+    pub fn intake_unpinned(&self) -> String {
+        format!("{}.intake.*.*", self.prefix)
+    }
+
     /// `peal.<r>.intake.>`.
     #[must_use]
     pub fn intake_all(&self) -> String {
@@ -125,6 +139,18 @@ impl Subjects {
     pub fn event(&self, event_type: &str, channel: Option<Channel>, app: &str) -> String {
         let channel = channel.map_or(NO_CHANNEL, Channel::as_str);
         format!("{}.event.{}.{channel}.{}", self.prefix, token(event_type), token(app))
+    }
+
+    /// Where an event belongs.
+    #[must_use]
+    pub fn of_event(&self, event: &Event) -> String {
+        Subjects::pin(self.event(event.kind.as_str(), event.channel, event.app.as_str()), event.pinned)
+    }
+
+    /// What may leave the region of what happened: `peal.<r>.event.*.*.*`.
+    #[must_use]
+    pub fn event_unpinned(&self) -> String {
+        format!("{}.event.*.*.*", self.prefix)
     }
 
     /// `peal.<r>.event.>`.
@@ -244,6 +270,13 @@ impl Subjects {
         format!("$KV.state_{}.{key}", self.region)
     }
 
+    /// The records that may leave the region: `$KV.state_<r>.<kind>.>`, for each such kind.
+    #[must_use]
+    pub fn state_unpinned(&self) -> Vec<String> {
+        let kinds = Kind::ALL.into_iter().filter(|kind| !kind.is_pinned());
+        kinds.map(|kind| self.state(&format!("{}.>", kind.as_str()))).collect()
+    }
+
     /// `$KV.state_<r>.>`.
     #[must_use]
     pub fn state_all(&self) -> String {
@@ -345,6 +378,9 @@ mod tests {
             (s.event("sent", Some(channel), "shop"), "peal.seoul-1.event.sent.sms.shop"),
             (s.event("accepted", None, "shop"), "peal.seoul-1.event.accepted.none.shop"),
             (s.event_all(), "peal.seoul-1.event.>"),
+            (s.intake_unpinned(), "peal.seoul-1.intake.*.*"),
+            (Subjects::pin(s.intake(priority, "shop"), true), "peal.seoul-1.intake.high.shop.pinned"),
+            (s.event_unpinned(), "peal.seoul-1.event.*.*.*"),
             (s.dead(Some(channel), "shop"), "peal.seoul-1.dead.sms.shop"),
             (s.dead_of("shop"), "peal.seoul-1.dead.*.shop"),
             (s.dead_all(), "peal.seoul-1.dead.>"),

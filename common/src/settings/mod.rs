@@ -88,6 +88,7 @@ pub struct RegionSettings {
     pub name: Region,
     pub key: Option<Secret>,
     pub key_file: Option<PathBuf>,
+    pub pinned: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

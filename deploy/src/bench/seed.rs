@@ -63,6 +63,7 @@ pub async fn recipients(
                 Contact::at(Channel::Email, format!("{id}@example.com")),
             ],
             groups: Vec::new(),
+            pinned_to: None,
         };
         let key = RecordKey::new(Kind::Recipient, &app, &id);
         let mut record = Record::default();

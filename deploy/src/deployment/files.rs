@@ -108,10 +108,11 @@ fn settings(deployment: &Deployment, site: &Site) -> String {
     format!(
         "# The settings of {name}, for its gateways and dispatchers and for the peal command. Written by `peal topology\n\
          # render`: lay your own over it (`PEAL__SECTION__KEY`), or change the description and render again.\n\n\
-         [region]\nname = {name}\n{key}\n\
+         [region]\nname = {name}\n{key}{pinned}\n\
          [nats]\nurls = [{urls}]\nuser = {user}\npassword_file = {password}\n\n\
          [topology]\nhub = {hub}\nregions = [{regions}]\nreplicas = {replicas}\nevents_max_age_days = {days}\n",
         urls = urls.join(", "),
+        pinned = if site.pinned { "pinned = true\n" } else { "" },
         user = quoted(USER),
         hub = quoted(deployment.hub.name.as_str()),
         regions = regions.join(", "),

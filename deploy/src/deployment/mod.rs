@@ -55,6 +55,9 @@ pub struct Site {
     pub store_dir: String,
     /// What its streams may take on disk, in GiB; enough for what they reserve unless it is said.
     pub max_file_store_gib: Option<u64>,
+    /// Whether nothing of what it accepts leaves it.
+    #[serde(default)]
+    pub pinned: bool,
     /// How long events can be looked up.
     #[serde(default = "default_events_max_age")]
     pub events_max_age_days: u64,

@@ -1,5 +1,6 @@
 //! `peal up --regions`: several regions and their hub on one machine.
 
+use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
@@ -36,10 +37,19 @@ impl Gateway {
 
     /// The code with which something is refused.
     async fn refusal(&self, path: &str, body: &Value) -> String {
+        self.refused("POST", path, body).await["code"].as_str().unwrap().to_owned()
+    }
+
+    /// The problem with which something is refused.
+    async fn refused(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut curl = Command::new("curl");
-        curl.args(["-sS", "-u", &self.user, "-H", "Content-Type: application/json", "-d", &body.to_string()]);
+        curl.args(["-sS", "-u", &self.user, "-X", method, "-H", "Content-Type: application/json"]);
+        if !body.is_null() {
+            curl.args(["-d", &body.to_string()]);
+        }
         let answer = finished(curl.arg(format!("{}{path}", self.url))).await.exits(0).json();
-        answer["code"].as_str().unwrap_or_else(|| panic!("not refused: {answer}")).to_owned()
+        assert!(answer["code"].is_string(), "not refused: {answer}");
+        answer
     }
 
     async fn preferences(&self) -> Value {
@@ -61,10 +71,11 @@ impl Gateway {
         tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}: never {what}", self.url));
     }
 
-    async fn eventually_delivered(&self, id: &str, region: &str) {
+    async fn eventually_delivered(&self, id: &str, region: &str, recipient: &str) {
+        let path = format!("/v1/notifications?recipient={recipient}");
         let found = async {
             loop {
-                let all = self.call("GET", "/v1/notifications?recipient=demo-user", None).await;
+                let all = self.call("GET", &path, None).await;
                 let found = all["data"].as_array().unwrap().iter().find(|found| found["id"] == id).cloned();
                 if let Some(found) =
                     found.filter(|found| found["status"] == "sent" && found["region"] == region)
@@ -86,22 +97,28 @@ impl Gateway {
     }
 }
 
-/// A port whose tenth and twentieth successors are free too: the second region's and the hub's.
-fn port_for_two() -> u16 {
+/// A free port whose successors by `step` and twice that are free too: for two regions and the hub.
+fn ports(step: u16) -> String {
     loop {
         let port = free_port().unwrap();
-        if [10, 20].iter().all(|step| TcpListener::bind(("127.0.0.1", port + step)).is_ok()) {
-            return port;
+        if [step, 2 * step].iter().all(|step| TcpListener::bind(("127.0.0.1", port + step)).is_ok()) {
+            return port.to_string();
         }
     }
+}
+
+/// `peal up` with two regions, on ports of its own.
+fn two_regions(folder: &Path) -> Up {
+    let mut command = peal(folder);
+    command.args(["--json", "up", "--regions", "eu,us", "--port", &ports(10), "--nats-port", &ports(1)]);
+    command.args(["--dispatcher-port", &ports(10)]);
+    Up::spawn(command)
 }
 
 #[tokio::test]
 async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = peal(folder.path());
-    command.args(["--json", "up", "--regions", "eu,us", "--port", &port_for_two().to_string()]);
-    let mut up = Up::spawn(command);
+    let mut up = two_regions(folder.path());
     let ready = up.ready().await;
     let (eu, us) = (Gateway::of(&ready["regions"]["eu"]), Gateway::of(&ready["regions"]["us"]));
     assert_eq!(eu.user, us.user, "one key for all regions");
@@ -161,7 +178,7 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     let hub = Gateway { url: ready["hub"]["api"].as_str().unwrap().to_owned(), user: eu.user.clone() };
     us.send(folder.path(), "in-us").await;
     for (id, region) in [("once", "eu"), ("in-us", "us")] {
-        hub.eventually_delivered(id, region).await;
+        hub.eventually_delivered(id, region, "demo-user").await;
     }
     assert_eq!(hub.refusal("/v1/notifications", &notification("Hi")).await, "only_in_regions");
     let names = hub.call("GET", "/v1/regions", None).await["data"].as_array().unwrap().clone();
@@ -191,6 +208,77 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     up.stopped_by("INT").await;
     for pid in all {
         assert!(!is_running(pid).await, "process {pid} still runs");
+    }
+}
+
+/// Whether any file below a folder holds this text.
+fn holds(folder: &Path, text: &str) -> bool {
+    let has = |file: &Path| fs::read(file).unwrap().windows(text.len()).any(|part| part == text.as_bytes());
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .any(|path| if path.is_dir() { holds(&path, text) } else { has(&path) })
+}
+
+#[tokio::test]
+async fn what_is_pinned_leaves_nothing_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = two_regions(folder.path());
+    let ready = up.ready().await;
+    let (eu, us) = (Gateway::of(&ready["regions"]["eu"]), Gateway::of(&ready["regions"]["us"]));
+
+    let recipient = |address: &str, pinned_to: Value| json!({ "contacts": [{ "channel": "email", "address": address }], "pinned_to": pinned_to });
+    for (id, pinned_to) in [("homebody", json!("eu")), ("traveller", Value::Null)] {
+        let body = recipient(&format!("{id}@example.com"), pinned_to);
+        eu.call("PUT", &format!("/v1/recipients/{id}"), Some(body)).await;
+        let preferences = json!({ "channels": { "sms": false } });
+        eu.call("PUT", &format!("/v1/recipients/{id}/preferences"), Some(preferences)).await;
+        let content = json!({ "title": "Hi", "body": format!("words for {id}") });
+        let body = json!({ "id": format!("to-{id}"), "category": "demo", "to": [{ "recipient": id }], "content": content });
+        eu.call("POST", "/v1/notifications", Some(body)).await;
+        eu.eventually_delivered(&format!("to-{id}"), "eu", id).await;
+        eu.call("POST", &format!("/v1/notifications/to-{id}/acknowledge"), None).await;
+    }
+    let found = eu.call("GET", "/v1/notifications/to-homebody", None).await;
+    assert_eq!(found["pinned"], true, "{found}");
+    let listed = eu.call("GET", "/v1/recipients", None).await["data"].as_array().unwrap().clone();
+    let listed: Vec<_> =
+        listed.iter().map(|recipient| recipient["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(listed, ["demo-user", "traveller", "homebody"]);
+
+    // Somebody who was never heard of is pinned with the notification that names the address.
+    let inline = json!({ "id": "to-an-address", "category": "demo", "to": [{ "email": "unheard-of@example.com" }],
+                         "content": { "title": "Hi", "body": "words for an address" }, "pinned_to": "eu" });
+    eu.call("POST", "/v1/notifications", Some(inline.clone())).await;
+    let again = recipient("homebody@example.com", Value::Null);
+    assert_eq!(eu.refused("PUT", "/v1/recipients/homebody", &again).await["code"], "pinned_differs");
+    let elsewhere = us.refused("POST", "/v1/notifications", &inline).await;
+    assert_eq!(elsewhere["errors"][0]["code"], "wrong_region", "{elsewhere}");
+    let elsewhere = us.refused("PUT", "/v1/recipients/x", &recipient("x@example.com", json!("eu"))).await;
+    assert_eq!(elsewhere["errors"][0]["code"], "wrong_region", "{elsewhere}");
+
+    eu.eventually_regions("the hub has everything", |regions| {
+        regions[0]["lag"] == json!({ "events": 0, "state": 0 })
+    })
+    .await;
+    assert_eq!(us.refused("GET", "/v1/recipients/homebody", &Value::Null).await["code"], "not_found");
+    us.call("GET", "/v1/recipients/traveller", None).await;
+    up.stopped_by("INT").await;
+    let place = |name: &str| folder.path().join(".peal").join(name).join("nats-server");
+    for (text, pinned) in [
+        ("homebody", true),
+        ("words for homebody", true),
+        ("to-an-address", true),
+        ("words for an address", true),
+        ("addr:email", true),
+        ("addr=3Aemail", true),
+        ("traveller", false),
+        ("words for traveller", false),
+    ] {
+        assert!(holds(&place("eu"), text), "{text} is not even in eu");
+        assert_eq!(holds(&place("hub"), text), !pinned, "{text} at the hub");
+        let in_us = holds(&place("us"), text);
+        assert!(!(pinned && in_us), "{text} in us");
     }
 }
 

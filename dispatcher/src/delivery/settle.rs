@@ -213,8 +213,7 @@ fn later(context: &Context, wait: Duration) -> Timestamp {
 }
 
 fn event(context: &Context, work: &Work, kind: EventType, attempts: u32) -> Event {
-    let mut event =
-        Event::new(kind, context.clock.now(), work.notification.app.clone(), work.notification.id.clone());
+    let mut event = Event::about(kind, context.clock.now(), &work.notification);
     event.delivery = Some(work.delivery.clone());
     event.recipient = Some(work.recipient.clone());
     event.channel = Some(work.channel);

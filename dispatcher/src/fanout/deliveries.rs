@@ -33,7 +33,7 @@ pub(super) fn decide(
 ) -> Result<Decided, CatalogError> {
     let notification = &intake.notification;
     let mut decided = Decided::default();
-    let mut planned = Event::new(EventType::Planned, now, notification.app.clone(), notification.id.clone());
+    let mut planned = Event::about(EventType::Planned, now, notification);
     let Some(rules) = context.catalog.category(&notification.app, &notification.category)? else {
         for target in &intake.targets {
             decided.events.push(refusal(intake, target, None, Reason::UnknownCategory, now));
@@ -184,7 +184,7 @@ fn refusal(
         Reason::UnknownRecipient => EventType::Erased,
         _ => EventType::Failed,
     };
-    let mut event = Event::new(kind, now, notification.app.clone(), notification.id.clone());
+    let mut event = Event::about(kind, now, notification);
     event.delivery = Some(DeliveryId::derive(
         &notification.app,
         &notification.id,

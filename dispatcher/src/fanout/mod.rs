@@ -108,7 +108,7 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
     context.caught_up(intake.state_seq).await?;
     let now = context.clock.now();
     let notification = &intake.notification;
-    let whole = |kind| Event::new(kind, now, notification.app.clone(), notification.id.clone());
+    let whole = |kind| Event::about(kind, now, notification);
     if let Some(reason) = context.stopped(notification)? {
         let mut event = whole(EventType::Cancelled);
         event.reason = Some(reason.to_owned());
@@ -141,12 +141,7 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
 
 /// Puts a delivery aside that another region may have made.
 async fn put_aside(context: &Context, job: &Job, work: Work) -> Result<(), SayError> {
-    let mut event = Event::new(
-        EventType::Ambiguous,
-        context.clock.now(),
-        work.notification.app.clone(),
-        work.notification.id.clone(),
-    );
+    let mut event = Event::about(EventType::Ambiguous, context.clock.now(), &work.notification);
     event.delivery = Some(work.delivery.clone());
     event.recipient = Some(work.recipient.clone());
     event.channel = Some(work.channel);

@@ -41,6 +41,7 @@ impl Draft {
             intake.encode().map_err(|error| super::unavailable("the message cannot be encoded", error))?;
         let Intake { fingerprint, notification, .. } = intake;
         let subject = subjects.intake(notification.priority, notification.app.as_str());
+        let subject = Subjects::pin(subject, notification.pinned);
         Ok(Draft {
             message_id,
             id: notification.id,
@@ -114,6 +115,7 @@ pub(super) fn intake(
             channels: notification.channels,
             collapse_key: notification.collapse_key,
             metadata: notification.metadata,
+            pinned: resolved.pinned,
         },
         takeover: None,
     }

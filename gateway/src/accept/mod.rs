@@ -37,7 +37,7 @@ use draft::Draft;
 use in_flight::InFlight;
 
 pub use elsewhere::{Elsewhere, ElsewhereTask};
-pub use resolve::Networks;
+pub use resolve::{Networks, wrong_region};
 
 /// An accepted notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +123,8 @@ pub struct Rules {
     /// How far the index may be behind before a repeated id can't be told from a new one: less than the duplicate window,
     /// in which the stream itself recognises it.
     pub longest_lag: Duration,
+    /// Whether everything is pinned to this region.
+    pub pinned: bool,
 }
 
 /// What was accepted before.

@@ -8,7 +8,7 @@ use peal_common::address;
 use peal_common::category::Category;
 use peal_common::channel::{Channel, ChannelSet, Priority};
 use peal_common::envelope::{ContactRef, ResolvedTarget, Text};
-use peal_common::id::{AppId, RecipientId};
+use peal_common::id::{AppId, RecipientId, Region};
 use peal_common::notification::{Notification, Target};
 use peal_common::problem::FieldError;
 use peal_common::recipient::{Contact, RecipientBody, write_body};
@@ -25,6 +25,8 @@ pub(super) struct Resolved {
     pub(super) text: Text,
     pub(super) default_priority: Priority,
     pub(super) state_seq: u64,
+    /// Whether nothing of it may leave this region.
+    pub(super) pinned: bool,
 }
 
 /// The private networks that webhooks may reach.
@@ -73,6 +75,10 @@ pub(super) async fn resolve(
             "create it first: PUT /v1/categories/{id}",
         ));
     }
+    if let Some(region) = &notification.pinned_to {
+        errors.extend(wrong_region(region, &inner.connection.region));
+    }
+    let mut pinned = is_pinned(inner, app, notification)?;
     let said = said(inner, app, notification, &mut errors)?;
     let mut targets = Vec::with_capacity(notification.to.len());
     for (index, target) in notification.to.iter().enumerate() {
@@ -95,7 +101,8 @@ pub(super) async fn resolve(
                 if !errors.is_empty() {
                     continue;
                 }
-                let (recipient, written) = inline(inner, app, channel, address).await?;
+                let (recipient, written) = inline(inner, app, channel, address, pinned).await?;
+                pinned = pinned || inner.catalog.reach(app, &recipient)?.is_some_and(|reach| reach.pinned);
                 state_seq = state_seq.max(written);
                 let index = inner.catalog.blind_index(app, channel, address);
                 ResolvedTarget { recipient, only: Some(ContactRef { channel, index }) }
@@ -103,7 +110,7 @@ pub(super) async fn resolve(
             None => {
                 let Target::Recipient(id) = target else { continue };
                 let reach = match inner.catalog.reach(app, id)? {
-                    Some(channels) => channels,
+                    Some(reach) => reach,
                     None => {
                         errors.push(FieldError::new(
                             field(),
@@ -113,7 +120,8 @@ pub(super) async fn resolve(
                         continue;
                     }
                 };
-                if !is_usable(notification, category.as_deref(), reach, &said) {
+                pinned |= reach.pinned;
+                if !is_usable(notification, category.as_deref(), reach.channels, &said) {
                     errors.push(no_usable_channel(field()));
                     continue;
                 }
@@ -134,10 +142,36 @@ pub(super) async fn resolve(
     };
     match (errors.is_empty(), category, text) {
         (true, Some(category), Some(text)) => {
-            Ok(Resolved { targets, text, default_priority: category.default_priority(), state_seq })
+            let default_priority = category.default_priority();
+            Ok(Resolved { targets, text, default_priority, state_seq, pinned })
         }
         _ => Err(Refusal::Invalid(errors)),
     }
+}
+
+/// A mistake unless `pinned_to` names this region: whatever is pinned elsewhere must not even be written here.
+pub fn wrong_region(pinned_to: &Region, here: &Region) -> Option<FieldError> {
+    let detail = format!("this is a gateway of {here}: hand it to one of {pinned_to}");
+    (pinned_to != here).then(|| FieldError::new("pinned_to", "wrong_region", detail))
+}
+
+/// Whether a notification is pinned before its inline addresses are looked at: an address that it names for the first
+/// time then is, too.
+fn is_pinned(inner: &Inner, app: &AppId, notification: &Notification) -> Result<bool, Refusal> {
+    if inner.rules.pinned || notification.pinned_to.is_some() {
+        return Ok(true);
+    }
+    if notification.to.iter().all(|target| target.inline().is_none()) {
+        return Ok(false);
+    }
+    for target in &notification.to {
+        if let Target::Recipient(id) = target
+            && inner.catalog.reach(app, id)?.is_some_and(|reach| reach.pinned)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn no_usable_channel(field: String) -> FieldError {
@@ -215,6 +249,7 @@ async fn inline(
     app: &AppId,
     channel: Channel,
     address: &str,
+    pinned: bool,
 ) -> Result<(RecipientId, u64), Refusal> {
     if let Some(known) = inner.catalog.recipient_with_address(app, channel, address)? {
         return Ok((known, 0));
@@ -223,9 +258,11 @@ async fn inline(
     let Ok(id) = format!("{INLINE_PREFIX}{channel}:{index}").parse::<RecipientId>() else {
         return Err(Refusal::Unavailable { reason: "the address cannot be named", source: None });
     };
-    let key = RecordKey::new(Kind::Recipient, app, id.as_str());
+    let kind = if pinned { Kind::PinnedRecipient } else { Kind::Recipient };
+    let key = RecordKey::new(kind, app, id.as_str());
     let body = RecipientBody {
         contacts: vec![Contact::at(channel, address.to_owned())],
+        pinned_to: pinned.then(|| inner.connection.region.clone()),
         ..RecipientBody::default()
     };
     let sealer = inner.catalog.sealer();

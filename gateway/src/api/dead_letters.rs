@@ -257,13 +257,12 @@ async fn again(app: &App, sequence: u64, letter: DeadLetter, out: &mut Replayed)
     app.connection.publish(Outgoing::new(subject, payload).id(&id)).await?;
 
     let now = app.clock.now();
-    let mut event =
-        Event::new(EventType::Replayed, now, work.notification.app.clone(), work.notification.id.clone());
+    let mut event = Event::about(EventType::Replayed, now, &work.notification);
     event.delivery = Some(work.delivery.clone());
     event.recipient = Some(work.recipient.clone());
     event.channel = Some(work.channel);
     event.replays = Some(work.replays);
-    let subject = app.subjects.event(EventType::Replayed.as_str(), Some(work.channel), of);
+    let subject = app.subjects.of_event(&event);
     let payload = event.encode().map_err(|_| Problem::internal())?;
     app.connection.publish(Outgoing::new(subject, payload).id(&id)).await?;
 

@@ -217,7 +217,10 @@ async fn mark(
         event.delivery = Some(id.clone());
         event.recipient = Some(recipient.clone());
         event.channel = Some(Channel::Inbox);
-        let subject = app.subjects.event(EventType::Seen.as_str(), Some(Channel::Inbox), caller.app.as_str());
+        // Of what is not known any more nobody can tell whether it may leave the region.
+        let notification = app.model.notification(&caller.app, &item.notification)?;
+        event.pinned = notification.is_none_or(|notification| notification.summary.pinned);
+        let subject = app.subjects.of_event(&event);
         let payload = event.encode().map_err(|_| Problem::internal())?;
         app.connection.publish(Outgoing::new(subject, payload).id(&format!("{id}:seen"))).await?;
     }

@@ -6,7 +6,7 @@ use peal_common::clock::Stamp;
 use peal_common::id::RecipientId;
 use peal_common::preferences::Preferences;
 use peal_common::recipient::DATA_KEY_FACET;
-use peal_common::state::{Kind, Record, RecordKey};
+use peal_common::state::Record;
 
 use crate::app::App;
 use crate::http::auth::Caller;
@@ -26,7 +26,7 @@ pub async fn get(
     caller: Caller,
     Id(id): Id<RecipientId>,
 ) -> Result<Json<Preferences>, Problem> {
-    let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
+    let key = app.catalog.recipient_key(&caller.app, &id)?;
     let record = app.mirror.get(&key)?.filter(is_there).ok_or_else(|| Problem::not_found("recipient"))?;
     Ok(Json(Preferences::read(&record)))
 }
@@ -46,7 +46,7 @@ pub async fn put(
     Json(body): Json<Preferences>,
 ) -> Result<Json<Preferences>, Problem> {
     body.validate()?;
-    let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
+    let key = app.catalog.recipient_key(&caller.app, &id)?;
     let change = |record: &mut Record, stamp: &Stamp| {
         if !is_there(record) {
             return Err(Problem::not_found("recipient"));

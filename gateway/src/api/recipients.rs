@@ -9,17 +9,23 @@ use peal_common::id::RecipientId;
 use peal_common::problem::FieldError;
 use peal_common::recipient::{DATA_KEY_FACET, Recipient, RecipientBody, write_body};
 use peal_common::state::{Kind, Record, RecordKey};
-use peal_nats::catalog::INLINE_PREFIX;
+use peal_nats::catalog::{CatalogError, INLINE_PREFIX};
 use peal_nats::topology::INBOX;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::page::{Page, PageQuery};
+use crate::accept::wrong_region;
 use crate::app::App;
 use crate::http::auth::Caller;
 use crate::http::json::Json;
 use crate::http::params::{Id, Query};
 use crate::http::problem::{NoContent, Problem, ProblemBody, Put};
+
+/// Where recipients stand, in the order of the list.
+const KINDS: [Kind; 2] = [Kind::Recipient, Kind::PinnedRecipient];
+/// What the cursors of pinned recipients begin with; no id does.
+const PINNED_CURSOR: &str = "!";
 
 /// A recipient, as the API gives it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -49,9 +55,20 @@ pub async fn put(
         let detail = "ids that begin with addr: stand for addresses that notifications named; choose another";
         return Err(Problem::invalid_field("id", "reserved", detail));
     }
-    let body = body.normalize()?;
+    let mut body = body.normalize()?;
     check_urls(&app, &body)?;
-    let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
+    let here = &app.connection.region;
+    if let Some(error) = body.pinned_to.as_ref().and_then(|region| wrong_region(region, here)) {
+        return Err(Problem::invalid(vec![error]));
+    }
+    let pinned = body.pinned_to.is_some() || app.settings.region.pinned;
+    body.pinned_to = pinned.then(|| here.clone());
+    let kind = if pinned { Kind::PinnedRecipient } else { Kind::Recipient };
+    let key = RecordKey::new(kind, &caller.app, id.as_str());
+    if app.catalog.reach(&caller.app, &id)?.is_some_and(|reach| reach.pinned != pinned) {
+        let detail = "whether a recipient is pinned can't be changed: delete it, and then make it anew";
+        return Err(Problem::conflict("pinned_differs", detail));
+    }
     let mut is_new = false;
     let change = |record: &mut Record, stamp: &Stamp| {
         is_new = record.get(DATA_KEY_FACET).is_none();
@@ -127,7 +144,19 @@ pub async fn list(
             let found = Recipient::open(record, key, &app.sealer)?;
             Ok(found.map(|found| RecipientView { id, body: found.body }))
         };
-        app.catalog.list(Kind::Recipient, &caller.app, after.as_deref(), limit + 1, read)
+        // Those who are pinned come behind the others, and so do their cursors.
+        let (kinds, after) = match after.as_deref().and_then(|after| after.strip_prefix(PINNED_CURSOR)) {
+            Some(after) => (&KINDS[1..], Some(after.to_owned())),
+            None => (&KINDS[..], after),
+        };
+        let (mut all, mut after) = (Vec::new(), after);
+        for kind in kinds {
+            let missing = (limit + 1).saturating_sub(all.len());
+            let found = app.catalog.list(*kind, &caller.app, after.take().as_deref(), missing, read)?;
+            let prefix = if kind.is_pinned() { PINNED_CURSOR } else { "" };
+            all.extend(found.into_iter().map(|(id, view)| (format!("{prefix}{id}"), view)));
+        }
+        Ok::<_, CatalogError>(all)
     });
     let found = found.await.map_err(|_| Problem::internal())??;
     Ok(Json(Page::of(found, limit)))
@@ -146,7 +175,7 @@ pub async fn delete(
     caller: Caller,
     Id(id): Id<RecipientId>,
 ) -> Result<NoContent, Problem> {
-    let key = RecordKey::new(Kind::Recipient, &caller.app, id.as_str());
+    let key = app.catalog.recipient_key(&caller.app, &id)?;
     let change = |record: &mut Record, stamp: &Stamp| {
         // Another region may have written what has not come here yet: the erasure wins over that too.
         if !record.facets.is_empty() || !app.connection.others.is_empty() {

@@ -270,10 +270,11 @@ pub async fn acknowledge(
     caller: Caller,
     Id(id): Id<NotificationId>,
 ) -> Result<Accepted<AcknowledgedView>, Problem> {
-    find(&app, &caller, &id).await?;
+    let pinned = find(&app, &caller, &id).await?.summary.pinned;
     let event = Event::new(EventType::Acknowledged, app.clock.now(), caller.app.clone(), id.clone());
+    let event = Event { pinned, ..event };
     let payload: Bytes = event.encode().map_err(|_| Problem::internal())?.into();
-    let subject = app.subjects.event(event.kind.as_str(), None, caller.app.as_str());
+    let subject = app.subjects.of_event(&event);
     app.connection.publish(Outgoing::new(subject, payload)).await?;
     Ok(Accepted(AcknowledgedView { id, status: "acknowledged" }))
 }

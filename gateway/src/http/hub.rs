@@ -11,7 +11,9 @@ use super::problem::Problem;
 /// Refuses what the hub can't do.
 pub async fn look_only(request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let stays = path.starts_with("/v1/dead-letters") || path.ends_with("/inbox") || path.contains("/inbox/");
+    // `/v1/recipients/{id}/inbox…`
+    let is_inbox = path.split('/').nth(4) == Some("inbox");
+    let stays = is_inbox || path.starts_with("/v1/dead-letters");
     if stays || ![Method::GET, Method::HEAD].contains(request.method()) {
         return Problem::only_in_regions().into_response();
     }

@@ -45,6 +45,7 @@ fn planned(after_ms: i64, deliveries: impl IntoIterator<Item = u128>) -> Event {
 fn intake(sequence: u64) -> IntakePart {
     IntakePart {
         region: "eu".into(),
+        pinned: false,
         sequence,
         accepted_at: START + sequence.cast_signed(),
         expires_at: START + 1_000,

@@ -62,6 +62,8 @@ struct NotificationHead {
     priority: Priority,
     accepted_at: Timestamp,
     expires_at: Timestamp,
+    #[serde(default)]
+    pinned: bool,
 }
 
 /// An accepted notification.
@@ -83,6 +85,7 @@ impl AcceptedMessage {
                 expires_at: notification.expires_at.as_millisecond(),
                 send_at: head.send_at.map(Timestamp::as_millisecond),
                 region: head.region.as_str().into(),
+                pinned: notification.pinned,
                 category: notification.category.as_str().into(),
                 priority: notification.priority,
                 fingerprint: head.fingerprint.into(),

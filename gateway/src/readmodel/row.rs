@@ -45,6 +45,8 @@ pub(super) struct IntakePart {
     pub(super) send_at: Option<i64>,
     /// Where it was accepted.
     pub(super) region: Box<str>,
+    /// Whether it may not leave that region.
+    pub(super) pinned: bool,
     pub(super) category: Box<str>,
     pub(super) priority: Priority,
     pub(super) fingerprint: Box<str>,

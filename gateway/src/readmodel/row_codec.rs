@@ -127,6 +127,7 @@ fn write_intake(out: &mut Encoder, intake: &IntakePart) {
     out.signed(intake.expires_at.wrapping_sub(intake.accepted_at));
     out.optional(intake.send_at, |out, at| out.signed(at.wrapping_sub(intake.accepted_at)));
     out.text(&intake.region);
+    out.byte(intake.pinned.into());
     out.text(&intake.category);
     out.byte(intake.priority as u8);
     match from_hex(&intake.fingerprint) {
@@ -150,6 +151,7 @@ fn read_intake(read: &mut Decoder<'_>) -> Option<IntakePart> {
         expires_at: read.signed()?.wrapping_add(accepted_at),
         send_at: read.optional(Decoder::signed)?.map(|at| at.wrapping_add(accepted_at)),
         region: read.text()?.into(),
+        pinned: read.byte()? != 0,
         category: read.text()?.into(),
         priority: read.priority()?,
         fingerprint: match read.byte()? {

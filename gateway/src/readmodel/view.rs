@@ -33,6 +33,9 @@ pub struct NotificationSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "eu")]
     pub region: Option<Region>,
+    /// Whether it may not leave that region.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
     /// Its category. Unknown while only events have arrived, and again once the index was rebuilt after the acceptance
     /// itself had left the stream.
     pub category: Option<CategoryId>,

@@ -23,6 +23,7 @@ pub fn accepted(harness: &Harness, id: &str) -> Accepted {
         channels: None,
         collapse_key: None,
         metadata: serde_json::Map::new(),
+        pinned: false,
     }
 }
 

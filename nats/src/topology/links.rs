@@ -102,10 +102,15 @@ fn gathered_bytes(of_one: u64, regions: u64) -> i64 {
 impl Definition<'_> {
     /// Adds to a region's streams what links it with the hub and the other regions.
     pub(super) fn link(&self, links: &Links, streams: &mut Vec<StreamSpec>) {
-        for spec in streams.iter_mut() {
-            let name = &spec.config.name;
-            if [INTAKE, EVENTS].contains(&name.as_str()) || *name == self.subjects.state_stream() {
-                spec.consumers.push(self.handing_on(name, &links.hub, Vec::new()));
+        let handed_on = [
+            (INTAKE.to_owned(), vec![self.subjects.intake_unpinned()]),
+            (EVENTS.to_owned(), vec![self.subjects.event_unpinned()]),
+            (self.subjects.state_stream(), self.subjects.state_unpinned()),
+        ];
+        for (name, filters) in handed_on {
+            let consumer = self.handing_on(&name, &links.hub, filters);
+            if let Some(spec) = streams.iter_mut().find(|spec| spec.config.name == name) {
+                spec.consumers.push(consumer);
             }
         }
         if links.others.is_empty() {
@@ -235,6 +240,22 @@ mod tests {
         let ids_to_us = &hub.stream(INTAKE).unwrap().consumers[1];
         assert_eq!(ids_to_us.filter_subjects, ["peal.eu.intake.>", "peal.ap.intake.>"]);
         assert!(ids_to_us.headers_only, "content of another region is of no use here");
+    }
+
+    #[test]
+    fn what_is_pinned_is_not_handed_on() {
+        let links = Some(Links { hub: "hub".parse().unwrap(), others: regions()[1..].to_vec() });
+        let eu = Topology::for_region(&regions()[0], &Options { links, ..Options::laptop() });
+        let filters = |stream: &str| {
+            let consumers = &eu.stream(stream).unwrap().consumers;
+            let to_hub = consumers.iter().find(|consumer| consumer.name.as_deref() == Some("hub"));
+            to_hub.unwrap().filter_subjects.clone()
+        };
+        assert_eq!(filters(INTAKE), ["peal.eu.intake.*.*"]);
+        assert_eq!(filters(EVENTS), ["peal.eu.event.*.*.*"]);
+        let state = filters("KV_state_eu");
+        assert!(state.contains(&"$KV.state_eu.recipient.>".to_owned()));
+        assert!(state.iter().all(|filter| !filter.contains("pinned") && filter.starts_with("$KV.state_eu.")));
     }
 
     #[test]

@@ -321,6 +321,7 @@ pub fn accepted(id: &str) -> Accepted {
         channels: None,
         collapse_key: None,
         metadata: serde_json::Map::new(),
+        pinned: false,
     }
 }
 

@@ -71,6 +71,7 @@ fn accepted(id: &str, priority: Priority) -> Accepted {
         channels: None,
         collapse_key: None,
         metadata: serde_json::Map::new(),
+        pinned: false,
     }
 }
 
