@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help up test nats lint fmt clippy doc deny machete tools bench
+.PHONY: help up test chaos nats lint fmt clippy doc deny machete tools bench
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,17 @@ up: ## build, start NATS, gateway and dispatcher, and deliver a first notificati
 test: nats ## run every test, against real nats-server processes
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
+
+# What `make test` does to regions for minutes, for hours: it prints the seeds, and PEAL_FAULT_SEED=… replays one.
+chaos: export PEAL_FAULT_NOTIFICATIONS ?= 1000000
+chaos: export PEAL_FAULT_KILLS ?= 1000
+chaos: export PEAL_FAULT_CLUSTER_NOTIFICATIONS ?= 100000
+chaos: export PEAL_FAULT_CLUSTER_FAULTS ?= 40
+chaos: export PEAL_FAULT_CUT_SECONDS ?= 600
+chaos: export PEAL_FAULT_CUT_RATE ?= 300
+chaos: nats ## kill, pause, cut and starve regions for hours; PEAL_FAULT_SEED=N replays a run
+	$(CARGO) build --release --workspace --bins --tests
+	$(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
 
 lint: fmt clippy doc deny machete ## run every check that needs no server
 
