@@ -16,8 +16,9 @@ use crate::template::Content;
 /// The version that this code writes, unless a message says what only a later one can say: a process of an older version
 /// then leaves it to the newer ones beside it.
 pub const ENVELOPE_VERSION: u8 = 1;
-/// The version of an [`Intake`] that was taken over from another region.
-pub const TAKEOVER_VERSION: u8 = 2;
+/// The version of an [`Intake`] that was taken over from another region, and of whatever belongs to a notification that is
+/// pinned: who does not know of these would do the wrong thing.
+pub const EXTENDED_VERSION: u8 = 2;
 /// What a message usually takes, give or take a few.
 const USUAL_BYTES: usize = 768;
 
@@ -125,6 +126,14 @@ pub struct Accepted {
     pub pinned: bool,
 }
 
+impl Accepted {
+    /// The version of messages that hold it.
+    #[must_use]
+    pub const fn version(&self) -> u8 {
+        if self.pinned { EXTENDED_VERSION } else { ENVELOPE_VERSION }
+    }
+}
+
 /// One target after the gateway looked it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedTarget {
@@ -210,7 +219,7 @@ pub enum WhenAmbiguous {
 }
 
 impl Envelope for Intake {
-    const LATEST: u8 = TAKEOVER_VERSION;
+    const LATEST: u8 = EXTENDED_VERSION;
 
     fn version(&self) -> u8 {
         self.v
@@ -255,6 +264,8 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Envelope for Work {
+    const LATEST: u8 = EXTENDED_VERSION;
+
     fn version(&self) -> u8 {
         self.v
     }

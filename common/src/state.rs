@@ -37,11 +37,13 @@ pub enum Kind {
     Key,
     /// A notification that was cancelled.
     Cancellation,
+    /// The same of a notification that is pinned.
+    PinnedCancellation,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Recipient,
         Kind::PinnedRecipient,
         Kind::Category,
@@ -49,12 +51,13 @@ impl Kind {
         Kind::TemplateVersion,
         Kind::Key,
         Kind::Cancellation,
+        Kind::PinnedCancellation,
     ];
 
     /// Whether records of this kind stay in their region.
     #[must_use]
     pub const fn is_pinned(self) -> bool {
-        matches!(self, Kind::PinnedRecipient)
+        matches!(self, Kind::PinnedRecipient | Kind::PinnedCancellation)
     }
 
     /// The first token of the key.
@@ -68,6 +71,7 @@ impl Kind {
             Kind::TemplateVersion => "template_version",
             Kind::Key => "key",
             Kind::Cancellation => "cancellation",
+            Kind::PinnedCancellation => "pinned_cancellation",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use crate::envelope::{Intake, TAKEOVER_VERSION, TakenDelivery, Takeover, WhenAmbiguous};
+use crate::envelope::{EXTENDED_VERSION, Intake, TakenDelivery, Takeover, WhenAmbiguous};
 use crate::event::{Event, EventType, PlannedDelivery, Status};
 use crate::id::{AppId, DeliveryId, NotificationId, Region};
 
@@ -22,6 +22,8 @@ pub struct Unfinished {
     open: HashMap<(AppId, NotificationId), Open>,
     /// When the region was last heard of.
     last: Timestamp,
+    /// What was accepted before is not known any more.
+    since: Timestamp,
 }
 
 /// A notification that may not have ended yet.
@@ -59,6 +61,17 @@ impl Standing {
     }
 }
 
+/// What is known in the end.
+#[derive(Debug)]
+pub struct Finish {
+    /// What has not ended, in the order of places.
+    pub rest: Vec<Rest>,
+    /// How many notifications wait for their time whose acceptance is not known any more: only the region has them.
+    pub out_of_reach: usize,
+    /// When the region was last heard of.
+    pub last: Timestamp,
+}
+
 /// A notification that has not ended.
 #[derive(Debug)]
 pub struct Rest {
@@ -71,10 +84,10 @@ pub struct Rest {
 }
 
 impl Unfinished {
-    /// Nothing is known yet of the notifications of `from`.
+    /// Nothing is known yet of the notifications of `from`, whose acceptances are known from `since` on.
     #[must_use]
-    pub fn new(from: Region) -> Self {
-        Unfinished { from, open: HashMap::new(), last: Timestamp::MIN }
+    pub fn new(from: Region, since: Timestamp) -> Self {
+        Unfinished { from, open: HashMap::new(), last: Timestamp::MIN, since }
     }
 
     /// How many notifications are kept in mind.
@@ -87,6 +100,12 @@ impl Unfinished {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// Whether a notification is kept in mind.
+    #[must_use]
+    pub fn has(&self, name: &(AppId, NotificationId)) -> bool {
+        self.open.contains_key(name)
     }
 
     /// The region accepted a notification. `place` is where its message can be found again.
@@ -108,6 +127,12 @@ impl Unfinished {
             return;
         }
         let key = (event.app.clone(), event.notification.clone());
+        // What others did with their own notifications is of no interest, nor is what ended before anything is known; one
+        // that waits for its time since then is.
+        let old = event.at < self.since && event.kind != EventType::Scheduled;
+        if (*region != self.from || old) && !self.open.contains_key(&key) {
+            return;
+        }
         let open = self.open.entry(key.clone()).or_default();
         for planned in &event.deliveries {
             if !open.planned.iter().any(|known| known.delivery == planned.delivery) {
@@ -128,11 +153,6 @@ impl Unfinished {
         self.forget_if_done(&key);
     }
 
-    /// Another region accepted a notification under the same id: it is that region's.
-    pub fn is_elsewhere(&mut self, app: &AppId, id: &NotificationId) {
-        self.open.remove(&(app.clone(), id.clone()));
-    }
-
     /// Keeps what is in mind small: most notifications have ended long ago.
     fn forget_if_done(&mut self, key: &(AppId, NotificationId)) {
         let is_final = |open: &Open, it: &PlannedDelivery| {
@@ -148,9 +168,16 @@ impl Unfinished {
         }
     }
 
-    /// What has not ended, in the order of places, and when the region was last heard of.
+    /// What has not ended.
     #[must_use]
-    pub fn finish(self) -> (Vec<Rest>, Timestamp) {
+    pub fn finish(self) -> Finish {
+        let waits = |open: &&Open| {
+            let planned = &open.planned;
+            let settled =
+                planned.iter().all(|it| open.standings.get(&it.delivery).is_some_and(|it| it.has_ended()));
+            open.place.is_none() && !open.ended && open.until.is_some() && (planned.is_empty() || !settled)
+        };
+        let out_of_reach = self.open.values().filter(waits).count();
         let rest = |open: Open| {
             let place = open.place.filter(|_| !open.ended)?;
             let standing =
@@ -165,7 +192,7 @@ impl Unfinished {
         };
         let mut all: Vec<_> = self.open.into_values().filter_map(rest).collect();
         all.sort_unstable_by_key(|rest| rest.place);
-        (all, self.last)
+        Finish { rest: all, out_of_reach, last: self.last }
     }
 }
 
@@ -173,12 +200,12 @@ impl Rest {
     /// The message with which another region goes on, made of the one that was accepted. `None` when nothing is left to
     /// do: all targets were decided and all deliveries have ended.
     ///
-    /// What the region did after it was `last` heard of nobody knows, so deliveries may have been made without a sign of
-    /// it; `ambiguous` says what becomes of those. What was known to wait for a later time was not made.
+    /// What the region did last nobody knows, so deliveries may have been made without a sign of it; `ambiguous` says what
+    /// becomes of those. What waits for a time that has not come yet, `now`, was not made.
     #[must_use]
-    pub fn taken_over(self, intake: Intake, last: Timestamp, ambiguous: WhenAmbiguous) -> Option<Intake> {
-        let waits = |until: Option<Timestamp>| until.is_some_and(|until| until > last);
-        let deliveries: Vec<_> = self
+    pub fn taken_over(self, intake: Intake, now: Timestamp, ambiguous: WhenAmbiguous) -> Option<Intake> {
+        let waits = |until: Option<Timestamp>| until.is_some_and(|until| until > now);
+        let mut deliveries: Vec<_> = self
             .deliveries
             .into_iter()
             .map(|(planned, standing)| TakenDelivery {
@@ -187,7 +214,12 @@ impl Rest {
                 ambiguous: !waits(standing.until),
             })
             .collect();
-        let targets = if self.decided { Vec::new() } else { intake.targets };
+        let mut targets = Vec::new();
+        if !self.decided {
+            targets = intake.targets;
+            // What the region itself had taken over and not planned yet.
+            deliveries.extend(intake.takeover.into_iter().flat_map(|before| before.deliveries));
+        }
         if targets.is_empty() && deliveries.is_empty() {
             return None;
         }
@@ -198,12 +230,15 @@ impl Rest {
             when_ambiguous: ambiguous,
         };
         Some(Intake {
-            v: TAKEOVER_VERSION,
+            v: EXTENDED_VERSION,
             // A position in the other region's stream says nothing here.
             state_seq: 0,
             targets,
             takeover: Some(takeover),
-            ..intake
+            region: intake.region,
+            fingerprint: intake.fingerprint,
+            send_at: intake.send_at,
+            notification: intake.notification,
         })
     }
 }
@@ -218,6 +253,7 @@ mod tests {
     use crate::id::RecipientId;
 
     const LAST: &str = "2026-11-22T12:00:00Z";
+    const NOW: &str = "2026-11-22T18:00:00Z";
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -254,15 +290,14 @@ mod tests {
 
     /// The message for the region that takes over, after these events.
     fn after(events: &[Event]) -> Option<Intake> {
-        let mut unfinished = Unfinished::new(eu());
+        let mut unfinished = Unfinished::new(eu(), at("2026-11-20T00:00:00Z"));
         let intake = intake();
         let (app, id) = (intake.notification.app.clone(), intake.notification.id.clone());
         unfinished.accepted(app, id, intake.notification.accepted_at, 7);
         events.iter().for_each(|event| unfinished.happened(&eu(), event));
-        let (mut rest, last) = unfinished.finish();
-        let rest = rest.pop()?;
+        let rest = unfinished.finish().rest.pop()?;
         assert_eq!(rest.place, 7);
-        rest.taken_over(intake, last, WhenAmbiguous::ByChannel)
+        rest.taken_over(intake, at(NOW), WhenAmbiguous::ByChannel)
     }
 
     fn plan() -> (PlannedDelivery, PlannedDelivery, Event) {
@@ -277,7 +312,7 @@ mod tests {
         let taken = after(&[]).unwrap();
         let takeover = taken.takeover.unwrap();
         assert_eq!(taken.targets, intake().targets);
-        assert_eq!((taken.v, taken.state_seq, takeover.from), (TAKEOVER_VERSION, 0, eu()));
+        assert_eq!((taken.v, taken.state_seq, takeover.from), (EXTENDED_VERSION, 0, eu()));
         assert!(takeover.ambiguous && takeover.deliveries.is_empty());
     }
 
@@ -305,7 +340,7 @@ mod tests {
         let ambiguous =
             |until| after(&[plan.clone(), held(until)]).unwrap().takeover.unwrap().deliveries[1].ambiguous;
         assert!(!ambiguous("2026-11-23T07:00:00Z"));
-        assert!(ambiguous("2026-11-22T11:59:00Z"));
+        assert!(ambiguous("2026-11-22T17:59:00Z"), "it may have gone on after it was heard of");
     }
 
     #[test]
@@ -319,13 +354,43 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_as_a_whole_is_left_and_so_is_what_another_region_accepted() {
+    fn what_ended_as_a_whole_is_left() {
         assert!(after(&[event(EventType::Cancelled)]).is_none());
-        let mut unfinished = Unfinished::new(eu());
-        let it = intake().notification;
+    }
+
+    #[test]
+    fn what_was_taken_over_before_is_taken_over_again() {
+        let (_, two, _) = plan();
+        let mut unfinished = Unfinished::new(eu(), at(LAST));
+        let mut intake = intake();
+        let it = &intake.notification;
         unfinished.accepted(it.app.clone(), it.id.clone(), it.accepted_at, 1);
-        unfinished.is_elsewhere(&it.app, &it.id);
-        assert!(unfinished.finish().0.is_empty());
+        let deliveries = vec![TakenDelivery { planned: two, replays: 0, ambiguous: true }];
+        intake.takeover = Some(Takeover {
+            from: "ap".parse().unwrap(),
+            deliveries: deliveries.clone(),
+            ambiguous: true,
+            when_ambiguous: WhenAmbiguous::Send,
+        });
+        intake.targets.clear();
+        let rest = unfinished.finish().rest.pop().unwrap();
+        let taken = rest.taken_over(intake, at(NOW), WhenAmbiguous::ByChannel).unwrap();
+        assert_eq!(taken.takeover.unwrap().deliveries, deliveries);
+    }
+
+    #[test]
+    fn only_what_waits_is_out_of_reach_when_its_acceptance_is_not_known_any_more() {
+        let mut unfinished = Unfinished::new(eu(), at(NOW));
+        let until = Some(at("2027-11-01T00:00:00Z"));
+        let (one, _, plan) = plan();
+        unfinished.happened(&eu(), &plan);
+        unfinished.happened(&eu(), &of(EventType::Retried, &one));
+        unfinished.happened(&"us".parse().unwrap(), &event(EventType::Planned));
+        assert!(unfinished.is_empty());
+        unfinished.happened(&eu(), &Event { until, ..event(EventType::Scheduled) });
+        let finish = unfinished.finish();
+        assert!(finish.rest.is_empty());
+        assert_eq!(finish.out_of_reach, 1);
     }
 
     #[test]
@@ -346,7 +411,7 @@ mod tests {
     #[test]
     fn what_has_ended_is_forgotten() {
         let (one, two, plan) = plan();
-        let mut unfinished = Unfinished::new(eu());
+        let mut unfinished = Unfinished::new(eu(), at("2026-11-20T00:00:00Z"));
         let it = intake().notification;
         for event in [of(EventType::Delivered, &two), of(EventType::Sent, &one), plan] {
             unfinished.happened(&eu(), &event);
@@ -367,7 +432,7 @@ mod tests {
                 of(EventType::DeadLettered, &two),
                 Event { replays: Some(1), ..of(EventType::Replayed, &two) },
             ];
-            let mut unfinished = Unfinished::new(eu());
+            let mut unfinished = Unfinished::new(eu(), at("2026-11-20T00:00:00Z"));
             let intake = intake();
             for index in order {
                 match events.get(index) {
@@ -378,8 +443,8 @@ mod tests {
                     }
                 }
             }
-            let (mut rest, last) = unfinished.finish();
-            let taken = rest.pop().unwrap().taken_over(intake, last, WhenAmbiguous::ByChannel).unwrap();
+            let rest = unfinished.finish().rest.pop().unwrap();
+            let taken = rest.taken_over(intake, at(NOW), WhenAmbiguous::ByChannel).unwrap();
             let takeover = taken.takeover.unwrap();
             prop_assert!(taken.targets.is_empty());
             prop_assert_eq!(takeover.deliveries, vec![TakenDelivery { planned: two, replays: 1, ambiguous: true }]);

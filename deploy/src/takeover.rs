@@ -1,10 +1,11 @@
 //! Taking over what a region left that is gone for good: `peal region takeover`.
 //!
 //! The hub holds what the region accepted and what it said became of it. What has no outcome goes into INTAKE of the region
-//! that takes over, under the same id, so that doing it twice does no harm. Before that the state says of each such
-//! notification who has it now: should the lost region come back, its dispatchers leave these alone. What it accepted
-//! without the hub having heard of it is still its own.
+//! that takes over, under the same id, and the state says of each such notification who has it now: should the lost region
+//! come back, its dispatchers leave these alone. What it accepted without the hub having heard of it is still its own. The
+//! state also tells whose a notification is that was taken over before, so doing it twice does no harm.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,9 +16,9 @@ use peal_common::envelope::{Accepted, Envelope as _, Intake, WhenAmbiguous};
 use peal_common::event::Event;
 use peal_common::id::{AppId, NotificationId};
 use peal_common::settings::Settings;
-use peal_common::state::{Kind, RecordKey};
-use peal_common::takeover::{Rest, Unfinished};
-use peal_nats::catalog::TAKEN_OVER_FACET;
+use peal_common::state::RecordKey;
+use peal_common::takeover::{Finish, Rest, Unfinished};
+use peal_nats::catalog::{TAKEN_OVER_FACET, cancellation_key};
 use peal_nats::follow::{Reader, Stored};
 use peal_nats::publish::{ACCEPTED_HEADER, Outgoing};
 use peal_nats::state::{StateWriter, WriteError};
@@ -49,12 +50,23 @@ const MESSAGE_ID: &str = "Nats-Msg-Id";
 pub struct Done {
     /// What the hub knows that the region accepted.
     pub accepted: u64,
-    /// What had no outcome and is this region's now.
+    /// What had no outcome and was handed to this region.
     pub taken: u64,
-    /// Messages that a newer version of Peal wrote, or somebody else.
-    pub unreadable: u64,
+    /// What is not known well enough to be handed over.
+    pub left: Left,
     /// When the region was last heard of.
     pub last: Timestamp,
+}
+
+/// Notifications that are not handed over.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Their messages were written by a newer version of Peal, or by somebody else.
+    pub unreadable: u64,
+    /// What happened to them at first has left the hub's EVENTS: they may have ended long ago.
+    pub too_old: u64,
+    /// They wait for a time, and their messages have left the hub's INTAKE: only the region has them.
+    pub out_of_reach: u64,
 }
 
 /// Takes over what `from` left, into the region of the connection.
@@ -83,22 +95,25 @@ pub async fn take_over(
     is_gone(connection, &hub, from, Duration::from_secs(settings.topology.silence_seconds)).await?;
     has_all_state(connection).await?;
 
-    let (rest, accepted, last) = unfinished(connection, &hub, from, output).await?;
-    output.progress(format!("{} of {accepted} have no outcome", rest.len()));
+    let known = read(connection, &hub, from, output).await?;
+    let Finish { rest, out_of_reach, last } = known.unfinished.finish();
+    output.progress(format!("{} of {} have no outcome", rest.len(), known.accepted));
     let handover = Handover {
+        from,
+        known: (&known.here, &known.elsewhere),
         hub: &hub,
         here: connection,
         subjects: Subjects::new(&connection.region),
         state: state_writer(connection),
-        last,
         when_ambiguous,
     };
-    let mut done = Done { accepted, taken: 0, unreadable: 0, last };
+    let left = Left { unreadable: 0, too_old: known.too_old, out_of_reach: out_of_reach as u64 };
+    let mut done = Done { accepted: known.accepted, taken: 0, left, last };
     let mut handed = stream::iter(rest).map(|rest| handover.hand_over(rest)).buffer_unordered(AT_ONCE);
     while let Some(handed) = handed.try_next().await? {
         match handed {
             Handed::Over => done.taken += 1,
-            Handed::Unreadable => done.unreadable += 1,
+            Handed::Unreadable => done.left.unreadable += 1,
             Handed::Nothing => {}
         }
         if done.taken % TELL_EVERY == TELL_EVERY - 1 {
@@ -120,12 +135,15 @@ async fn is_gone(
         instances.iter().filter(|it| it.metadata.get("region").is_some_and(|region| region == from.as_str()));
     let alive: Vec<_> = alive.map(|instance| format!("{} {}", instance.name, instance.id)).collect();
     ensure!(alive.is_empty(), "it still answers: stop {} first", alive.join(", "));
-    let sources =
-        hub.sources(EVENTS).await.context("the hub does not answer; what the region left is there")?;
-    let source = sources.iter().find(|source| source.from == from.as_str());
-    if let Some(heard) = source.and_then(|source| source.silent_for)
-        && heard < silence
-    {
+    let heard = match heard_of(hub, from).await? {
+        // The hub was started since: if the region lives, it is heard of in this time.
+        None => {
+            tokio::time::sleep(silence).await;
+            heard_of(hub, from).await?
+        }
+        heard => heard,
+    };
+    if let Some(heard) = heard.filter(|heard| *heard < silence) {
         bail!(
             "the hub heard of it {} s ago: wait until that is {} s (topology.silence_seconds)",
             heard.as_secs(),
@@ -133,6 +151,13 @@ async fn is_gone(
         );
     }
     Ok(())
+}
+
+/// How long ago the hub heard of a region; `None` when it never did since it was started.
+async fn heard_of(hub: &Connection, from: &Region) -> anyhow::Result<Option<Duration>> {
+    let sources =
+        hub.sources(EVENTS).await.context("the hub does not answer; what the region left is there")?;
+    Ok(sources.iter().find(|source| source.from == from.as_str()).and_then(|source| source.silent_for))
 }
 
 /// Waits until this region has all state that the hub has: recipients and wishes that the lost region wrote.
@@ -154,16 +179,34 @@ async fn has_all_state(connection: &Connection) -> anyhow::Result<()> {
     }
 }
 
+type Name = (AppId, NotificationId);
+
+/// What the streams say.
+struct Known {
+    unfinished: Unfinished,
+    accepted: u64,
+    too_old: u64,
+    /// What stands in this region's INTAKE, and in that of others, of what may be unfinished.
+    here: HashSet<Name>,
+    elsewhere: HashSet<Name>,
+}
+
 /// Reads what the region accepted and what happened, about in the order of time, so that little has to be kept in mind.
-async fn unfinished(
+async fn read(
     connection: &Connection,
     hub: &Connection,
     from: &Region,
     output: &Output,
-) -> anyhow::Result<(Vec<Rest>, u64, Timestamp)> {
-    let mut unfinished = Unfinished::new(from.clone());
-    let (mut accepted, mut read) = (0, 0_u64);
+) -> anyhow::Result<Known> {
     let (mut intake, mut events) = (Reader::open(hub, INTAKE).await?, Reader::open(hub, EVENTS).await?);
+    let begins = |first: Option<&Stored>| first.map_or(0, |first| first.at_ms);
+    let since = Timestamp::from_millisecond(begins(intake.peek().await?))?;
+    let first_event = events.peek().await?;
+    let events_since = first_event.filter(|first| first.sequence > 1).map_or(i64::MIN, |first| first.at_ms);
+    let unfinished = Unfinished::new(from.clone(), since);
+    let mut known =
+        Known { unfinished, accepted: 0, too_old: 0, here: HashSet::new(), elsewhere: HashSet::new() };
+    let mut read = 0_u64;
     loop {
         let intake_at = intake.peek().await?.map(|message| message.at_ms);
         let events_at = events.peek().await?.map(|message| message.at_ms);
@@ -177,59 +220,63 @@ async fn unfinished(
         let Some(message) = reader.take() else { continue };
         read += 1;
         if read.is_multiple_of(TELL_EVERY) {
-            output.progress(format!(
-                "{read} messages of the hub are read, {} notifications are open",
-                unfinished.len()
-            ));
+            let open = known.unfinished.len();
+            output.progress(format!("{read} messages of the hub are read, {open} notifications are open"));
         }
         let Some(region) = Subjects::region_of(&message.subject) else { continue };
         if is_event {
             if let Ok(event) = Event::decode(&message.payload) {
-                unfinished.happened(&region, &event);
+                known.unfinished.happened(&region, &event);
             }
         } else if region == *from
-            && let Some((app, id)) = names(&message)
+            && let Some((app, id)) = name(&message)
         {
-            accepted += 1;
-            unfinished.accepted(app, id, Timestamp::from_millisecond(message.at_ms)?, message.sequence);
-        }
-    }
-    // What another region accepted under the same id it delivers; so does this one with what it took over before. Its
-    // own stream is asked, since the hub may be behind it.
-    for (connection, here) in [(hub, false), (connection, true)] {
-        let mut reader = Reader::open(connection, INTAKE).await?;
-        while !unfinished.is_empty() && reader.peek().await?.is_some() {
-            let Some(message) = reader.take() else { continue };
-            let elsewhere =
-                here || Subjects::region_of(&message.subject).is_some_and(|region| region != *from);
-            if elsewhere && let Some((app, id)) = names(&message) {
-                unfinished.is_elsewhere(&app, &id);
+            known.accepted += 1;
+            if message.at_ms < events_since {
+                known.too_old += 1;
+            } else {
+                let at = Timestamp::from_millisecond(message.at_ms)?;
+                known.unfinished.accepted(app, id, at, message.sequence);
             }
         }
     }
-    let (rest, last) = unfinished.finish();
-    Ok((rest, accepted, last))
+    // The own stream is asked too, since the hub may be behind it.
+    for (connection, is_here) in [(hub, false), (connection, true)] {
+        let mut reader = Reader::open(connection, INTAKE).await?;
+        while !known.unfinished.is_empty() && reader.peek().await?.is_some() {
+            let Some(message) = reader.take() else { continue };
+            let is_other = Subjects::region_of(&message.subject).is_some_and(|region| region != *from);
+            let Some(name) = name(&message).filter(|name| is_other && known.unfinished.has(name)) else {
+                continue;
+            };
+            let found = if is_here { &mut known.here } else { &mut known.elsewhere };
+            found.insert(name);
+        }
+    }
+    Ok(known)
 }
 
 /// App and id of an accepted notification, which its message is recognised by.
-fn names(message: &Stored) -> Option<(AppId, NotificationId)> {
+fn name(message: &Stored) -> Option<Name> {
     let (app, id) = message.header(MESSAGE_ID)?.split_once(':')?;
     Some((app.parse().ok()?, id.parse().ok()?))
 }
 
 struct Handover<'a> {
+    from: &'a Region,
+    /// What stands in this region's INTAKE, and in that of others.
+    known: (&'a HashSet<Name>, &'a HashSet<Name>),
     hub: &'a Connection,
     here: &'a Connection,
     subjects: Subjects,
     state: StateWriter,
-    last: Timestamp,
     when_ambiguous: WhenAmbiguous,
 }
 
 /// What became of one notification.
 enum Handed {
     Over,
-    /// Nothing is left to do, or its message has expired.
+    /// Nothing is left to do, it is another region's, or its message has expired.
     Nothing,
     Unreadable,
 }
@@ -239,35 +286,68 @@ impl Handover<'_> {
         let Some(message) = self.hub.message_at(INTAKE, rest.place).await? else {
             return Ok(Handed::Nothing);
         };
-        let (Ok(intake), Some(id)) = (Intake::decode(&message.payload), message.header(MESSAGE_ID)) else {
+        let (Ok(intake), Some(name)) = (Intake::decode(&message.payload), name(&message)) else {
             return Ok(Handed::Unreadable);
         };
-        let Some(intake) = rest.taken_over(intake, self.last, self.when_ambiguous) else {
+        let now = Clock::System.now();
+        let Some(intake) = rest.taken_over(intake, now, self.when_ambiguous) else {
             return Ok(Handed::Nothing);
         };
         let notification = &intake.notification;
-        // What is of no use any more only gets its end: that it expired.
-        if notification.expires_at > Clock::System.now() {
-            self.say(notification).await?;
+        let (is_here, is_elsewhere) = (self.known.0.contains(&name), self.known.1.contains(&name));
+        let key = cancellation_key(&notification.app, &notification.id, false);
+        let (_, record) = self.state.fetch(&key).await?;
+        let owner = record.get(TAKEN_OVER_FACET).and_then(Value::as_str);
+        match owner {
+            // An earlier try was broken off before it came here, or it did.
+            Some(owner) if owner == self.here.region.as_str() => {
+                if is_here {
+                    return Ok(Handed::Nothing);
+                }
+                self.publish(&message, &intake).await?;
+            }
+            // The lost region had taken it over: until this says otherwise, nobody else is to deliver it.
+            Some(owner) if owner == self.from.as_str() => {
+                self.say(&key, notification, now).await?;
+                self.publish(&message, &intake).await?;
+            }
+            Some(_) => return Ok(Handed::Nothing),
+            // Accepted here too, or an earlier try was broken off before it said so.
+            None if is_here => {
+                self.say(&key, notification, now).await?;
+                return Ok(Handed::Nothing);
+            }
+            None if is_elsewhere => return Ok(Handed::Nothing),
+            // Should this be broken off in between, the lost region may deliver it too, which is better than nobody.
+            None => {
+                self.publish(&message, &intake).await?;
+                self.say(&key, notification, now).await?;
+            }
         }
-        let subject = self.subjects.intake(notification.priority, notification.app.as_str());
-        let mut outgoing = Outgoing::new(subject, intake.encode()?).id(id);
-        if let Some(told) = message.header(ACCEPTED_HEADER) {
-            outgoing = outgoing.header(ACCEPTED_HEADER, told);
-        }
-        self.here
-            .publish(outgoing)
-            .await
-            .with_context(|| format!("{} does not take it", self.here.region))?;
         Ok(Handed::Over)
     }
 
-    /// Says who has the notification now, for the region that may come back.
-    async fn say(&self, notification: &Accepted) -> Result<(), WriteError> {
-        let key = RecordKey::new(Kind::Cancellation, &notification.app, notification.id.as_str());
+    async fn publish(&self, accepted: &Stored, intake: &Intake) -> anyhow::Result<()> {
+        let notification = &intake.notification;
+        let subject = self.subjects.intake(notification.priority, notification.app.as_str());
+        let id = accepted.header(MESSAGE_ID).unwrap_or_default();
+        let mut outgoing = Outgoing::new(subject, intake.encode()?).id(id);
+        if let Some(told) = accepted.header(ACCEPTED_HEADER) {
+            outgoing = outgoing.header(ACCEPTED_HEADER, told);
+        }
+        let taken = self.here.publish(outgoing).await;
+        taken.map(drop).with_context(|| format!("{} does not take it", self.here.region))
+    }
+
+    /// Says who has the notification now, for the region that may come back. What is of no use any more only gets its end:
+    /// that it expired.
+    async fn say(&self, key: &RecordKey, notification: &Accepted, now: Timestamp) -> Result<(), WriteError> {
+        if notification.expires_at <= now {
+            return Ok(());
+        }
         let by = Value::from(self.here.region.as_str());
         let expires = notification.expires_at.as_millisecond().saturating_add(KEPT_AFTER_EXPIRY_MS);
-        let written = self.state.update::<WriteError>(&key, |record, stamp| {
+        let written = self.state.update::<WriteError>(key, |record, stamp| {
             if record.get(TAKEN_OVER_FACET) != Some(&by) {
                 record.set(TAKEN_OVER_FACET, by.clone(), stamp);
                 record.expires_ms = record.expires_ms.max(u64::try_from(expires).ok());

@@ -139,7 +139,7 @@ impl Context {
     /// # Errors
     /// [`CatalogError::NotReady`]
     pub fn stopped(&self, notification: &Accepted) -> Result<Option<&'static str>, CatalogError> {
-        Ok(self.catalog.stopped(&notification.app, &notification.id)?.map(|stop| match stop {
+        Ok(self.catalog.stopped(notification)?.map(|stop| match stop {
             Stop::Cancelled => "cancelled",
             Stop::TakenOver => TAKEN_OVER,
         }))

@@ -7,42 +7,39 @@ use std::time::Duration;
 
 use peal_common::clock::Clock;
 use peal_nats::Connection;
-use peal_nats::follow::StateError;
+use peal_nats::follow::{StateError, Stored};
 use peal_nats::topology::{EVENTS, OTHERS_STATE};
 use tokio::time::Instant;
 
-/// How long the hub may take. After that the region goes on by itself, as one that is cut off does.
+/// How long the hub may take after a silence. After that the region goes on by itself, as one that is cut off does.
 const LIMIT: Duration = Duration::from_secs(120);
+/// The same after a restart: a link that stands tells within a moment.
+const RESTART_LIMIT: Duration = Duration::from_secs(5);
 /// The hub gives a sign of life every second.
 const HEARD: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Waits until it is known what was taken over, if the region wrote no event for `silence`: nobody takes over a region
-/// that was heard of since.
+/// Waits until it is known what was taken over: for long when the region wrote no event for `silence`, since nobody takes
+/// over a region that was heard of since.
 pub async fn wait(connection: &Connection, clock: &Clock, silence: Duration) {
-    let deadline = Instant::now() + LIMIT;
+    let began = Instant::now();
     let mut look = tokio::time::interval(LOOK_INTERVAL);
-    let silent_ms = loop {
+    let limit = loop {
         look.tick().await;
         match silence_ms(connection, clock).await {
-            Ok(silent_ms) => break silent_ms,
+            Ok(None) => return,
+            Ok(Some(silent_ms)) if u128::from(silent_ms) >= silence.as_millis() => break LIMIT,
+            Ok(Some(_)) => break RESTART_LIMIT,
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "JetStream does not answer yet")
+                tracing::debug!(error = &error as &dyn std::error::Error, "JetStream does not answer yet");
             }
         }
-        if Instant::now() >= deadline {
+        if began.elapsed() >= LIMIT {
             return;
         }
     };
-    if u128::from(silent_ms) < silence.as_millis() {
-        return;
-    }
-    tracing::info!(
-        seconds = silent_ms / 1000,
-        "the region was silent: the hub is asked what others took over"
-    );
     while !is_told(connection).await {
-        if Instant::now() >= deadline {
+        if began.elapsed() >= limit {
             tracing::warn!("the hub does not answer: what others took over meanwhile may be delivered twice");
             return;
         }
@@ -50,14 +47,15 @@ pub async fn wait(connection: &Connection, clock: &Clock, silence: Duration) {
     }
 }
 
-/// How long ago the region wrote its last event; 0 when it never wrote one.
-async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<u64, StateError> {
+/// How long ago the region wrote its last event: for ever when that has aged away, `None` when it never wrote one.
+async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64>, StateError> {
     let state = connection.stream_state(EVENTS).await?;
-    let last = match state.messages {
-        0 => None,
-        _ => connection.message_at(EVENTS, state.last).await?,
-    };
-    Ok(last.map_or(0, |last| u64::try_from(clock.now_ms().saturating_sub(last.at_ms)).unwrap_or(0)))
+    if state.last == 0 {
+        return Ok(None);
+    }
+    let last = connection.message_at(EVENTS, state.last).await?;
+    let age = |last: Stored| u64::try_from(clock.now_ms().saturating_sub(last.at_ms)).unwrap_or(0);
+    Ok(Some(last.map_or(u64::MAX, age)))
 }
 
 /// Whether everything that the hub has to tell stands in this region's stream.

@@ -57,7 +57,6 @@ type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed> {
     let record = app.mirror.get(key)?.unwrap_or_default();
-    let exists = record.exists();
     app.writer.take_over_erasure(key, record).await?;
     // A recipient who was made anew since has an inbox again, whose items stay. Older ones that are still in INBOX can't
     // be read: what sealed them is gone.
@@ -65,6 +64,7 @@ async fn carry_out(app: &App, key: &RecordKey, era: &Stamp) -> Result<(), Failed
     if let (Some(Kind::Recipient | Kind::PinnedRecipient), Some(owner), Some(recipient)) =
         (key.kind(), key.app(), recipient)
     {
+        let exists = app.catalog.reach(&owner, &recipient)?.is_some();
         if !exists {
             app.connection.purge(INBOX, &app.subjects.inbox_of(owner.as_str(), recipient.as_str())).await?;
         }

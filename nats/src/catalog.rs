@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, ChannelSet};
+use peal_common::envelope::Accepted;
 use peal_common::id::{AppId, CategoryId, NotificationId, RecipientId, TemplateId};
 use peal_common::recipient::{Outline, Recipient};
 use peal_common::seal::{SealError, Sealer};
@@ -173,13 +174,14 @@ impl Catalog {
         }
     }
 
-    /// The key of a recipient's record: whichever is there, and that of one that may leave the region when none is.
+    /// The key of a recipient's record: whichever is there or was, and that of one that may leave the region when none was.
     ///
     /// # Errors
     /// [`CatalogError::NotReady`]
     pub fn recipient_key(&self, app: &AppId, id: &RecipientId) -> Result<RecordKey, CatalogError> {
         let [usual, pinned] = recipient_keys(app, id);
-        let is_pinned = self.mirror.reach(&usual)?.is_none() && self.mirror.reach(&pinned)?.is_some();
+        // One that was erased stays pinned: not even the id of it may leave.
+        let is_pinned = self.mirror.reach(&usual)?.is_none() && self.mirror.get(&pinned)?.is_some();
         Ok(if is_pinned { pinned } else { usual })
     }
 
@@ -249,10 +251,9 @@ impl Catalog {
     ///
     /// # Errors
     /// [`CatalogError::NotReady`]
-    pub fn stopped(&self, app: &AppId, id: &NotificationId) -> Result<Option<Stop>, CatalogError> {
-        let Some(record) = self.mirror.get(&RecordKey::new(Kind::Cancellation, app, id.as_str()))? else {
-            return Ok(None);
-        };
+    pub fn stopped(&self, notification: &Accepted) -> Result<Option<Stop>, CatalogError> {
+        let key = cancellation_key(&notification.app, &notification.id, notification.pinned);
+        let Some(record) = self.mirror.get(&key)? else { return Ok(None) };
         if record.get(CANCELLED_FACET).is_some() {
             return Ok(Some(Stop::Cancelled));
         }
@@ -301,6 +302,13 @@ impl Catalog {
 /// The keys under which a recipient's record may stand: the usual one, and the one that stays in the region.
 fn recipient_keys(app: &AppId, id: &RecipientId) -> [RecordKey; 2] {
     [Kind::Recipient, Kind::PinnedRecipient].map(|kind| RecordKey::new(kind, app, id.as_str()))
+}
+
+/// The key of the record that stops a notification.
+#[must_use]
+pub fn cancellation_key(app: &AppId, id: &NotificationId, pinned: bool) -> RecordKey {
+    let kind = if pinned { Kind::PinnedCancellation } else { Kind::Cancellation };
+    RecordKey::new(kind, app, id.as_str())
 }
 
 /// The key of one version of a template: its id is `<template>~<version>`; a template's own id has no `~`.

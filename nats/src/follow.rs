@@ -188,6 +188,7 @@ pub enum Followed {
 
 /// Reads what stands in a stream now, and ends.
 pub struct Reader {
+    connection: Connection,
     follower: Follower,
     stream: String,
     end: u64,
@@ -203,7 +204,13 @@ impl Reader {
         let state = connection.stream_state(stream).await?;
         let end = if state.messages == 0 { 0 } else { state.last };
         let follower = Follower::new(connection.clone(), stream, "", Some(state.created), 0);
-        Ok(Reader { follower, stream: stream.to_owned(), end, waiting: VecDeque::new() })
+        Ok(Reader {
+            connection: connection.clone(),
+            follower,
+            stream: stream.to_owned(),
+            end,
+            waiting: VecDeque::new(),
+        })
     }
 
     /// The next message, which stays the next until it is [taken](Self::take). `None` at the end.
@@ -211,6 +218,7 @@ impl Reader {
     /// # Errors
     /// [`StateError`] when the stream was made again meanwhile, or nothing comes for half a minute.
     pub async fn peek(&mut self) -> Result<Option<&Stored>, StateError> {
+        let since = Instant::now();
         while self.waiting.is_empty() && self.end > 0 {
             let next = tokio::time::timeout(READ_LIMIT, self.follower.next()).await;
             match next.map_err(|late| StateError::new(&self.stream, late))? {
@@ -221,8 +229,16 @@ impl Reader {
                     }
                     self.waiting.extend(messages.into_iter().filter(|message| message.sequence <= end));
                 }
-                // What stood at the end has gone meanwhile.
-                Followed::Quiet(_) => self.end = 0,
+                // What stood at the end may have gone meanwhile; else it is a slow link.
+                Followed::Quiet(state) if state.messages == 0 => self.end = 0,
+                Followed::Quiet(_) if self.connection.message_at(&self.stream, self.end).await?.is_none() => {
+                    self.end = 0;
+                }
+                Followed::Quiet(_) if since.elapsed() < READ_LIMIT => {}
+                Followed::Quiet(_) => {
+                    let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "its messages do not come");
+                    return Err(StateError::new(&self.stream, late));
+                }
                 Followed::Replaced(_) => {
                     return Err(StateError::new(&self.stream, std::io::Error::other("it was made again")));
                 }

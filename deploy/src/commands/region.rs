@@ -74,17 +74,26 @@ pub async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> 
     let done = takeover::take_over(&settings, &connection, from, args.ambiguous.into(), output)
         .await
         .with_context(|| format!("{from} was not taken over"))?;
-    let Done { accepted, taken, unreadable, last } = done;
+    let Done { accepted, taken, left, last } = done;
     output.json(&json!({
         "region": from, "by": connection.region, "accepted": accepted, "taken_over": taken,
-        "unreadable": unreadable, "last_heard_of": last,
+        "unreadable": left.unreadable, "too_old": left.too_old, "out_of_reach": left.out_of_reach,
+        "last_heard_of": last,
     }))?;
     output
         .line(format!("{from} accepted {accepted} that the hub knows of and was last heard of at {last}"))?;
     output.line(format!("taken over by {}: {taken}", connection.region))?;
-    if unreadable > 0 {
-        output.line(format!("not readable by this version, and not taken over: {unreadable}"))?;
-        return Ok(ExitCode::from(FAILED));
+    let reasons = [
+        (left.unreadable, "written by a newer version of Peal: run that version's command"),
+        (
+            left.too_old,
+            "accepted before the hub's first event: whether they have ended is not known any more",
+        ),
+        (left.out_of_reach, "scheduled so long ago that only the lost region has them"),
+    ];
+    for (count, reason) in reasons.iter().filter(|(count, _)| *count > 0) {
+        output.line(format!("not taken over: {count}, {reason}"))?;
     }
-    Ok(ExitCode::SUCCESS)
+    let complete = reasons.iter().all(|(count, _)| *count == 0);
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
+use jiff::SignedDuration;
+use peal_common::clock::Clock;
 use peal_nats::server::free_port;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -50,6 +52,23 @@ impl Gateway {
         let answer = finished(curl.arg(format!("{}{path}", self.url))).await.exits(0).json();
         assert!(answer["code"].is_string(), "not refused: {answer}");
         answer
+    }
+
+    async fn deleted(&self, path: &str) {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "-f", "-u", &self.user, "-X", "DELETE", &format!("{}{path}", self.url)]);
+        finished(&mut curl).await.exits(0);
+    }
+
+    async fn eventually_lacks(&self, path: &str, delete: impl AsyncFnOnce()) {
+        self.call("GET", path, None).await;
+        delete().await;
+        let gone = async {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "-u", &self.user, &format!("{}{path}", self.url)]);
+            while finished(&mut curl).await.exits(0).json()["code"] != "not_found" {}
+        };
+        tokio::time::timeout(LIMIT, gone).await.unwrap_or_else(|_| panic!("{path} never goes"));
     }
 
     async fn preferences(&self) -> Value {
@@ -250,6 +269,16 @@ async fn what_is_pinned_leaves_nothing_elsewhere() {
     let inline = json!({ "id": "to-an-address", "category": "demo", "to": [{ "email": "unheard-of@example.com" }],
                          "content": { "title": "Hi", "body": "words for an address" }, "pinned_to": "eu" });
     eu.call("POST", "/v1/notifications", Some(inline.clone())).await;
+    // An address beside one of somebody who is pinned, too; and what is said of a notification later.
+    let both = json!([{ "email": "never-met@example.com" }, { "email": "homebody@example.com" }]);
+    let content = json!({ "title": "Hi", "body": "words for both" });
+    let body = json!({ "id": "to-both", "category": "demo", "to": both, "content": content });
+    eu.call("POST", "/v1/notifications", Some(body)).await;
+    let body = json!({ "id": "to-be-cancelled", "category": "demo", "to": [{ "recipient": "homebody" }],
+                       "content": { "title": "Hi", "body": "Never" },
+                       "send_at": (Clock::System.now() + SignedDuration::from_hours(24)).to_string() });
+    eu.call("POST", "/v1/notifications", Some(body)).await;
+    eu.call("POST", "/v1/notifications/to-be-cancelled/cancel", None).await;
     let again = recipient("homebody@example.com", Value::Null);
     assert_eq!(eu.refused("PUT", "/v1/recipients/homebody", &again).await["code"], "pinned_differs");
     let elsewhere = us.refused("POST", "/v1/notifications", &inline).await;
@@ -263,6 +292,12 @@ async fn what_is_pinned_leaves_nothing_elsewhere() {
     .await;
     assert_eq!(us.refused("GET", "/v1/recipients/homebody", &Value::Null).await["code"], "not_found");
     us.call("GET", "/v1/recipients/traveller", None).await;
+    for _ in 0..2 {
+        eu.deleted("/v1/recipients/homebody").await;
+    }
+    // It goes the same way, and it is the last.
+    us.eventually_lacks("/v1/recipients/traveller", async || eu.deleted("/v1/recipients/traveller").await)
+        .await;
     up.stopped_by("INT").await;
     let place = |name: &str| folder.path().join(".peal").join(name).join("nats-server");
     for (text, pinned) in [
@@ -270,6 +305,8 @@ async fn what_is_pinned_leaves_nothing_elsewhere() {
         ("words for homebody", true),
         ("to-an-address", true),
         ("words for an address", true),
+        ("to-both", true),
+        ("to-be-cancelled", true),
         ("addr:email", true),
         ("addr=3Aemail", true),
         ("traveller", false),

@@ -5,7 +5,7 @@ use peal_common::category::Class;
 use peal_common::channel::Channel;
 use peal_common::decide::{self, Plan, Question, Reason};
 use peal_common::envelope::{
-    ContactRef, ENVELOPE_VERSION, Intake, ResolvedTarget, TakenDelivery, Takeover, Text, WhenAmbiguous, Work,
+    ContactRef, Intake, ResolvedTarget, TakenDelivery, Takeover, Text, WhenAmbiguous, Work,
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::DeliveryId;
@@ -128,7 +128,7 @@ impl Decided {
 fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: bool) -> Work {
     let TakenDelivery { planned, replays, .. } = taken;
     Work {
-        v: ENVELOPE_VERSION,
+        v: intake.notification.version(),
         delivery: planned.delivery.clone(),
         recipient: planned.recipient.clone(),
         channel: planned.channel,
@@ -149,7 +149,7 @@ const fn is_wish(reason: Reason) -> bool {
 fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: bool) -> Work {
     let notification = &intake.notification;
     Work {
-        v: ENVELOPE_VERSION,
+        v: notification.version(),
         delivery: DeliveryId::derive(
             &notification.app,
             &notification.id,

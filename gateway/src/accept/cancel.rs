@@ -1,9 +1,10 @@
 //! Cancelling: what has not been sent is not sent any more.
 
+use peal_common::clock::Stamp;
 use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::id::{AppId, NotificationId};
-use peal_common::state::{Kind, RecordKey};
-use peal_nats::catalog::CANCELLED_FACET;
+use peal_common::state::Record;
+use peal_nats::catalog::{CANCELLED_FACET, cancellation_key};
 use peal_nats::publish::Outgoing;
 use peal_nats::state::WriteError;
 use peal_nats::topology::SCHEDULE;
@@ -24,21 +25,23 @@ impl Acceptor {
     pub async fn cancel(&self, app: &AppId, found: &NotificationView) -> Result<(), Refusal> {
         let inner = &self.inner;
         let id = &found.summary.id;
-        let key = RecordKey::new(Kind::Cancellation, app, id.as_str());
         let expires = found.summary.expires_at.map(|at| at.as_millisecond() + KEPT_AFTER_EXPIRY_MS);
-        let written = inner
-            .writer
-            .update::<WriteError>(&key, |record, stamp| {
+        // Whether it is pinned is unknown once the index was rebuilt after its acceptance had left the stream.
+        let pinned = found.summary.pinned.map_or(vec![true, false], |pinned| vec![pinned]);
+        let mut state_seq = 0;
+        for key in pinned.into_iter().map(|pinned| cancellation_key(app, id, pinned)) {
+            let cancel = |record: &mut Record, stamp: &Stamp| {
                 if record.get(CANCELLED_FACET).is_none() {
                     record.set(CANCELLED_FACET, Value::Bool(true), stamp);
                     record.expires_ms = expires.and_then(|ms| u64::try_from(ms).ok());
                 }
-                Ok(())
-            })
-            .await?;
-        inner.bring_forward(app, id, written.sequence).await?;
+                Ok::<_, WriteError>(())
+            };
+            state_seq = inner.writer.update(&key, cancel).await?.sequence.max(state_seq);
+        }
+        inner.bring_forward(app, id, state_seq).await?;
         for delivery in found.summary.deliveries.iter().filter(|delivery| !delivery.status.is_settled()) {
-            inner.bring_forward_delivery(&delivery.id, written.sequence).await?;
+            inner.bring_forward_delivery(&delivery.id, state_seq).await?;
         }
         Ok(())
     }

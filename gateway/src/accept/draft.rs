@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use peal_common::envelope::{Accepted, ENVELOPE_VERSION, Envelope as _, Intake};
+use peal_common::envelope::{Accepted, Envelope as _, Intake};
 use peal_common::id::{AppId, NotificationId, Region};
 use peal_common::notification::Notification;
 use peal_nats::Subjects;
@@ -97,26 +97,27 @@ pub(super) fn intake(
 ) -> Intake {
     let send_at = Some(notification.send_at(now)).filter(|at| *at > now);
     let expires_at = notification.expires_at(now);
+    let accepted = Accepted {
+        app: app.clone(),
+        id,
+        category: notification.category,
+        priority: notification.priority.unwrap_or(resolved.default_priority),
+        accepted_at: now,
+        expires_at,
+        text: resolved.text,
+        channels: notification.channels,
+        collapse_key: notification.collapse_key,
+        metadata: notification.metadata,
+        pinned: resolved.pinned,
+    };
     Intake {
-        v: ENVELOPE_VERSION,
+        v: accepted.version(),
         region: region.clone(),
         state_seq: resolved.state_seq,
         fingerprint,
         send_at,
         targets: resolved.targets,
-        notification: Accepted {
-            app: app.clone(),
-            id,
-            category: notification.category,
-            priority: notification.priority.unwrap_or(resolved.default_priority),
-            accepted_at: now,
-            expires_at,
-            text: resolved.text,
-            channels: notification.channels,
-            collapse_key: notification.collapse_key,
-            metadata: notification.metadata,
-            pinned: resolved.pinned,
-        },
+        notification: accepted,
         takeover: None,
     }
 }

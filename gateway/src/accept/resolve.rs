@@ -161,12 +161,18 @@ fn is_pinned(inner: &Inner, app: &AppId, notification: &Notification) -> Result<
     if inner.rules.pinned || notification.pinned_to.is_some() {
         return Ok(true);
     }
-    if notification.to.iter().all(|target| target.inline().is_none()) {
+    // It only matters to an address beside others.
+    if notification.to.len() < 2 || notification.to.iter().all(|target| target.inline().is_none()) {
         return Ok(false);
     }
     for target in &notification.to {
-        if let Target::Recipient(id) = target
-            && inner.catalog.reach(app, id)?.is_some_and(|reach| reach.pinned)
+        let recipient = match (target, target.inline()) {
+            (Target::Recipient(id), _) => Some(id.clone()),
+            (_, Some((channel, address))) => inner.catalog.recipient_with_address(app, channel, address)?,
+            _ => None,
+        };
+        if let Some(id) = recipient
+            && inner.catalog.reach(app, &id)?.is_some_and(|reach| reach.pinned)
         {
             return Ok(true);
         }

@@ -219,7 +219,7 @@ async fn mark(
         event.channel = Some(Channel::Inbox);
         // Of what is not known any more nobody can tell whether it may leave the region.
         let notification = app.model.notification(&caller.app, &item.notification)?;
-        event.pinned = notification.is_none_or(|notification| notification.summary.pinned);
+        event.pinned = notification.and_then(|notification| notification.summary.pinned).unwrap_or(true);
         let subject = app.subjects.of_event(&event);
         let payload = event.encode().map_err(|_| Problem::internal())?;
         app.connection.publish(Outgoing::new(subject, payload).id(&format!("{id}:seen"))).await?;

@@ -175,7 +175,14 @@ pub async fn delete(
     caller: Caller,
     Id(id): Id<RecipientId>,
 ) -> Result<NoContent, Problem> {
-    let key = app.catalog.recipient_key(&caller.app, &id)?;
+    let mut key = app.catalog.recipient_key(&caller.app, &id)?;
+    if app.mirror.get(&key)?.is_none() {
+        // Another gateway may just have made it, pinned.
+        let pinned = RecordKey::new(Kind::PinnedRecipient, &caller.app, id.as_str());
+        if app.writer.fetch(&pinned).await?.1 != Record::default() {
+            key = pinned;
+        }
+    }
     let change = |record: &mut Record, stamp: &Stamp| {
         // Another region may have written what has not come here yet: the erasure wins over that too.
         if !record.facets.is_empty() || !app.connection.others.is_empty() {

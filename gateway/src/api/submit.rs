@@ -270,7 +270,8 @@ pub async fn acknowledge(
     caller: Caller,
     Id(id): Id<NotificationId>,
 ) -> Result<Accepted<AcknowledgedView>, Problem> {
-    let pinned = find(&app, &caller, &id).await?.summary.pinned;
+    // Of what is not known nobody can tell whether it may leave the region.
+    let pinned = find(&app, &caller, &id).await?.summary.pinned.unwrap_or(true);
     let event = Event::new(EventType::Acknowledged, app.clock.now(), caller.app.clone(), id.clone());
     let event = Event { pinned, ..event };
     let payload: Bytes = event.encode().map_err(|_| Problem::internal())?.into();

@@ -16,7 +16,7 @@ impl Row {
         Some(NotificationSummary {
             id: self.id.parse().ok()?,
             region: intake.and_then(|intake| intake.region.parse().ok()),
-            pinned: intake.is_some_and(|intake| intake.pinned),
+            pinned: intake.map(|intake| intake.pinned),
             category: intake.and_then(|intake| intake.category.parse().ok()),
             priority: intake.map(|intake| intake.priority),
             status: self.status(),

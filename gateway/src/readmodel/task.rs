@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use peal_common::takeover::TAKEN_OVER;
 use peal_nats::Connection;
 use peal_nats::Subjects;
 use peal_nats::follow::{Followed, Follower, Stored};
@@ -386,10 +387,11 @@ impl Writer {
         let forgotten: Vec<_> =
             forget.iter().map(|it| (it.app.clone(), it.recipient.clone(), it.until_ms)).collect();
         let Some(store) = self.inner.store() else { return Err(StoreError::damaged("the file is not open")) };
+        let is_hub = self.inner.connection.is_hub;
         let (applied, foreign) = self
             .thread
             .run(move || {
-                let (mut batch, foreign) = decode(messages);
+                let (mut batch, foreign) = decode(messages, is_hub);
                 batch.forget = forgotten;
                 store.apply(batch, &commit).map(|applied| (applied, foreign))
             })
@@ -496,7 +498,8 @@ impl WriterThread {
     }
 }
 
-fn decode(messages: Vec<(Source, Stored)>) -> (Batch, Vec<(Source, Stored)>) {
+/// At the hub it counts what the region says that took a notification over, not the one that found it gone.
+fn decode(messages: Vec<(Source, Stored)>, is_hub: bool) -> (Batch, Vec<(Source, Stored)>) {
     let mut batch = Batch::default();
     let mut foreign = Vec::new();
     for (source, message) in messages {
@@ -504,7 +507,11 @@ fn decode(messages: Vec<(Source, Stored)>) -> (Batch, Vec<(Source, Stored)>) {
             Source::Intake => {
                 AcceptedMessage::decode(message.sequence, &message.payload).map(|it| batch.accepted.push(it))
             }
-            Source::Events => EventMessage::decode(&message.payload).map(|it| batch.events.push(it)),
+            Source::Events => EventMessage::decode(&message.payload).map(|it| {
+                if !(is_hub && it.event.reason.as_deref() == Some(TAKEN_OVER)) {
+                    batch.events.push(it);
+                }
+            }),
             Source::Inbox => {
                 InboxMessage::decode(message.sequence, &message.payload).map(|it| batch.inbox.push(it))
             }

@@ -33,9 +33,9 @@ pub struct NotificationSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "eu")]
     pub region: Option<Region>,
-    /// Whether it may not leave that region.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub pinned: bool,
+    /// Whether it may not leave that region; unknown when the category is.
+    #[serde(skip_serializing_if = "is_not_pinned")]
+    pub pinned: Option<bool>,
     /// Its category. Unknown while only events have arrived, and again once the index was rebuilt after the acceptance
     /// itself had left the stream.
     pub category: Option<CategoryId>,
@@ -59,6 +59,11 @@ pub struct NotificationSummary {
     /// Whether deliveries were left out because there are too many.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deliveries_truncated: bool,
+}
+
+#[expect(clippy::ref_option, reason = "serde passes references")]
+fn is_not_pinned(pinned: &Option<bool>) -> bool {
+    *pinned != Some(true)
 }
 
 /// One recipient on one channel.

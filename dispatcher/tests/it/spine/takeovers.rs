@@ -1,7 +1,7 @@
 //! Notifications that one region takes over from another one.
 
 use peal_common::channel::Channel;
-use peal_common::envelope::{Intake, TAKEOVER_VERSION, TakenDelivery, Takeover, WhenAmbiguous, Work};
+use peal_common::envelope::{EXTENDED_VERSION, Intake, TakenDelivery, Takeover, WhenAmbiguous, Work};
 use peal_common::event::{EventType, PlannedDelivery};
 use peal_common::takeover::TAKEN_OVER;
 use peal_dispatcher::recording::Webhooks;
@@ -29,7 +29,7 @@ fn taken(id: &str, works: &[Work], when_ambiguous: WhenAmbiguous) -> Intake {
         ambiguous: true,
         when_ambiguous,
     };
-    Intake { v: TAKEOVER_VERSION, takeover: Some(takeover), ..intake(id, &[], 0) }
+    Intake { v: EXTENDED_VERSION, takeover: Some(takeover), ..intake(id, &[], 0) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
