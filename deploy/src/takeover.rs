@@ -44,6 +44,9 @@ const TELL_EVERY: u64 = 100_000;
 /// The record of a takeover has no meaning any more this long after the notification itself has none.
 const KEPT_AFTER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
 const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// What stands between the id of a message and the region that it is taken back from, where the stream has the id already
+/// and may still recognise it. No id of a notification holds it.
+const TAKEN_BACK: char = '~';
 
 /// What was done.
 #[derive(Debug)]
@@ -259,6 +262,7 @@ async fn read(
 /// App and id of an accepted notification, which its message is recognised by.
 fn name(message: &Stored) -> Option<Name> {
     let (app, id) = message.header(MESSAGE_ID)?.split_once(':')?;
+    let id = id.split(TAKEN_BACK).next()?;
     Some((app.parse().ok()?, id.parse().ok()?))
 }
 
@@ -290,13 +294,13 @@ impl Handover<'_> {
             return Ok(Handed::Unreadable);
         };
         let now = Clock::System.now();
-        let Some(intake) = rest.taken_over(intake, now, self.when_ambiguous) else {
+        let Some(mut intake) = rest.taken_over(intake, now, self.when_ambiguous) else {
             return Ok(Handed::Nothing);
         };
-        let notification = &intake.notification;
+        let notification = intake.notification.clone();
         let (is_here, is_elsewhere) = (self.known.0.contains(&name), self.known.1.contains(&name));
         let key = cancellation_key(&notification.app, &notification.id, false);
-        let (_, record) = self.state.fetch(&key).await?;
+        let (said, record) = self.state.fetch(&key).await?;
         let owner = record.get(TAKEN_OVER_FACET).and_then(Value::as_str);
         match owner {
             // An earlier try was broken off before it came here, or it did.
@@ -304,24 +308,25 @@ impl Handover<'_> {
                 if is_here {
                     return Ok(Handed::Nothing);
                 }
+                intake.state_seq = said;
                 self.publish(&message, &intake).await?;
             }
-            // The lost region had taken it over: until this says otherwise, nobody else is to deliver it.
+            // The lost region had taken it over: until a dispatcher has seen otherwise, it leaves it alone.
             Some(owner) if owner == self.from.as_str() => {
-                self.say(&key, notification, now).await?;
+                intake.state_seq = self.say(&key, &notification, now).await?;
                 self.publish(&message, &intake).await?;
             }
             Some(_) => return Ok(Handed::Nothing),
             // Accepted here too, or an earlier try was broken off before it said so.
             None if is_here => {
-                self.say(&key, notification, now).await?;
+                self.say(&key, &notification, now).await?;
                 return Ok(Handed::Nothing);
             }
             None if is_elsewhere => return Ok(Handed::Nothing),
             // Should this be broken off in between, the lost region may deliver it too, which is better than nobody.
             None => {
                 self.publish(&message, &intake).await?;
-                self.say(&key, notification, now).await?;
+                self.say(&key, &notification, now).await?;
             }
         }
         Ok(Handed::Over)
@@ -330,8 +335,12 @@ impl Handover<'_> {
     async fn publish(&self, accepted: &Stored, intake: &Intake) -> anyhow::Result<()> {
         let notification = &intake.notification;
         let subject = self.subjects.intake(notification.priority, notification.app.as_str());
-        let id = accepted.header(MESSAGE_ID).unwrap_or_default();
-        let mut outgoing = Outgoing::new(subject, intake.encode()?).id(id);
+        let name = (notification.app.clone(), notification.id.clone());
+        let mut id = format!("{}:{}", name.0, name.1);
+        if self.known.0.contains(&name) {
+            id = format!("{id}{TAKEN_BACK}{}", self.from);
+        }
+        let mut outgoing = Outgoing::new(subject, intake.encode()?).id(&id);
         if let Some(told) = accepted.header(ACCEPTED_HEADER) {
             outgoing = outgoing.header(ACCEPTED_HEADER, told);
         }
@@ -340,10 +349,10 @@ impl Handover<'_> {
     }
 
     /// Says who has the notification now, for the region that may come back. What is of no use any more only gets its end:
-    /// that it expired.
-    async fn say(&self, key: &RecordKey, notification: &Accepted, now: Timestamp) -> Result<(), WriteError> {
+    /// that it expired. Gives the position in this region's state that a dispatcher must have seen.
+    async fn say(&self, key: &RecordKey, notification: &Accepted, now: Timestamp) -> Result<u64, WriteError> {
         if notification.expires_at <= now {
-            return Ok(());
+            return Ok(0);
         }
         let by = Value::from(self.here.region.as_str());
         let expires = notification.expires_at.as_millisecond().saturating_add(KEPT_AFTER_EXPIRY_MS);
@@ -354,6 +363,6 @@ impl Handover<'_> {
             }
             Ok(())
         });
-        written.await.map(|_| ())
+        written.await.map(|written| written.sequence)
     }
 }

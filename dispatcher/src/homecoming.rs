@@ -8,7 +8,7 @@ use std::time::Duration;
 use peal_common::clock::Clock;
 use peal_nats::Connection;
 use peal_nats::follow::{StateError, Stored};
-use peal_nats::topology::{EVENTS, OTHERS_STATE};
+use peal_nats::topology::{EVENTS, INTAKE, OTHERS_STATE};
 use tokio::time::Instant;
 
 /// How long the hub may take after a silence. After that the region goes on by itself, as one that is cut off does.
@@ -47,13 +47,17 @@ pub async fn wait(connection: &Connection, clock: &Clock, silence: Duration) {
     }
 }
 
-/// How long ago the region wrote its last event: for ever when that has aged away, `None` when it never wrote one.
+/// How long ago the region wrote its last event: for ever when there is none any more, or never was. `None` when it never
+/// accepted anything either: then there is nothing to take over.
 async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64>, StateError> {
     let state = connection.stream_state(EVENTS).await?;
-    if state.last == 0 {
+    if state.last == 0 && connection.stream_state(INTAKE).await?.last == 0 {
         return Ok(None);
     }
-    let last = connection.message_at(EVENTS, state.last).await?;
+    let last = match state.last {
+        0 => None,
+        last => connection.message_at(EVENTS, last).await?,
+    };
     let age = |last: Stored| u64::try_from(clock.now_ms().saturating_sub(last.at_ms)).unwrap_or(0);
     Ok(Some(last.map_or(u64::MAX, age)))
 }

@@ -65,11 +65,11 @@ async fn run(
     eu.kill().await?;
     link.heal();
 
-    let taken = take_over(us).await?;
+    let taken = take_over(us, "eu").await?;
     anyhow::ensure!(taken.contains(&format!("taken over by us: {}", CALLED + ACCEPTED)), "{taken}");
     until_called(provider, DONE + CALLED + ACCEPTED).await?;
     until_idle(us).await?;
-    let again = take_over(us).await?;
+    let again = take_over(us, "eu").await?;
     anyhow::ensure!(
         again.contains("taken over by us: 0"),
         "what was taken over is taken over again: {again}"
@@ -108,11 +108,55 @@ async fn run(
     Ok(())
 }
 
-/// Takes `eu` over, as soon as it has been silent for long enough.
-async fn take_over(us: &Region) -> anyhow::Result<String> {
-    let patience = Patience::new("eu is taken over", LIMIT);
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_over_is_taken_back_when_that_region_is_lost_too() -> anyhow::Result<()> {
+    let _machine = super::WHOLE_MACHINE.lock().await;
+    let provider = Provider::start().await?;
+    let hub = Hub::start().await?;
+    let (mut eu, _link) = hub.region("eu", provider.url()).await?;
+    let (mut us, _link_of_us) = hub.region("us", provider.url()).await?;
+    let result = back_and_forth(&hub, &mut eu, &mut us, &provider).await;
+    result.map_err(|error| error.context(format!("{}\n{}", eu.logs(), us.logs())))
+}
+
+async fn back_and_forth(
+    hub: &Hub,
+    eu: &mut Region,
+    us: &mut Region,
+    provider: &Provider,
+) -> anyhow::Result<()> {
+    let load = Load::new(&eu.api, "b", provider.url());
+    eu.dispatchers[0].kill().await?;
+    us.dispatchers[0].kill().await?;
+    load.send((0..CALLED).collect()).await?;
+    until_level(hub, &[eu, us]).await?;
+    let [_, of_eu] = hub.compared_with(&[eu]).await;
+    eu.kill().await?;
+    let taken = take_over(us, "eu").await?;
+    anyhow::ensure!(taken.contains(&format!("taken over by us: {CALLED}")), "{taken}");
+    wait::until("the hub has what us wrote", LIMIT, async || {
+        let [here, of_us] = hub.compared_with(&[us]).await;
+        (0..here.len()).all(|place| here[place] == of_eu[place] + of_us[place]).then_some(())
+    })
+    .await?;
+    us.kill().await?;
+
+    eu.restart().await?;
+    until_idle(eu).await?;
+    anyhow::ensure!(provider.total() == 0, "what us had taken over was delivered by eu");
+    let taken = take_over(eu, "us").await?;
+    anyhow::ensure!(taken.contains(&format!("taken over by eu: {CALLED}")), "{taken}");
+    until_called(provider, CALLED).await?;
+    until_idle(eu).await?;
+    anyhow::ensure!(provider.total() as u64 == CALLED, "{} calls for {CALLED} deliveries", provider.total());
+    Ok(())
+}
+
+/// Takes a region over, as soon as it has been silent for long enough.
+async fn take_over(by: &Region, lost: &str) -> anyhow::Result<String> {
+    let patience = Patience::new("it is taken over", LIMIT);
     loop {
-        let (succeeded, told) = us.peal(&["region", "takeover", "eu"]).await?;
+        let (succeeded, told) = by.peal(&["region", "takeover", lost]).await?;
         if succeeded {
             return Ok(told);
         }
