@@ -1,5 +1,7 @@
 //! The hub of two regions.
 
+use std::time::Duration;
+
 use peal_common::id::Region as Name;
 use peal_nats::Subjects;
 use peal_nats::connect::{self, Connection, Options as ConnectOptions};
@@ -9,6 +11,9 @@ use tempfile::TempDir;
 
 use super::{Region, Wanted};
 
+/// How long servers may take until they first take messages from each other: where a consumer is not there yet they try
+/// again after a pause that grows to two minutes.
+pub const LINK_LIMIT: Duration = Duration::from_secs(240);
 /// What its streams may reserve.
 const STORE_BYTES: u64 = 256 << 30;
 

@@ -30,7 +30,7 @@ use tempfile::TempDir;
 use crate::wait::{self, Patience};
 
 pub use api::{Answer, Api};
-pub use hub::Hub;
+pub use hub::{Hub, LINK_LIMIT};
 pub use program::Program;
 
 /// The app that everything belongs to.

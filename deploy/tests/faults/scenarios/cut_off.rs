@@ -16,7 +16,7 @@ use crate::audit;
 use crate::journal::Journal;
 use crate::load::Load;
 use crate::provider::Provider;
-use crate::region::{CATEGORY, Hub, Region};
+use crate::region::{CATEGORY, Hub, LINK_LIMIT, Region};
 use crate::wait;
 
 /// How long the region works before the cut, for comparison.
@@ -74,7 +74,7 @@ async fn run(
     let contact = json!({ "channel": "webhook", "address": format!("{}/0", leaver.url()) });
     eu.api.put(&format!("/v1/recipients/{LEAVER}"), &json!({ "contacts": [contact] })).await?;
     prefer(eu, true).await?;
-    wait::until("us knows the recipient", LIMIT, async || {
+    wait::until("us knows the recipient", LINK_LIMIT, async || {
         let answer = us.api.get(&format!("/v1/recipients/{LEAVER}/preferences")).await.ok()?;
         (answer.body["channels"]["webhook"] == true).then_some(())
     })

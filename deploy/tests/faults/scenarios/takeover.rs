@@ -7,7 +7,7 @@ use peal_nats::server::Link;
 
 use crate::load::Load;
 use crate::provider::Provider;
-use crate::region::{Hub, Region};
+use crate::region::{Hub, LINK_LIMIT, Region};
 use crate::wait::{self, Patience};
 
 /// Delivered before; called without an answer when the dispatcher died; accepted only; accepted behind a cut link.
@@ -173,7 +173,7 @@ async fn until_called(provider: &Provider, count: u64) -> anyhow::Result<()> {
 }
 
 async fn until_level(hub: &Hub, regions: &[&Region]) -> anyhow::Result<()> {
-    wait::until("the hub has everything", LIMIT, async || hub.is_level_with(regions).await.then_some(()))
+    wait::until("the hub has everything", LINK_LIMIT, async || hub.is_level_with(regions).await.then_some(()))
         .await
 }
 
