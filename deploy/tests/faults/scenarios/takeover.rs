@@ -45,6 +45,8 @@ async fn run(
     load.send(numbers(DONE)).await?;
     until_called(provider, DONE).await?;
     until_level(hub, &[eu, us]).await?;
+    // Called is not answered: what came of the calls has to be stored before answers are kept back.
+    until_idle(eu).await?;
 
     let (succeeded, told) = us.peal(&["region", "takeover", "eu"]).await?;
     anyhow::ensure!(
@@ -178,7 +180,7 @@ async fn until_level(hub: &Hub, regions: &[&Region]) -> anyhow::Result<()> {
 }
 
 async fn until_idle(region: &mut Region) -> anyhow::Result<()> {
-    let patience = Patience::new("the region has nothing left to do", LIMIT);
+    let patience = Patience::new("the region has nothing left to do", LINK_LIMIT);
     loop {
         region.check()?;
         if region.left_over().await.is_ok_and(|left| left.is_empty()) {
