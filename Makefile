@@ -20,10 +20,13 @@ test: nats ## run every test, against real nats-server processes
 	$(CARGO) test --workspace
 
 # What `make test` does to regions for minutes, for hours: it prints the seeds, and PEAL_FAULT_SEED=… replays one.
-chaos: export PEAL_FAULT_NOTIFICATIONS ?= 1000000
-chaos: export PEAL_FAULT_KILLS ?= 1000
+chaos: export PEAL_FAULT_KILLS_NOTIFICATIONS ?= 1000000
+chaos: export PEAL_FAULT_KILLS_TIMES ?= 1000
 chaos: export PEAL_FAULT_CLUSTER_NOTIFICATIONS ?= 100000
-chaos: export PEAL_FAULT_CLUSTER_FAULTS ?= 40
+chaos: export PEAL_FAULT_CLUSTER_TIMES ?= 40
+chaos: export PEAL_FAULT_PAUSE_SECONDS ?= 30
+chaos: export PEAL_FAULT_DAMAGE_NOTIFICATIONS ?= 100000
+chaos: export PEAL_FAULT_DAMAGE_TIMES ?= 50
 chaos: export PEAL_FAULT_CUT_SECONDS ?= 600
 chaos: export PEAL_FAULT_CUT_RATE ?= 300
 chaos: nats ## kill, pause, cut and starve regions for hours; PEAL_FAULT_SEED=N replays a run

@@ -14,8 +14,10 @@ use std::time::Duration;
 use async_nats::jetstream::{self, context::ContextBuilder};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
 use peal_common::settings::{self, Settings, SettingsError};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::acks::Acks;
+use crate::leave;
 use crate::subjects::Region;
 
 /// How long a request may take, and so how long a gateway waits for an acknowledgement of the intake.
@@ -168,6 +170,8 @@ pub struct Connection {
     /// Whether this is no region but the hub, whose streams hold what all regions wrote.
     pub is_hub: bool,
     pub(crate) acks: Arc<Acks>,
+    /// Where there is more than one server.
+    leaving: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 impl Connection {
@@ -283,8 +287,17 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     };
     let jetstream = context(client.clone(), &options.region, options.request_limit);
     let acks = Arc::new(Acks::start(&client, options.request_limit).await.map_err(ConnectError::Closed)?);
-    let others = options.others.clone().into();
-    Ok(Connection { client, jetstream, region: options.region.clone(), others, is_hub: options.is_hub, acks })
+    let has_choice = options.urls.len() > 1;
+    let leaving = has_choice.then(|| Arc::new(leave::start(jetstream.clone(), options.request_limit)));
+    Ok(Connection {
+        client,
+        jetstream,
+        region: options.region.clone(),
+        others: options.others.clone().into(),
+        is_hub: options.is_hub,
+        acks,
+        leaving,
+    })
 }
 
 fn context(client: async_nats::Client, domain: &Region, limit: Duration) -> jetstream::Context {

@@ -20,6 +20,7 @@ pub mod follow;
 pub mod group;
 pub mod inspect;
 pub mod keys;
+mod leave;
 pub mod mirror;
 pub mod publish;
 pub mod pull;

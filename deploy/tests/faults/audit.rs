@@ -7,8 +7,10 @@ use peal_common::event::Status;
 
 use crate::faults::Incident;
 use crate::journal::{Entries, Journal};
+use crate::load::Load;
 use crate::provider::{Calls, Provider};
 use crate::region::{Api, Region};
+use crate::report;
 use crate::wait::{self, Stall};
 
 /// How long nothing may move before something counts as lost. Twice the acknowledgement wait of Peal's own topology.
@@ -104,6 +106,28 @@ pub async fn settle(
     }
 }
 
+/// Waits until all is settled, compares, adds what was found to the table, and fails unless every promise was kept.
+/// `replay` has a seeded run again.
+///
+/// # Errors
+/// As [`settle`] and [`Findings::check`].
+pub async fn conclude(
+    region: &mut Region,
+    journal: &Journal,
+    provider: &Provider,
+    load: &Load,
+    incidents: &[Incident],
+    replay: Option<&str>,
+) -> anyhow::Result<Findings> {
+    let accepted = load.accepted();
+    settle(region, journal, provider, &accepted).await?;
+    let calls = provider.calls();
+    let findings = compare(&accepted, &journal.entries(), &calls, incidents);
+    report::Run { log: &load.log(), calls: &calls, incidents, findings: &findings, replay }.add_to_table()?;
+    findings.check()?;
+    Ok(findings)
+}
+
 /// Compares everything. To be called when all is settled.
 pub fn compare(
     accepted: &BTreeSet<String>,
@@ -160,7 +184,7 @@ pub fn compare(
 /// the incident were over, and no event that settles the delivery was stored when the incident began. Only then may the
 /// provider be called again. An event that was stored must be found by whoever is handed the delivery next.
 fn was_in_flight(repeat: &Repeat, incident: &Incident) -> bool {
-    let Some(aftermath) = incident.fault.resends else { return false };
+    let Some(aftermath) = incident.resends else { return false };
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     let called = incident.at_ms - ms(HANDLING)..=incident.repaired_ms + ms(aftermath);
     called.contains(&repeat.first_ms)

@@ -1,7 +1,7 @@
 //! Notifications on their way in, as a careful service sends them: each is repeated under its own id until there is an
 //! answer for it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::provider::Provider;
 use crate::region::{Answer, Api, CATEGORY, RECIPIENTS};
@@ -78,7 +79,7 @@ impl Load {
         self.log().accepted.clone()
     }
 
-    /// Sends all of `total` in batches of 100 to 500 and single requests, never too far ahead of `delivered`.
+    /// Sends all of `total`, see [`flow`](Self::flow).
     ///
     /// # Errors
     /// When the gateway refuses what it must not refuse.
@@ -88,16 +89,31 @@ impl Load {
         seed: u64,
         delivered: watch::Receiver<u64>,
     ) -> anyhow::Result<()> {
-        let places = Arc::new(Semaphore::new(LEAST_WINDOW.max(total / WINDOW_SHARE) as usize));
+        let over = CancellationToken::new();
+        over.cancel();
+        self.flow(Flow { at_least: total, rate: 0, seed, over }, delivered).await
+    }
+
+    /// Sends in batches of 100 to 500 and single requests, never too far ahead of `delivered`.
+    ///
+    /// # Errors
+    /// When the gateway refuses what it must not refuse.
+    pub async fn flow(
+        self: Arc<Self>,
+        flow: Flow,
+        delivered: watch::Receiver<u64>,
+    ) -> anyhow::Result<()> {
+        let places = Arc::new(Semaphore::new(LEAST_WINDOW.max(flow.at_least / WINDOW_SHARE) as usize));
         let feeder = tokio::spawn(give_back(Arc::clone(&places), delivered));
-        let batches = Arc::new(Mutex::new(batches(total, seed)));
+        let numbers = Arc::new(Mutex::new(Numbers::new(flow)));
         let mut callers = JoinSet::new();
         for _ in 0..CALLERS {
-            let (load, places, batches) = (Arc::clone(&self), Arc::clone(&places), Arc::clone(&batches));
+            let (load, places, numbers) = (Arc::clone(&self), Arc::clone(&places), Arc::clone(&numbers));
             callers.spawn(async move {
                 loop {
-                    let next = batches.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                    let Some(batch) = next else { return Ok(()) };
+                    let next = numbers.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some((batch, at)) = next else { return Ok(()) };
+                    sleep_until(at).await;
                     places.acquire_many(batch.len() as u32).await?.forget();
                     load.send(batch).await?;
                 }
@@ -243,18 +259,46 @@ fn is_passing(answer: &Answer) -> bool {
     answer.is_come_back() || (answer.status == 409 && answer.body["code"] == "in_flight")
 }
 
-/// One request in ten carries one notification, the others carry 100 to 500.
-fn batches(total: u64, seed: u64) -> VecDeque<Vec<u64>> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let mut batches = VecDeque::new();
-    let mut next = 0;
-    while next < total {
-        let count = if rng.random_range(0..10) == 0 { 1 } else { rng.random_range(100..=500) };
-        let end = total.min(next + count);
-        batches.push_back((next..end).collect());
-        next = end;
+/// What to send, and how fast.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// So many, and more until it is `over`.
+    pub at_least: u64,
+    /// Until when.
+    pub over: CancellationToken,
+    /// How many in a second at most; as many as go when it is 0.
+    pub rate: u64,
+    /// How they are put into requests.
+    pub seed: u64,
+}
+
+/// What is to be sent next.
+struct Numbers {
+    flow: Flow,
+    rng: StdRng,
+    next: u64,
+    began: Instant,
+}
+
+impl Numbers {
+    fn new(flow: Flow) -> Self {
+        Numbers { rng: StdRng::seed_from_u64(flow.seed), flow, next: 0, began: Instant::now() }
     }
-    batches
+
+    /// The numbers of the next request, and when it may be sent. One request in ten carries one notification, the others
+    /// carry 100 to 500.
+    fn next(&mut self) -> Option<(Vec<u64>, Instant)> {
+        let is_over = self.flow.over.is_cancelled();
+        if is_over && self.next >= self.flow.at_least {
+            return None;
+        }
+        let count = if self.rng.random_range(0..10) == 0 { 1 } else { self.rng.random_range(100..=500) };
+        let limit = if is_over { self.flow.at_least } else { u64::MAX };
+        let batch = self.next..limit.min(self.next + count);
+        let ahead = (self.next * 1000).checked_div(self.flow.rate).map_or(Duration::ZERO, Duration::from_millis);
+        self.next = batch.end;
+        Some((batch.collect(), self.began + ahead))
+    }
 }
 
 /// A delivered notification makes room for another.

@@ -6,8 +6,8 @@
 //! for each thing that can break, [`schedule`] decides by a seed when it does, [`journal`] reads what the streams say
 //! became of everything, and [`audit`] compares the three. [`scenarios`] has a file for each test.
 //!
-//! `PEAL_FAULT_SEED`, `PEAL_FAULT_NOTIFICATIONS` and `PEAL_FAULT_KILLS` repeat or scale the random run;
-//! `PEAL_FAULT_KEEP=1` leaves the folders with all logs behind.
+//! [`report`] is the table of all of it. `PEAL_FAULT_SEED=N` has the random runs of a [`plan`] again, which say how they are
+//! made longer; `PEAL_FAULT_KEEP=1` leaves the folders with all logs behind.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +19,7 @@
 mod scenarios;
 
 mod faults;
+mod plan;
 mod schedule;
 
 mod load;
@@ -26,6 +27,7 @@ mod provider;
 mod region;
 
 mod audit;
+mod clock;
 mod disk;
 mod journal;
 mod report;

@@ -42,11 +42,20 @@ struct Shared {
 impl Provider {
     /// An endpoint that answers at once.
     pub async fn start() -> anyhow::Result<Self> {
-        Provider::slow(Duration::ZERO).await
+        Provider::new(Ipv4Addr::LOCALHOST, Duration::ZERO).await
+    }
+
+    /// An endpoint that other hosts can reach.
+    pub async fn at(address: Ipv4Addr) -> anyhow::Result<Self> {
+        Provider::new(address, Duration::ZERO).await
     }
 
     /// An endpoint that takes its time for each answer.
     pub async fn slow(slowness: Duration) -> anyhow::Result<Self> {
+        Provider::new(Ipv4Addr::LOCALHOST, slowness).await
+    }
+
+    async fn new(address: Ipv4Addr, slowness: Duration) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             calls: Mutex::default(),
             deliveries: watch::Sender::new(0),
@@ -54,7 +63,7 @@ impl Provider {
             slowness,
         });
         let router = Router::new().route("/hook/{who}", post(take)).with_state(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let listener = tokio::net::TcpListener::bind((address, 0)).await?;
         let url = format!("http://{}/hook", listener.local_addr()?);
         let task = tokio::spawn(async move { axum::serve(listener, router).await }).abort_handle();
         Ok(Provider { url, shared, task })

@@ -1,111 +1,205 @@
-//! The table of a random run.
+//! The table of everything that broke: each scenario adds what it saw, rows of the same name become one.
+//!
+//! It is printed with every addition, and the last one stands in `faults.md` in Cargo's folder for the files of tests.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::audit::Findings;
-use crate::faults::{Fault, Incident};
+use crate::faults::Incident;
 use crate::load::Log;
 use crate::provider::Calls;
 
+/// The table so far.
+static TABLE: Mutex<Table> = Mutex::new(Table { rows: Vec::new(), replays: Vec::new() });
+
+/// Rows in the order in which they came, and how to have the random ones again.
+struct Table {
+    rows: Vec<Row>,
+    replays: Vec<String>,
+}
+
 /// What one kind of fault did.
-#[derive(Default)]
+#[derive(Debug, Default, Clone)]
 struct Row {
-    count: usize,
+    name: String,
+    runs: usize,
+    /// From this fault to the next one.
+    accepted: u64,
+    /// In the whole run, which can't say at which fault.
+    lost: usize,
     duplicated: usize,
+    ambiguous: u64,
     unavailable_ms: i64,
-    accepts: Vec<i64>,
-    deliveries: Vec<i64>,
+    recoveries_ms: Vec<i64>,
+    convergences_ms: Vec<i64>,
 }
 
-/// The table: a row for each fault, and one for all.
-pub fn table(
-    log: &Log,
-    calls: &HashMap<String, Calls>,
-    incidents: &[Incident],
-    findings: &Findings,
-) -> String {
-    let mut names: Vec<&'static str> = Vec::new();
-    let mut rows: HashMap<&'static str, Row> = HashMap::new();
-    let mut arrivals: Vec<i64> = calls.values().flat_map(|calls| calls.at_ms.iter().copied()).collect();
-    arrivals.sort_unstable();
-    let mut starts: Vec<_> = log.requests.iter().filter(|request| request.accepted > 0).collect();
-    starts.sort_by_key(|request| request.until_ms);
-    for (index, incident) in incidents.iter().enumerate() {
-        if !rows.contains_key(incident.fault.name) {
-            names.push(incident.fault.name);
+/// What a scenario saw.
+pub struct Run<'a> {
+    /// What the sender knows.
+    pub log: &'a Log,
+    /// What the provider saw.
+    pub calls: &'a HashMap<String, Calls>,
+    /// What broke, in the order of time.
+    pub incidents: &'a [Incident],
+    /// What the comparison found.
+    pub findings: &'a Findings,
+    /// What a seeded run is replayed with.
+    pub replay: Option<&'a str>,
+}
+
+impl Run<'_> {
+    /// Adds it to the table, prints that and keeps it in its file.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn add_to_table(self) -> anyhow::Result<()> {
+        let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+        for row in self.rows() {
+            table.add(row);
         }
-        let row = rows.entry(incident.fault.name).or_default();
-        row.count += 1;
-        row.duplicated += findings.repeats.iter().filter(|repeat| repeat.incident == Some(index)).count();
-        // An answer to an earlier request says nothing about what can be accepted now.
-        let accepted = starts.iter().find(|request| request.from_ms >= incident.at_ms);
-        row.accepts.extend(accepted.map(|request| request.until_ms - incident.at_ms));
-        let delivered = arrivals.get(arrivals.partition_point(|at| *at <= incident.at_ms));
-        row.deliveries.extend(delivered.map(|at| at - incident.at_ms));
+        table.replays.extend(self.replay.map(str::to_owned));
+        let text = table.render();
+        println!("{text}");
+        Ok(fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.md"), text)?)
     }
-    let mut without_cause = 0;
-    for (from, until) in outages(log) {
-        match incidents.iter().rev().find(|incident| incident.at_ms <= from).map(fault_name) {
-            Some(name) => rows.entry(name).or_default().unavailable_ms += until - from,
-            None => without_cause += until - from,
+
+    /// A row for each incident.
+    fn rows(&self) -> Vec<Row> {
+        let mut arrivals: Vec<i64> = self.calls.values().flat_map(|calls| calls.at_ms.clone()).collect();
+        arrivals.sort_unstable();
+        let mut accepting: Vec<_> = self.log.requests.iter().filter(|request| request.accepted > 0).collect();
+        accepting.sort_by_key(|request| request.until_ms);
+        let outages = outages(self.log);
+        let mut rows = Vec::new();
+        for (number, incident) in self.incidents.iter().enumerate() {
+            // What came before the first one was at stake, too.
+            let from = if number == 0 { i64::MIN } else { incident.at_ms };
+            let until = self.incidents.get(number + 1).map_or(i64::MAX, |next| next.at_ms);
+            // An answer to an earlier request says nothing about what can be accepted now.
+            let accepted = accepting.iter().find(|request| request.from_ms >= incident.at_ms);
+            let delivered = arrivals.get(arrivals.partition_point(|at| *at <= incident.at_ms)).copied();
+            let recovered = accepted.map(|request| request.until_ms).max(delivered);
+            let ambiguous = if number == 0 { self.findings.ambiguous } else { 0 };
+            rows.push(Row {
+                name: incident.name.clone(),
+                runs: 1,
+                accepted: within(&accepting, from, until, |request| (request.until_ms, request.accepted)),
+                lost: self.findings.lost.len(),
+                duplicated: self.findings.repeats.iter().filter(|it| it.incident == Some(number)).count(),
+                ambiguous,
+                unavailable_ms: within(&outages, from, until, |&(began, ended)| (began, ended - began)),
+                recoveries_ms: recovered.map(|at| at - incident.at_ms).into_iter().collect(),
+                convergences_ms: incident
+                    .converged_after
+                    .map(|time| time.as_millis() as i64)
+                    .into_iter()
+                    .collect(),
+            });
+        }
+        rows
+    }
+}
+
+/// The sum over all whose time is in `from..until`.
+fn within<T, N: std::iter::Sum>(all: &[T], from: i64, until: i64, of: impl Fn(&T) -> (i64, N)) -> N {
+    all.iter().map(of).filter(|(at, _)| (from..until).contains(at)).map(|(_, amount)| amount).sum()
+}
+
+impl Table {
+    fn add(&mut self, row: Row) {
+        match self.rows.iter_mut().find(|known| known.name == row.name) {
+            Some(known) => known.merge(&row),
+            None => self.rows.push(row),
         }
     }
-    let mut text = String::from(
-        "fault                 kills  accepted  lost  duplicated  ambiguous  unavailable  to next accept   to next delivery\n\
-         \x20                                                                               p50 / max ms     p50 / max ms\n",
-    );
-    for name in names {
-        let row = &rows[name];
-        let _ = writeln!(
-            text,
-            "{name:<20} {:>6} {:>9} {:>5} {:>11} {:>10} {:>10.1} s {:>14} {:>18}",
-            row.count,
-            "",
-            "",
-            row.duplicated,
-            "",
-            row.unavailable_ms as f64 / 1000.0,
-            middle_and_most(&row.accepts),
-            middle_and_most(&row.deliveries),
-        );
+
+    fn render(&self) -> String {
+        let mut all = Row { name: "all".to_owned(), ..Row::default() };
+        for row in &self.rows {
+            all.merge(row);
+        }
+        let mut lines = vec![
+            [
+                "what happened",
+                "times",
+                "accepted",
+                "lost",
+                "duplicated",
+                "ambiguous",
+                "unavailable",
+                "recovered p50 / max",
+                "level again p50 / max",
+            ]
+            .map(str::to_owned),
+        ];
+        lines.extend(self.rows.iter().chain([&all]).map(Row::cells));
+        let mut widths = [0; 9];
+        for line in &lines {
+            for (width, cell) in widths.iter_mut().zip(line) {
+                *width = cell.len().max(*width);
+            }
+        }
+        let mut text = String::new();
+        for (number, line) in lines.iter().enumerate() {
+            for (cell, &width) in line.iter().zip(&widths) {
+                let _ = write!(text, "| {cell:<width$} ");
+            }
+            text.push_str("|\n");
+            if number == 0 {
+                widths.iter().for_each(|width| text.push_str(&format!("|{}", "-".repeat(width + 2))));
+                text.push_str("|\n");
+            }
+        }
+        for replay in &self.replays {
+            let _ = write!(text, "\n{replay}");
+        }
+        text
     }
-    let all = |of: fn(&Row) -> &Vec<i64>| rows.values().flat_map(|row| of(row).clone()).collect::<Vec<_>>();
-    let unavailable = rows.values().map(|row| row.unavailable_ms).sum::<i64>() + without_cause;
-    let _ = writeln!(
-        text,
-        "{:<20} {:>6} {:>9} {:>5} {:>11} {:>10} {:>10.1} s {:>14} {:>18}",
-        "all",
-        incidents.len(),
-        log.accepted.len(),
-        findings.lost.len(),
-        findings.repeats.len(),
-        findings.ambiguous,
-        unavailable as f64 / 1000.0,
-        middle_and_most(&all(|row| &row.accepts)),
-        middle_and_most(&all(|row| &row.deliveries)),
-    );
-    let _ = writeln!(
-        text,
-        "{} requests; {} notifications were sent in requests that got no answer, {} acceptances were told to be repetitions",
-        log.requests.len(),
-        log.unanswered,
-        log.duplicates,
-    );
-    text
 }
 
-fn fault_name(incident: &Incident) -> &'static str {
-    let Fault { name, .. } = incident.fault;
-    name
+impl Row {
+    fn merge(&mut self, other: &Row) {
+        self.runs += other.runs;
+        self.accepted += other.accepted;
+        // Rows of one run repeat what the run lost.
+        self.lost = self.lost.max(other.lost);
+        self.duplicated += other.duplicated;
+        self.ambiguous += other.ambiguous;
+        self.unavailable_ms += other.unavailable_ms;
+        self.recoveries_ms.extend(&other.recoveries_ms);
+        self.convergences_ms.extend(&other.convergences_ms);
+    }
+
+    fn cells(&self) -> [String; 9] {
+        [
+            self.name.clone(),
+            self.runs.to_string(),
+            self.accepted.to_string(),
+            self.lost.to_string(),
+            self.duplicated.to_string(),
+            self.ambiguous.to_string(),
+            format!("{} s", seconds(self.unavailable_ms)),
+            middle_and_most(&self.recoveries_ms),
+            middle_and_most(&self.convergences_ms),
+        ]
+    }
 }
 
-fn middle_and_most(times: &[i64]) -> String {
-    let mut times = times.to_vec();
+fn seconds(ms: i64) -> String {
+    format!("{:.1}", ms as f64 / 1000.0)
+}
+
+fn middle_and_most(times_ms: &[i64]) -> String {
+    let mut times = times_ms.to_vec();
     times.sort_unstable();
     match times.last() {
-        Some(most) => format!("{} / {most}", times[times.len() / 2]),
-        None => "-".to_owned(),
+        Some(most) => format!("{} / {} s", seconds(times[times.len() / 2]), seconds(*most)),
+        None => String::new(),
     }
 }
 

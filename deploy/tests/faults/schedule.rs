@@ -64,7 +64,8 @@ impl Schedule {
             region.check()?;
             let at_ms = now_ms();
             (moment.fault.strike)(region, &mut self.rng).await?;
-            incidents.push(Incident { fault: moment.fault, at_ms, repaired_ms: now_ms() });
+            let Fault { name, resends, .. } = *moment.fault;
+            incidents.push(Incident { resends, ..Incident::repaired(name, at_ms) });
         }
         Ok(incidents)
     }

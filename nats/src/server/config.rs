@@ -1,6 +1,7 @@
 //! The configuration file of a server that Peal itself starts.
 
 use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct ClusterConfig {
     pub port: u16,
     /// The ports of all servers of the cluster.
     pub routes: Vec<u16>,
+    /// Where this server tells others that it can be reached, if not at `port`.
+    pub advertise: Option<u16>,
 }
 
 /// How a server takes part in linking regions: the hub listens for leaf nodes, a region's server is one.
@@ -73,7 +76,9 @@ pub struct ServerConfig {
     pub region: Region,
     /// The folder for configuration, log and streams. It is created, and what it holds from before is used.
     pub data: PathBuf,
-    /// The port for clients on 127.0.0.1; 0 picks a free one.
+    /// Where it listens for clients: 127.0.0.1 unless other hosts are to reach it.
+    pub host: IpAddr,
+    /// The port for clients; 0 picks a free one.
     pub port: u16,
     /// When data is forced to disk.
     pub sync: Sync,
@@ -110,6 +115,7 @@ impl ServerConfig {
         ServerConfig {
             region,
             data: data.into(),
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 0,
             sync: Sync::default(),
             max_payload: Self::MAX_PAYLOAD,
@@ -134,8 +140,10 @@ impl ServerConfig {
             // Writing to a String does not fail.
             let _ = writeln!(text, "{content}");
         };
-        line(format_args!("# Only this machine can connect."));
-        line(format_args!("listen: \"127.0.0.1:{port}\""));
+        if self.host.is_loopback() {
+            line(format_args!("# Only this machine can connect."));
+        }
+        line(format_args!("listen: \"{}\"", SocketAddr::from((self.host, port))));
         if let Some(cluster) = &self.cluster {
             line(format_args!("server_name: {}", quoted(&cluster.server_name)));
         }
@@ -177,6 +185,9 @@ impl ServerConfig {
             line(format_args!("\ncluster {{"));
             line(format_args!("  name: {}", quoted(&cluster.name)));
             line(format_args!("  listen: \"127.0.0.1:{}\"", cluster.port));
+            if let Some(port) = cluster.advertise {
+                line(format_args!("  advertise: \"127.0.0.1:{port}\""));
+            }
             let routes: Vec<_> =
                 cluster.routes.iter().map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).collect();
             line(format_args!("  routes: [{}]", routes.join(", ")));

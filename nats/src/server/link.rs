@@ -15,6 +15,8 @@ enum State {
     Whole,
     /// What the far side says is lost.
     Deaf,
+    /// Nothing comes through, and nobody is told.
+    Silent,
     Cut,
 }
 
@@ -56,6 +58,12 @@ impl Link {
         self.state.send_replace(State::Deaf);
     }
 
+    /// Keeps back from now on whatever either side says, as a network does that lost its way: connections stay, new ones
+    /// are taken, and nobody is answered. What was kept back comes through when the link is healed.
+    pub fn silence(&self) {
+        self.state.send_replace(State::Silent);
+    }
+
     /// Lets connections through again.
     pub fn heal(&self) {
         self.state.send_replace(State::Whole);
@@ -78,15 +86,16 @@ async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Receive
 }
 
 async fn relay(mut near: TcpStream, target: SocketAddr, mut state: watch::Receiver<State>) {
-    let hearing = state.clone();
+    let passing = state.clone();
     let relayed = async {
+        until_it_speaks(&passing).await;
         let mut far = TcpStream::connect(target).await?;
         far.set_nodelay(true)?;
         near.set_nodelay(true)?;
         let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.split(), far.split());
         tokio::select! {
-            said = tokio::io::copy(&mut from_near, &mut to_far) => said.map(drop),
-            heard = hear(&mut from_far, &mut to_near, &hearing) => heard,
+            said = carry(&mut from_near, &mut to_far, &passing, None) => said,
+            heard = carry(&mut from_far, &mut to_near, &passing, Some(State::Deaf)) => heard,
         }
     };
     tokio::select! {
@@ -96,19 +105,27 @@ async fn relay(mut near: TcpStream, target: SocketAddr, mut state: watch::Receiv
     }
 }
 
-async fn hear(
-    far: &mut ReadHalf<'_>,
-    near: &mut WriteHalf<'_>,
+/// Carries what one side says to the other one, except while the link is as in `loses`.
+async fn carry(
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
     state: &watch::Receiver<State>,
+    loses: Option<State>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let count = far.read(&mut buffer).await?;
+        let count = from.read(&mut buffer).await?;
+        until_it_speaks(state).await;
         if count == 0 {
             return Ok(());
         }
-        if *state.borrow() != State::Deaf {
-            near.write_all(&buffer[..count]).await?;
+        if Some(*state.borrow()) != loses {
+            to.write_all(&buffer[..count]).await?;
         }
     }
+}
+
+async fn until_it_speaks(state: &watch::Receiver<State>) {
+    // An error means that the link is gone, and this connection is about to end with it.
+    let _ = state.clone().wait_for(|state| *state != State::Silent).await;
 }

@@ -1,6 +1,7 @@
 //! The process itself: start, wait, stop, kill, pause.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -111,10 +112,10 @@ impl Server {
         }
     }
 
-    /// Where clients connect: `nats://127.0.0.1:<port>`, without credentials.
+    /// Where clients connect: `nats://<host>:<port>`, without credentials.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}", SocketAddr::from((self.config.host, self.port)))
     }
 
     /// The port for clients; it stays the same over restarts.

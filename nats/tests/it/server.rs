@@ -100,6 +100,7 @@ async fn three_servers_keep_three_copies() {
                 server_name: format!("node-{port}"),
                 port,
                 routes: ports,
+                advertise: None,
             });
         })
     }))

@@ -8,7 +8,7 @@ use rand::RngExt as _;
 use super::Fault;
 
 /// A call that the dead process had written may still be on its way to the provider.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+pub const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 /// `kill -9` of a dispatcher.
 pub const FAULT: Fault = Fault {

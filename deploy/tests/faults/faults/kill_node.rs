@@ -8,7 +8,7 @@ use futures_util::FutureExt as _;
 use super::{Fault, PROBE_LIMIT};
 
 /// Consumers whose leader is gone hand out again what they had, once another server leads.
-const ELECTED: Duration = Duration::from_secs(10);
+pub const ELECTED: Duration = Duration::from_secs(10);
 
 /// `kill -9` of the leader among three nats-servers.
 pub const FAULT: Fault = Fault {

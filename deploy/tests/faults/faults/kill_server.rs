@@ -7,7 +7,7 @@ use futures_util::FutureExt as _;
 use super::Fault;
 
 /// Dispatchers wait up to four seconds between attempts to connect, and deliver what they have in hand meanwhile.
-const RECONNECTED: Duration = Duration::from_secs(5);
+pub const RECONNECTED: Duration = Duration::from_secs(5);
 
 /// `kill -9` of the nats-server.
 pub const FAULT: Fault = Fault {

@@ -1,12 +1,22 @@
-//! What can break: a file for each. A new one is a file and its line in [`RANDOM`], or in the scenario that wants it.
+//! What can break: a file for each. A new one is a file and its line in one of the lists here.
 
+pub mod cut_dispatcher;
+pub mod cut_gateway;
+pub mod damage_file;
+pub mod delete_consumer;
+pub mod jump_clock;
 pub mod kill_all;
 pub mod kill_dispatcher;
 pub mod kill_gateway;
 pub mod kill_node;
 pub mod kill_server;
 pub mod lose_majority;
+pub mod partition_node;
 pub mod pause_node;
+pub mod poison;
+pub mod replace_dispatcher;
+pub mod replace_gateway;
+pub mod restore_state;
 
 use std::time::Duration;
 
@@ -15,13 +25,27 @@ use peal_nats::server::Server;
 use rand::rngs::StdRng;
 
 use crate::region::Region;
+use crate::wait::now_ms;
 
-/// The faults of the random run.
-pub static RANDOM: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
+/// What is killed in a region of one server.
+pub static KILLS: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
 
-/// The faults of a region of three servers.
-pub static CLUSTER: [&Fault; 4] =
-    [&kill_node::FAULT, &pause_node::FAULT, &lose_majority::FAULT, &kill_all::FAULT];
+/// What happens to a region of three servers.
+pub static CLUSTER: [&Fault; 5] =
+    [&kill_node::FAULT, &pause_node::FAULT, &partition_node::FAULT, &lose_majority::FAULT, &kill_all::FAULT];
+
+/// What happens to a region whose gateways and dispatchers are on hosts of their own.
+pub static HOSTS: [&Fault; 4] =
+    [&cut_gateway::FAULT, &cut_dispatcher::FAULT, &replace_gateway::FAULT, &replace_dispatcher::FAULT];
+
+/// What else happens to a region.
+pub static DAMAGE: [&Fault; 5] = [
+    &jump_clock::FAULT,
+    &damage_file::FAULT,
+    &restore_state::FAULT,
+    &delete_consumer::FAULT,
+    &poison::FAULT,
+];
 
 /// How long a region may take to take or refuse writes after servers were lost: its servers need up to 9 s to elect.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -45,12 +69,34 @@ pub struct Fault {
 }
 
 /// A fault that happened.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Incident {
-    /// What broke.
-    pub fault: &'static Fault,
+    /// What the table calls it.
+    pub name: String,
+    /// As [`Fault::resends`].
+    pub resends: Option<Duration>,
     /// When it was about to break, in milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// When what broke had been started again.
     pub repaired_ms: i64,
+    /// How long after that all places had the same, where that was measured.
+    pub converged_after: Option<Duration>,
+}
+
+impl Incident {
+    /// Something began to break at `at_ms` and is repaired now. It makes nothing be sent twice.
+    pub fn repaired(name: &str, at_ms: i64) -> Self {
+        Incident {
+            name: name.to_owned(),
+            resends: None,
+            at_ms,
+            repaired_ms: now_ms(),
+            converged_after: None,
+        }
+    }
+
+    /// That may be sent twice which was in flight until so long after the repair.
+    pub fn resending(self, aftermath: Duration) -> Self {
+        Incident { resends: Some(aftermath), ..self }
+    }
 }

@@ -1,8 +1,11 @@
 //! A region of its own for each test: nats-server, gateway and dispatchers as processes.
 
 mod api;
+pub mod balancer;
 mod hub;
+pub mod network;
 mod program;
+mod routes;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -21,17 +24,22 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{ClusterConfig, Leaf, Link, Server, ServerConfig, free_port};
+use peal_nats::server::{Leaf, Link, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, Current, Links, Topology};
+use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
 use tempfile::TempDir;
 
+use self::balancer::Balancer;
+use self::network::{Host, Network};
+use crate::clock;
 use crate::wait::{self, Patience};
 
 pub use api::{Answer, Api};
 pub use hub::{Hub, LINK_LIMIT};
-pub use program::Program;
+pub use program::{END_LIMIT, Program};
+pub use routes::Routes;
 
 /// The app that everything belongs to.
 pub const APP: &str = "shop";
@@ -46,11 +54,15 @@ const GIB: u64 = 1024 * 1024 * 1024;
 const STORE_BYTES: u64 = 128 * GIB;
 /// How long a linked region is silent before another one may take it over.
 const SILENCE_SECONDS: u64 = 3;
+/// How long it may take until the first write is taken.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the server may take to come back: it reads its streams first, on a machine that does much else.
 const SERVER_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a test wants to have.
 pub struct Wanted<'a> {
+    /// How many gateways.
+    pub gateways: usize,
     /// How many dispatchers.
     pub dispatchers: usize,
     /// After how long the server hands a message out again; `None` is what Peal's own topology says.
@@ -63,6 +75,14 @@ pub struct Wanted<'a> {
     pub nodes: usize,
     /// Its name.
     pub name: &'a str,
+    /// The library with which the clocks of the gateway and the dispatchers can be set.
+    pub clocks: Option<PathBuf>,
+    /// The network on which each gateway and each dispatcher has a host of its own.
+    pub network: Option<Network>,
+    /// Whether the gateways are called through a load balancer.
+    pub is_balanced: bool,
+    /// The folder of an older build, which gateways and dispatchers are started from at first.
+    pub old_programs: Option<PathBuf>,
     /// Whether the gateway reaches the server over a link that can be cut.
     pub relayed: bool,
     /// The hub and the other regions, and how its server reaches the hub.
@@ -70,15 +90,20 @@ pub struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    /// A region as users run it, with one dispatcher, whose webhooks go to `webhook`.
+    /// A region as users run it, with one gateway and one dispatcher, whose webhooks go to `webhook`.
     pub fn new(webhook: &'a str) -> Self {
         Wanted {
+            gateways: 1,
             dispatchers: 1,
             ack_wait: None,
             webhook,
             nats_folder: None,
             nodes: 1,
             name: NAME,
+            clocks: None,
+            network: None,
+            is_balanced: false,
+            old_programs: None,
             relayed: false,
             linked: None,
         }
@@ -89,17 +114,19 @@ impl<'a> Wanted<'a> {
 pub struct Region {
     /// The nats-servers: one, or a cluster.
     pub nodes: Vec<Server>,
-    /// The gateway.
-    pub gateway: Program,
+    /// The gateways.
+    pub gateways: Vec<Program>,
     /// The dispatchers.
     pub dispatchers: Vec<Program>,
     /// For looking into the streams.
     pub connection: Connection,
-    /// For calling the gateway.
+    /// For calling the gateway, or the load balancer before several.
     pub api: Api,
     topology: Topology,
+    routes: Option<Routes>,
     gateway_link: Option<Link>,
     folder: TempDir,
+    _balancer: Option<Balancer>,
 }
 
 impl Region {
@@ -114,7 +141,14 @@ impl Region {
         config.max_file_store = Some(STORE_BYTES);
         config.start_limit = SERVER_LIMIT;
         config.leaf = leaf;
-        let nodes = start_nodes(config, wanted.nodes).await?;
+        if wanted.network.is_some() {
+            config.host = network::OWN.into();
+        }
+        let routes = if wanted.nodes > 1 { Some(Routes::new(wanted.nodes).await?) } else { None };
+        let nodes = match &routes {
+            Some(routes) => start_cluster(config, wanted.nodes, routes).await?,
+            None => vec![Server::start(config).await?],
+        };
         let urls: Vec<_> = nodes.iter().map(Server::url).collect();
         let others = links.as_ref().map(|links| links.others.clone()).unwrap_or_default();
         let options = ConnectOptions { others, ..ConnectOptions::new(&urls, name, "peal-faults") };
@@ -124,7 +158,7 @@ impl Region {
             replicas: wanted.nodes,
             ..topology::Options::default()
         };
-        let topology = apply_topology(&connection, wanted.ack_wait, &options).await?;
+        let topology = make_topology(&connection, wanted.ack_wait, &options).await?;
 
         let region_key = STANDARD.encode([7; KEY_BYTES]);
         let (key, secret) = make_key(&connection, Arc::new(Sealer::from_base64(&region_key)?)).await?;
@@ -133,34 +167,57 @@ impl Region {
             links,
             folder: folder.path(),
             region_key: &region_key,
-            nats: &urls,
+            clocks: wanted.clocks.as_deref(),
+            old_programs: wanted.old_programs.as_deref(),
         };
         let gateway_link = match wanted.relayed {
             true => Some(Link::to(nodes[0].client_port()).await?),
             false => None,
         };
-        let over_link =
-            gateway_link.iter().map(|link| format!("nats://127.0.0.1:{}", link.port())).collect::<Vec<_>>();
+        let over_link = gateway_link.iter().map(|link| format!("nats://127.0.0.1:{}", link.port()));
+        let over_link: Vec<_> = over_link.collect();
         let gateway_nats = if over_link.is_empty() { &urls } else { &over_link };
-        let mut gateway = Settings { nats: gateway_nats, ..settings.clone() }.program(
-            "peal-gateway",
-            "gateway",
-            "gateway",
-        )?;
-        gateway.start()?;
+        let mut network = wanted.network;
+        let mut gateways = Vec::new();
+        for number in 0..wanted.gateways {
+            let host = another_host(&mut network).await?;
+            let mut gateway = settings.program("gateway", number, gateway_nats, host)?;
+            gateway.start()?;
+            gateways.push(gateway);
+        }
         let mut dispatchers = Vec::new();
         for number in 0..wanted.dispatchers {
-            let mut dispatcher =
-                settings.program("peal-dispatcher", &format!("dispatcher-{number}"), "dispatcher")?;
+            let host = another_host(&mut network).await?;
+            let mut dispatcher = settings.program("dispatcher", number, &urls, host)?;
             dispatcher.start()?;
             dispatchers.push(dispatcher);
         }
-        gateway.until_ready().await?;
-        for dispatcher in &mut dispatchers {
-            dispatcher.until_ready().await?;
+        for program in gateways.iter_mut().chain(&mut dispatchers) {
+            program.until_ready().await?;
         }
-        let api = Api::new(gateway.address, &key, &secret)?;
-        let region = Region { nodes, gateway, dispatchers, connection, api, topology, gateway_link, folder };
+        let (balancer, address) = match wanted.is_balanced {
+            true => {
+                let host = another_host(&mut network).await?;
+                let address = address_on(host.as_ref())?;
+                let behind: Vec<_> = gateways.iter().map(|gateway| gateway.address).collect();
+                (Some(Balancer::start(folder.path(), address, host, &behind)?), address)
+            }
+            false => (None, gateways[0].address),
+        };
+        let api = Api::new(address, &key, &secret)?;
+        let region = Region {
+            nodes,
+            gateways,
+            dispatchers,
+            connection,
+            api,
+            topology,
+            routes,
+            gateway_link,
+            folder,
+            _balancer: balancer,
+        };
+        region.until_it_takes_writes(READY_LIMIT).await?;
         region.register(wanted.webhook).await?;
         Ok(region)
     }
@@ -184,14 +241,26 @@ impl Region {
         self.gateway_link.as_ref().context("the gateway is not relayed")
     }
 
+    /// The network between its servers.
+    ///
+    /// # Errors
+    /// When it has one only.
+    pub fn routes(&self) -> anyhow::Result<&Routes> {
+        self.routes.as_ref().context("one server has no routes")
+    }
+
+    /// Makes streams and consumers that are missing.
+    pub async fn apply_topology(&self) -> anyhow::Result<()> {
+        apply(&self.connection, &self.topology).await
+    }
+
     /// Kills everything that runs, at once.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         for node in &mut self.nodes {
             node.kill().await?;
         }
-        self.gateway.kill().await?;
-        for dispatcher in &mut self.dispatchers {
-            dispatcher.kill().await?;
+        for program in self.gateways.iter_mut().chain(&mut self.dispatchers) {
+            program.kill().await?;
         }
         Ok(())
     }
@@ -201,10 +270,10 @@ impl Region {
         for node in &mut self.nodes {
             node.restart().await?;
         }
-        for program in std::iter::once(&mut self.gateway).chain(&mut self.dispatchers) {
+        for program in self.gateways.iter_mut().chain(&mut self.dispatchers) {
             program.start()?;
         }
-        for program in std::iter::once(&mut self.gateway).chain(&mut self.dispatchers) {
+        for program in self.gateways.iter_mut().chain(&mut self.dispatchers) {
             program.until_ready().await?;
         }
         Ok(())
@@ -212,13 +281,21 @@ impl Region {
 
     /// Runs `peal` with the region's settings; what it printed, on both channels, and whether it succeeded.
     pub async fn peal(&self, arguments: &[&str]) -> anyhow::Result<(bool, String)> {
-        program::run("peal", arguments, &self.folder.path().join("gateway.toml")).await
+        program::run("peal", arguments, &self.folder.path().join("gateway-0.toml")).await
     }
 
     /// Fails when a process has ended by itself.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        self.gateway.check()?;
-        self.dispatchers.iter_mut().try_for_each(Program::check)
+        self.gateways.iter_mut().chain(&mut self.dispatchers).try_for_each(Program::check)
+    }
+
+    /// One of the gateways and dispatchers.
+    pub fn any_program(&mut self, rng: &mut StdRng) -> &mut Program {
+        let number = rng.random_range(0..self.gateways.len() + self.dispatchers.len());
+        match number.checked_sub(self.gateways.len()) {
+            Some(number) => &mut self.dispatchers[number],
+            None => &mut self.gateways[number],
+        }
     }
 
     /// Waits until the gateway takes writes.
@@ -315,7 +392,7 @@ impl Region {
 
     /// The ends of all logs, for errors.
     pub fn logs(&self) -> String {
-        let programs = std::iter::once(&self.gateway).chain(&self.dispatchers);
+        let programs = self.gateways.iter().chain(&self.dispatchers);
         let mut logs: Vec<_> =
             programs.map(|program| format!("-- {}\n{}", program.name, program.log_tail())).collect();
         let nodes = self.nodes.iter();
@@ -342,26 +419,17 @@ fn unfinished(stream: &StreamFacts) -> Vec<String> {
     found
 }
 
-/// One server, or a cluster of several.
-async fn start_nodes(config: ServerConfig, count: usize) -> anyhow::Result<Vec<Server>> {
-    if count == 1 {
-        return Ok(vec![Server::start(config).await?]);
-    }
-    let routes = (0..count).map(|_| free_port()).collect::<Result<Vec<_>, _>>()?;
-    let start = |(number, port): (usize, &u16)| {
-        let cluster = ClusterConfig {
-            name: config.region.to_string(),
-            server_name: format!("node-{number}"),
-            port: *port,
-            routes: routes.clone(),
-        };
+/// A cluster of `count` servers.
+async fn start_cluster(config: ServerConfig, count: usize, routes: &Routes) -> anyhow::Result<Vec<Server>> {
+    let start = async |number: usize| {
+        let cluster = Some(routes.of(number, config.region.as_str())?);
         let data = config.data.join(format!("node-{number}"));
-        Server::start(ServerConfig { cluster: Some(cluster), data, ..config.clone() })
+        anyhow::Ok(Server::start(ServerConfig { cluster, data, ..config.clone() }).await?)
     };
-    Ok(try_join_all(routes.iter().enumerate().map(start)).await?)
+    try_join_all((0..count).map(start)).await
 }
 
-async fn apply_topology(
+async fn make_topology(
     connection: &Connection,
     ack_wait: Option<Duration>,
     options: &topology::Options,
@@ -371,13 +439,22 @@ async fn apply_topology(
         let consumers = wanted.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
         consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
     }
-    // Servers that just met may not know each other's resources yet and refuse to place a stream.
-    wait::until("the topology can be applied", SERVER_LIMIT, async || {
-        let current = Current::read(&connection.jetstream, &wanted).await.ok()?;
-        topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), false).await.ok()
-    })
-    .await?;
+    apply(connection, &wanted).await?;
     Ok(wanted)
+}
+
+async fn apply(connection: &Connection, wanted: &Topology) -> anyhow::Result<()> {
+    // Servers that just met may not know each other's resources yet and refuse to place a stream.
+    let patience = Patience::new("the topology can be applied", SERVER_LIMIT);
+    let jetstream = &connection.jetstream;
+    loop {
+        if let Ok(current) = Current::read(jetstream, wanted).await
+            && topology::apply(jetstream, &topology::plan(&current, wanted), false).await.is_ok()
+        {
+            return Ok(());
+        }
+        patience.pause().await?;
+    }
 }
 
 async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Result<(String, String)> {
@@ -402,7 +479,8 @@ struct Settings<'a> {
     links: Option<Links>,
     folder: &'a Path,
     region_key: &'a str,
-    nats: &'a [String],
+    clocks: Option<&'a Path>,
+    old_programs: Option<&'a Path>,
 }
 
 impl Settings<'_> {
@@ -417,22 +495,49 @@ impl Settings<'_> {
     }
 
     /// A program with settings of its own; `section` is the one that says where it listens and keeps its data.
-    fn program(&self, binary: &str, name: &str, section: &str) -> anyhow::Result<Program> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let data = self.folder.join(name);
+    fn program(
+        &self,
+        section: &str,
+        number: usize,
+        nats: &[String],
+        host: Option<Host>,
+    ) -> anyhow::Result<Program> {
+        let address = address_on(host.as_ref())?;
+        let name = format!("{section}-{number}");
+        let data = self.folder.join(&name);
         let text = format!(
             "[region]\nname = \"{}\"\nkey = \"{}\"\n\n[nats]\nurls = [{}]\n\n{}\
              [{section}]\nlisten = \"{address}\"\ndata_dir = \"{}\"\n{}\n\
-             [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n",
+             [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\", \"{}\"]\n",
             self.name,
             self.region_key,
-            self.nats.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", "),
+            nats.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", "),
             self.topology(),
             data.display(),
             if section == "dispatcher" { "retry_base_ms = 50\n" } else { "" },
+            network::NETWORK,
         );
         let file = self.folder.join(format!("{name}.toml"));
         std::fs::write(&file, text)?;
-        Program::new(binary, name, file, address)
+        let clock = self.clocks.map(|library| clock::Clock::new(library, data.with_extension("clock")));
+        let program = Program::new(&format!("peal-{section}"), &name, file, data, address)?;
+        let program = program.on(host).with_clock(clock.transpose()?);
+        match self.old_programs {
+            Some(folder) => program.from_folder(folder),
+            None => Ok(program),
+        }
     }
+}
+
+async fn another_host(network: &mut Option<Network>) -> anyhow::Result<Option<Host>> {
+    match network {
+        Some(network) => Ok(Some(network.host().await?)),
+        None => Ok(None),
+    }
+}
+
+/// Where a program can listen: on its host, or on this machine alone.
+fn address_on(host: Option<&Host>) -> anyhow::Result<SocketAddr> {
+    let ip = host.map_or(Ipv4Addr::LOCALHOST, |host| host.address);
+    Ok(SocketAddr::from((ip, free_port()?)))
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use peal_nats::topology::INTAKE;
 
 use crate::audit;
+use crate::faults::Incident;
 use crate::journal::Journal;
 use crate::load::Load;
 use crate::provider::Provider;
 use crate::region::{Region, Wanted};
-use crate::wait;
+use crate::wait::{self, now_ms};
 
 const COUNT: u64 = 300;
 /// How long anything may take on a machine that does much else.
@@ -29,6 +30,7 @@ async fn run(region: &mut Region, provider: &Provider) -> anyhow::Result<()> {
     let load = Load::new(&region.api, "a", provider.url());
     let stored =
         async |region: &Region| region.connection.stream_state(INTAKE).await.map_or(0, |it| it.messages);
+    let at_ms = now_ms();
     region.gateway_link()?.deafen();
     let healing = async {
         wait::until("JetStream has all of them", LIMIT, async || {
@@ -44,21 +46,14 @@ async fn run(region: &mut Region, provider: &Provider) -> anyhow::Result<()> {
         let link = region.gateway_link()?;
         link.cut();
         link.heal();
-        Ok(())
+        Ok(Incident::repaired("acknowledgements lost", at_ms))
     };
-    tokio::try_join!(load.send((0..COUNT).collect()), healing)?;
+    let ((), incident) = tokio::try_join!(load.send((0..COUNT).collect()), healing)?;
 
-    let accepted = load.accepted();
-    audit::settle(region, &journal, provider, &accepted).await?;
     let duplicates = load.log().duplicates;
-    let findings = audit::compare(&accepted, &journal.entries(), &provider.calls(), &[]);
-    println!(
-        "acknowledgements lost: {} accepted, {duplicates} of them as repetitions, {} lost, {} duplicated",
-        accepted.len(),
-        findings.lost.len(),
-        findings.repeats.len()
-    );
+    audit::conclude(region, &journal, provider, &load, &[incident], None).await?;
+    println!("{duplicates} of {COUNT} were accepted as repetitions");
     anyhow::ensure!(duplicates == COUNT, "{duplicates} of {COUNT} were recognised");
     anyhow::ensure!(stored(region).await == COUNT, "INTAKE has copies");
-    findings.check()
+    Ok(())
 }

@@ -4,20 +4,20 @@
 //! `PEAL_FAULT_CUT_SECONDS` says for how long, `PEAL_FAULT_CUT_RATE` how many notifications a second there are meanwhile: as
 //! many as go when it is 0.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use peal_nats::server::Link;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::kills::given;
 use crate::audit;
+use crate::faults::Incident;
 use crate::journal::Journal;
 use crate::load::Load;
+use crate::plan::{WHOLE_MACHINE, given};
 use crate::provider::Provider;
 use crate::region::{CATEGORY, Hub, LINK_LIMIT, Region};
-use crate::wait;
+use crate::wait::{self, now_ms};
 
 /// How long the region works before the cut, for comparison.
 const BEFORE: Duration = Duration::from_secs(3);
@@ -52,7 +52,7 @@ async fn a_region_that_is_cut_off_goes_on_as_before() -> anyhow::Result<()> {
     let seconds: u64 = given("PEAL_FAULT_CUT_SECONDS", 8);
     let rate: u64 = given("PEAL_FAULT_CUT_RATE", 0);
     println!("PEAL_FAULT_CUT_SECONDS={seconds} PEAL_FAULT_CUT_RATE={rate}");
-    let _machine = super::WHOLE_MACHINE.lock().await;
+    let _machine = WHOLE_MACHINE.lock().await;
     let (provider, leaver) = (Provider::start().await?, Provider::start().await?);
     let hub = Hub::start().await?;
     let (eu, _link) = hub.region("eu", provider.url()).await?;
@@ -82,6 +82,7 @@ async fn run(
 
     let load = Load::new(&us.api, "c", provider.url());
     let (next, before) = load.work(provider, 0, BEFORE, rate).await?;
+    let at_ms = now_ms();
     link.cut();
     prefer(us, false).await?;
     // Somebody who can't know of it says the opposite, later.
@@ -91,6 +92,7 @@ async fn run(
     anyhow::ensure!(!hub.is_level_with(&[eu, us]).await, "the link was not cut");
 
     link.heal();
+    let incident = Incident::repaired(&format!("region cut off for {seconds} s"), at_ms);
     let healed = Instant::now();
     let in_force = async {
         wait::until("the opt-out is in force in eu", LIMIT, async || {
@@ -114,22 +116,17 @@ async fn run(
     };
     anyhow::ensure!(fate(eu, "leaver-after").await? == "suppressed", "the opt-out does not count everywhere");
 
-    let accepted: BTreeSet<String> = load.accepted();
-    audit::settle(us, &journal, provider, &accepted).await?;
+    audit::settle(us, &journal, provider, &load.accepted()).await?;
     // What was suppressed has an end and no call, as it should.
     journal.entries().settled.retain(|_, settled| settled.notification != SUPPRESSED);
-    let calls = provider.calls();
-    let findings = audit::compare(&accepted, &journal.entries(), &calls, &[]);
     println!(
-        "cut off for {seconds} s: {} accepted, {} lost, {} duplicated; {before:.0}/s before, {during:.0}/s \
-         while cut off ({:.2}); after healing the opt-out counted in eu after {:.1} s, the hub had everything after \
-         {:.1} s",
-        accepted.len(),
-        findings.lost.len(),
-        findings.repeats.len(),
+        "cut off for {seconds} s: {before:.0}/s before, {during:.0}/s while cut off ({:.2}); after healing the opt-out \
+         counted in eu after {:.1} s, the hub had everything after {:.1} s",
         during / before,
         in_force.as_secs_f64(),
         level.as_secs_f64(),
     );
-    findings.check()
+    let incident = Incident { converged_after: Some(level.max(in_force)), ..incident };
+    audit::conclude(us, &journal, provider, &load, &[incident], None).await?;
+    Ok(())
 }

@@ -42,7 +42,7 @@ impl Trial {
         let at_ms = now_ms();
         self.region.dispatchers[0].kill().await?;
         self.region.dispatchers[0].start()?;
-        Ok(Incident { fault: &kill_dispatcher::FAULT, at_ms, repaired_ms: now_ms() })
+        Ok(Incident::repaired(kill_dispatcher::FAULT.name, at_ms).resending(kill_dispatcher::ON_ITS_WAY))
     }
 
     async fn findings(&mut self, incidents: &[Incident]) -> anyhow::Result<Findings> {

@@ -7,11 +7,9 @@ use crate::audit;
 use crate::journal::Journal;
 use crate::load::Load;
 use crate::provider::Provider;
-use crate::region::{Region, Wanted};
+use crate::region::{END_LIMIT, Region, Wanted};
 use crate::wait;
 
-/// How long a dispatcher may take to end (what orchestrators wait by default before they kill).
-const END_LIMIT: Duration = Duration::from_secs(30);
 const NOTIFICATIONS: u64 = 6_000;
 /// Deliveries that must have come before each end, so that there is something in hand.
 const FIRST_END: u64 = 1_000;

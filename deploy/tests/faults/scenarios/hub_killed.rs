@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::audit;
+use crate::faults::Incident;
 use crate::journal::Journal;
 use crate::load::Load;
+use crate::plan::WHOLE_MACHINE;
 use crate::provider::Provider;
 use crate::region::{Hub, Region};
-use crate::wait;
+use crate::wait::{self, now_ms};
 
 /// How long the regions work before, and while the hub is away.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -19,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_is_killed_misses_nothing() -> anyhow::Result<()> {
-    let _machine = super::WHOLE_MACHINE.lock().await;
+    let _machine = WHOLE_MACHINE.lock().await;
     let provider = Provider::start().await?;
     let mut hub = Hub::start().await?;
     let (mut eu, _link) = hub.region("eu", provider.url()).await?;
@@ -32,25 +34,18 @@ async fn run(hub: &mut Hub, eu: &mut Region, us: &Region, provider: &Provider) -
     let journal = Journal::start(&eu.connection);
     let load = Load::new(&eu.api, "h", provider.url());
     let (next, before) = load.work(provider, 0, BEFORE, 0).await?;
+    let at_ms = now_ms();
     hub.server.kill().await?;
     let (_, without) = load.work(provider, next, WITHOUT, 0).await?;
     hub.server.restart().await?;
+    let incident = Incident::repaired(&format!("hub killed -9 for {} s", WITHOUT.as_secs()), at_ms);
     let back = Instant::now();
     let level = wait::until("the hub has everything", LIMIT, async || {
         hub.is_level_with(&[eu, us]).await.then(|| back.elapsed())
     })
     .await?;
-    let accepted = load.accepted();
-    audit::settle(eu, &journal, provider, &accepted).await?;
-    let findings = audit::compare(&accepted, &journal.entries(), &provider.calls(), &[]);
-    println!(
-        "hub killed for {} s: {} accepted, {} lost, {} duplicated; {before:.0}/s before, {without:.0}/s without it; it \
-         had everything {:.1} s after it was back",
-        WITHOUT.as_secs(),
-        accepted.len(),
-        findings.lost.len(),
-        findings.repeats.len(),
-        level.as_secs_f64(),
-    );
-    findings.check()
+    let incident = Incident { converged_after: Some(level), ..incident };
+    println!("{before:.0}/s before, {without:.0}/s without the hub");
+    audit::conclude(eu, &journal, provider, &load, &[incident], None).await?;
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use peal_nats::server::Link;
 
 use crate::load::Load;
+use crate::plan::WHOLE_MACHINE;
 use crate::provider::Provider;
 use crate::region::{Hub, LINK_LIMIT, Region};
 use crate::wait::{self, Patience};
@@ -20,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_region_is_taken_over_and_may_come_back() -> anyhow::Result<()> {
-    let _machine = super::WHOLE_MACHINE.lock().await;
+    let _machine = WHOLE_MACHINE.lock().await;
     let provider = Provider::start().await?;
     let hub = Hub::start().await?;
     let (mut eu, link) = hub.region("eu", provider.url()).await?;
@@ -112,7 +113,7 @@ async fn run(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_taken_over_is_taken_back_when_that_region_is_lost_too() -> anyhow::Result<()> {
-    let _machine = super::WHOLE_MACHINE.lock().await;
+    let _machine = WHOLE_MACHINE.lock().await;
     let provider = Provider::start().await?;
     let hub = Hub::start().await?;
     let (mut eu, _link) = hub.region("eu", provider.url()).await?;

@@ -1,0 +1,30 @@
+//! The host of one dispatcher is taken from the network, and comes back: what it had in hand goes to another one after the
+//! acknowledgement wait.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use rand::RngExt as _;
+use tokio::time::sleep;
+
+use super::{Fault, kill_server};
+
+/// Long enough that its connections are given up.
+const AWAY: Duration = Duration::from_secs(8);
+
+/// A dispatcher whose host nobody can reach.
+pub const FAULT: Fault = Fault {
+    name: "dispatcher's host cut off",
+    // It goes on with what it has in hand, and finds its server again.
+    resends: Some(kill_server::RECONNECTED),
+    strike: |region, rng| {
+        async {
+            let number = rng.random_range(0..region.dispatchers.len());
+            let host = region.dispatchers[number].host()?;
+            host.cut().await?;
+            sleep(AWAY).await;
+            host.heal().await
+        }
+        .boxed()
+    },
+};

@@ -1,0 +1,29 @@
+//! The one of a region's servers that leads INTAKE loses the network to the others: connections stay, and nothing comes
+//! through. Its clients still reach it.
+
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+
+use super::{Fault, PROBE_LIMIT};
+
+/// As after a pause: what it had handed out may be acknowledged to it when another one has handed it out again.
+const ELECTED: Duration = Duration::from_secs(15);
+
+/// The leader among three nats-servers, alone.
+pub const FAULT: Fault = Fault {
+    name: "one of three cut off",
+    resends: Some(ELECTED),
+    strike: |region, _| {
+        async {
+            let node = region.leader_of_intake().await?;
+            region.routes()?.silence(node);
+            let led = region.until_another_leads(node).await;
+            let written = region.until_it_takes_writes(PROBE_LIMIT).await;
+            region.routes()?.heal(node);
+            led.and(written)?;
+            region.until_recovered().await
+        }
+        .boxed()
+    },
+};

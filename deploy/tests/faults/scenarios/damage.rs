@@ -1,0 +1,19 @@
+//! What happens to a region besides kills: clocks jump, files are damaged, streams are restored, consumers deleted,
+//! and messages come in that nobody can read, while notifications flow.
+
+use crate::clock;
+use crate::faults::{self, jump_clock};
+use crate::plan::Plan;
+use crate::region::Wanted;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_region_loses_nothing() -> anyhow::Result<()> {
+    let mut faults = faults::DAMAGE.to_vec();
+    let clocks = clock::library()?;
+    if clocks.is_none() {
+        println!("skipped: clocks can't be made to jump here (install libfaketime)");
+        faults.retain(|fault| fault.name != jump_clock::FAULT.name);
+    }
+    let plan = Plan { name: "DAMAGE", notifications: 8_000, rate: 800, times: faults.len(), faults };
+    plan.run(|webhook| Wanted { dispatchers: 2, clocks, ..Wanted::new(webhook) }).await
+}
