@@ -18,8 +18,9 @@ up: ## build, start NATS, gateway and dispatcher, and deliver a first notificati
 test: nats ## run every test, against real nats-server processes
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
+	@cat $(TARGET)/tmp/faults.md
 
-# What `make test` does to regions for minutes, for hours: it prints the seeds, and PEAL_FAULT_SEED=… replays one.
+# What `make test` does to regions for minutes, for hours. Under the table stands what replays each random run.
 chaos: export PEAL_FAULT_KILLS_NOTIFICATIONS ?= 1000000
 chaos: export PEAL_FAULT_KILLS_TIMES ?= 1000
 chaos: export PEAL_FAULT_CLUSTER_NOTIFICATIONS ?= 100000
@@ -32,6 +33,7 @@ chaos: export PEAL_FAULT_CUT_RATE ?= 300
 chaos: nats ## kill, pause, cut and starve regions for hours; PEAL_FAULT_SEED=N replays a run
 	$(CARGO) build --release --workspace --bins --tests
 	$(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
+	@cat $(TARGET)/tmp/faults.md
 
 lint: fmt clippy doc deny machete ## run every check that needs no server
 

@@ -1,11 +1,13 @@
 //! `peal-dispatcher`: see the crate's documentation.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use peal_common::settings::Settings;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 /// The system's allocator takes twice as long for the many small pieces that messages are made of, most of which are
 /// freed by another thread than asked for them.
@@ -19,17 +21,28 @@ struct Arguments {
     /// The settings file; see the defaults in common/src/settings/default.toml.
     #[arg(long, env = "PEAL_CONFIG")]
     config: Option<PathBuf>,
+    /// How log lines are written. What is logged is said by PEAL_LOG, for example `info,peal_nats=debug`.
+    #[arg(long, env = "PEAL_LOG_FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("PEAL_LOG").unwrap_or_else(|_| "info".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = EnvFilter::try_from_env("PEAL_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
     let settings = match Settings::load(arguments.config.as_deref()) {
         Ok(settings) => settings,
         Err(error) => {

@@ -155,7 +155,7 @@ async fn read(mut subscriber: Subscriber, waiting: Arc<Mutex<Waiting>>, prefix: 
 
 fn answer(message: &async_nats::Message) -> Answer {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
-        return Err(PublishError::unavailable("no stream takes this subject; run `peal topology apply`"));
+        return Err(PublishError::unavailable("no stream takes this subject; see `peal topology check`"));
     }
     match serde_json::from_slice::<Ack>(&message.payload) {
         Ok(Ack { error: Some(error), .. }) => Err(refused(error)),

@@ -17,7 +17,7 @@ use peal_common::settings::{self, Settings, SettingsError};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::acks::Acks;
-use crate::leave;
+use crate::leave::{self, Turns};
 use crate::subjects::Region;
 
 /// How long a request may take, and so how long a gateway waits for an acknowledgement of the intake.
@@ -171,7 +171,7 @@ pub struct Connection {
     pub is_hub: bool,
     pub(crate) acks: Arc<Acks>,
     /// Where there is more than one server.
-    leaving: Option<Arc<AbortOnDropHandle<()>>>,
+    _leaving: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 impl Connection {
@@ -264,10 +264,11 @@ pub enum ConnectError {
 pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     let servers = addresses(&options.urls)?;
     let urls = options.urls.join(", ");
+    let turns = Arc::new(Turns::default());
     let mut attempt = 1;
     let client = loop {
         // Options can't be cloned with their callbacks, so each attempt builds its own.
-        let error = match client_options(options).await?.connect(&servers[..]).await {
+        let error = match client_options(options, &turns).await?.connect(&servers[..]).await {
             Ok(client) => break client,
             Err(error) => error,
         };
@@ -287,8 +288,9 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     };
     let jetstream = context(client.clone(), &options.region, options.request_limit);
     let acks = Arc::new(Acks::start(&client, options.request_limit).await.map_err(ConnectError::Closed)?);
-    let has_choice = options.urls.len() > 1;
-    let leaving = has_choice.then(|| Arc::new(leave::start(jetstream.clone(), options.request_limit)));
+    let leaving = (servers.len() > 1)
+        .then(|| leave::start(jetstream.clone(), turns, servers.len(), options.request_limit))
+        .map(Arc::new);
     Ok(Connection {
         client,
         jetstream,
@@ -296,7 +298,7 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
         others: options.others.clone().into(),
         is_hub: options.is_hub,
         acks,
-        leaving,
+        _leaving: leaving,
     })
 }
 
@@ -304,8 +306,9 @@ fn context(client: async_nats::Client, domain: &Region, limit: Duration) -> jets
     ContextBuilder::new().domain(domain.as_str()).timeout(limit).build(client)
 }
 
-async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectError> {
+async fn client_options(options: &Options, turns: &Arc<Turns>) -> Result<ConnectOptions, ConnectError> {
     let seed = options.jitter_seed;
+    let turns = Arc::clone(turns);
     let mut client = ConnectOptions::new()
         .name(&options.name)
         .connection_timeout(options.connect_limit)
@@ -313,6 +316,10 @@ async fn client_options(options: &Options) -> Result<ConnectOptions, ConnectErro
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
         .reconnect_delay_callback(move |attempts| delay(seed, attempts))
+        .reconnect_to_server_callback(move |servers: Vec<_>, _| {
+            let chosen = turns.choose(&servers);
+            async move { chosen }
+        })
         .event_callback(|event| async move { log(&event) });
     if options.background {
         client = client.retry_on_initial_connect();

@@ -1,13 +1,17 @@
 //! Leaving a server that is cut off from the other ones of its cluster.
 //!
 //! Such a server keeps its clients and answers their pings, but JetStream has no majority there: nothing that is
-//! published is stored. The client has no reason of its own to try another one of its servers.
+//! published is stored. The client has no reason of its own to try another one of its servers, and when told to, it
+//! prefers those that it never failed to reach, the one that it leaves among them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use tokio::time::{Instant, timeout};
+use async_nats::{Client, ReconnectToServer, Server};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How often JetStream is asked.
@@ -16,18 +20,49 @@ const EVERY: Duration = Duration::from_secs(2);
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// Where no server is better, changing has a pause that grows to this.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a change of servers may take until the next one is tried.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
+/// How often it is looked whether the connection stands.
+const POLL: Duration = Duration::from_millis(50);
+/// The pause before each attempt to connect while servers are changed.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Changes servers while JetStream stays silent, until it is dropped. `limit` is for one request.
-pub(crate) fn start(jetstream: Context, limit: Duration) -> AbortOnDropHandle<()> {
-    AbortOnDropHandle::new(tokio::spawn(watch(jetstream, limit)))
+/// Whose turn it is while a connection changes its server.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    changes: AtomicBool,
+    next: AtomicUsize,
 }
 
-async fn watch(jetstream: Context, limit: Duration) {
+impl Turns {
+    /// The server to connect to; `None` leaves the choice to the client.
+    pub(crate) fn choose(&self, servers: &[Server]) -> Option<ReconnectToServer> {
+        if !self.changes.load(Ordering::Relaxed) {
+            return None;
+        }
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let addr = servers.get(turn.checked_rem(servers.len())?)?.addr.clone();
+        Some(ReconnectToServer { addr, delay: Some(PAUSE) })
+    }
+}
+
+/// Changes servers while JetStream stays silent, until it is dropped. `limit` is for one request, `servers` says how many
+/// there are.
+pub(crate) fn start(
+    jetstream: Context,
+    turns: Arc<Turns>,
+    servers: usize,
+    limit: Duration,
+) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move { watch(&jetstream, &turns, servers, limit).await }))
+}
+
+async fn watch(jetstream: &Context, turns: &Turns, servers: usize, limit: Duration) {
     let client = jetstream.client();
     let mut patience = FIRST_PATIENCE;
     let mut silent_since = None;
     loop {
-        tokio::time::sleep(EVERY).await;
+        sleep(EVERY).await;
         if client.connection_state() != State::Connected {
             silent_since = None;
             continue;
@@ -41,9 +76,28 @@ async fn watch(jetstream: Context, limit: Duration) {
             continue;
         }
         tracing::warn!("JetStream has been silent through this NATS server, trying another");
+        turns.changes.store(true, Ordering::Relaxed);
+        change(&client, servers).await;
+        turns.changes.store(false, Ordering::Relaxed);
+        (silent_since, patience) = (None, MAX_PATIENCE.min(patience * 2));
+    }
+}
+
+/// Connects again until that is another server, or all have had their turn.
+async fn change(client: &Client, servers: usize) {
+    let left = client.server_info().server_id;
+    for _ in 0..servers {
+        let connects = client.statistics().connects.load(Ordering::Relaxed);
         if client.force_reconnect().await.is_err() {
             return;
         }
-        (silent_since, patience) = (None, MAX_PATIENCE.min(patience * 2));
+        let connected = async {
+            while client.statistics().connects.load(Ordering::Relaxed) == connects {
+                sleep(POLL).await;
+            }
+        };
+        if timeout(CHANGE_LIMIT, connected).await.is_ok() && client.server_info().server_id != left {
+            return;
+        }
     }
 }

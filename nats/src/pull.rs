@@ -133,7 +133,7 @@ enum PullError {
     #[error("the connection does not take requests")]
     Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Nobody answers for this consumer.
-    #[error("there is no such consumer; run `peal topology apply`")]
+    #[error("nobody answers for this consumer; see `peal topology check`")]
     NoConsumer,
     /// The subscription has ended.
     #[error("the connection is closed")]

@@ -133,7 +133,7 @@ impl Table {
                 "ambiguous",
                 "unavailable",
                 "recovered p50 / max",
-                "level again p50 / max",
+                "copies level p50 / max",
             ]
             .map(str::to_owned),
         ];

@@ -65,7 +65,8 @@ impl Schedule {
             let at_ms = now_ms();
             (moment.fault.strike)(region, &mut self.rng).await?;
             let Fault { name, resends, .. } = *moment.fault;
-            incidents.push(Incident { resends, ..Incident::repaired(name, at_ms) });
+            let converged_after = region.copied_after.take();
+            incidents.push(Incident { resends, converged_after, ..Incident::repaired(name, at_ms) });
         }
         Ok(incidents)
     }

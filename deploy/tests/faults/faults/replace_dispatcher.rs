@@ -1,4 +1,5 @@
-//! A dispatcher is lost with everything it had, and another one starts in its place with nothing.
+//! A dispatcher is lost with everything it had, and another one starts in its place with
+//! nothing. `GET /v1/regions` lists it then.
 
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
@@ -12,7 +13,8 @@ pub const FAULT: Fault = Fault {
     strike: |region, rng| {
         async {
             let number = rng.random_range(0..region.dispatchers.len());
-            region.dispatchers[number].replace().await
+            region.dispatchers[number].replace().await?;
+            region.until_all_are_seen().await
         }
         .boxed()
     },

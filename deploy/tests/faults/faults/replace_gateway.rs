@@ -1,4 +1,5 @@
 //! A gateway is lost with everything it had, and another one starts in its place with nothing.
+//! `GET /v1/regions` lists it then.
 
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
@@ -12,7 +13,8 @@ pub const FAULT: Fault = Fault {
     strike: |region, rng| {
         async {
             let number = rng.random_range(0..region.gateways.len());
-            region.gateways[number].replace().await
+            region.gateways[number].replace().await?;
+            region.until_all_are_seen().await
         }
         .boxed()
     },

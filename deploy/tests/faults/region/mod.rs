@@ -30,6 +30,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use self::balancer::Balancer;
 use self::network::{Host, Network};
@@ -122,6 +123,8 @@ pub struct Region {
     pub connection: Connection,
     /// For calling the gateway, or the load balancer before several.
     pub api: Api,
+    /// How long the last [`until_copied`](Self::until_copied) waited.
+    pub copied_after: Option<Duration>,
     topology: Topology,
     routes: Option<Routes>,
     gateway_link: Option<Link>,
@@ -211,6 +214,7 @@ impl Region {
             dispatchers,
             connection,
             api,
+            copied_after: None,
             topology,
             routes,
             gateway_link,
@@ -325,12 +329,28 @@ impl Region {
         }
     }
 
+    /// Waits until the region knows of all its gateways and dispatchers, and of no others.
+    pub async fn until_all_are_seen(&self) -> anyhow::Result<()> {
+        let patience = Patience::new("all gateways and dispatchers are listed", READY_LIMIT);
+        loop {
+            if let Ok(answer) = self.api.get("/v1/regions").await {
+                let count = |of: &str| answer.body["data"][0][of].as_array().map_or(0, Vec::len);
+                if (count("gateways"), count("dispatchers")) == (self.gateways.len(), self.dispatchers.len()) {
+                    return Ok(());
+                }
+            }
+            patience.pause().await?;
+        }
+    }
+
     /// Waits until every server has what the others have.
-    pub async fn until_copied(&self) -> anyhow::Result<()> {
+    pub async fn until_copied(&mut self) -> anyhow::Result<()> {
+        let began = Instant::now();
         let patience = Patience::new("all copies are current", SERVER_LIMIT);
         loop {
             let report = topology::check(&self.connection.jetstream, &self.topology).await;
             if report.is_ok_and(|report| report.is_ok()) {
+                self.copied_after = Some(began.elapsed());
                 return Ok(());
             }
             patience.pause().await?;
@@ -338,7 +358,7 @@ impl Region {
     }
 
     /// Waits until it has recovered from the loss of servers: it takes writes, and all copies are current.
-    pub async fn until_recovered(&self) -> anyhow::Result<()> {
+    pub async fn until_recovered(&mut self) -> anyhow::Result<()> {
         self.until_it_takes_writes(SERVER_LIMIT).await?;
         self.until_copied().await
     }

@@ -76,8 +76,8 @@ async fn upgrade(region: &mut Region, load: &Load) -> anyhow::Result<Vec<Inciden
         region.nodes[number].restart().await?;
         region.until_recovered().await?;
         // A consumer's new leader hands out again what was not acknowledged to the old one.
-        let incident = Incident::repaired("server replaced", at_ms);
-        incidents.push(incident.resending(kill_node::ELECTED));
+        let incident = Incident::repaired("server restarted", at_ms).resending(kill_node::ELECTED);
+        incidents.push(Incident { converged_after: region.copied_after.take(), ..incident });
     }
     let at_ms = now_ms();
     region.dispatchers[0].upgrade().await?;
