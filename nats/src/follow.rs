@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
@@ -179,7 +180,7 @@ impl Connection {
 pub enum Followed {
     /// The next messages, in order.
     Messages(Vec<Stored>),
-    /// Nothing new for a while.
+    /// Nothing new for a while, and nothing left: all that the stream had up to its end was given or is gone.
     Quiet(StreamState),
     /// The stream is not the one that was followed so far: it was made again, or it lost messages that had been read.
     /// What was derived from it must be built anew.
@@ -188,7 +189,6 @@ pub enum Followed {
 
 /// Reads what stands in a stream now, and ends.
 pub struct Reader {
-    connection: Connection,
     follower: Follower,
     stream: String,
     end: u64,
@@ -204,13 +204,7 @@ impl Reader {
         let state = connection.stream_state(stream).await?;
         let end = if state.messages == 0 { 0 } else { state.last };
         let follower = Follower::new(connection.clone(), stream, "", Some(state.created), 0);
-        Ok(Reader {
-            connection: connection.clone(),
-            follower,
-            stream: stream.to_owned(),
-            end,
-            waiting: VecDeque::new(),
-        })
+        Ok(Reader { follower, stream: stream.to_owned(), end, waiting: VecDeque::new() })
     }
 
     /// The next message, which stays the next until it is [taken](Self::take). `None` at the end.
@@ -218,7 +212,6 @@ impl Reader {
     /// # Errors
     /// [`StateError`] when the stream was made again meanwhile, or nothing comes for half a minute.
     pub async fn peek(&mut self) -> Result<Option<&Stored>, StateError> {
-        let since = Instant::now();
         while self.waiting.is_empty() && self.end > 0 {
             let next = tokio::time::timeout(READ_LIMIT, self.follower.next()).await;
             match next.map_err(|late| StateError::new(&self.stream, late))? {
@@ -229,16 +222,8 @@ impl Reader {
                     }
                     self.waiting.extend(messages.into_iter().filter(|message| message.sequence <= end));
                 }
-                // What stood at the end may have gone meanwhile; else it is a slow link.
-                Followed::Quiet(state) if state.messages == 0 => self.end = 0,
-                Followed::Quiet(_) if self.connection.message_at(&self.stream, self.end).await?.is_none() => {
-                    self.end = 0;
-                }
-                Followed::Quiet(_) if since.elapsed() < READ_LIMIT => {}
-                Followed::Quiet(_) => {
-                    let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "its messages do not come");
-                    return Err(StateError::new(&self.stream, late));
-                }
+                // What stood at the end is gone.
+                Followed::Quiet(_) => self.end = 0,
                 Followed::Replaced(_) => {
                     return Err(StateError::new(&self.stream, std::io::Error::other("it was made again")));
                 }
@@ -429,11 +414,44 @@ impl Follower {
     async fn look(&mut self) -> Option<Followed> {
         match self.connection.stream_state(&self.stream).await {
             Ok(state) if self.is_replaced(&state) => Some(Followed::Replaced(state)),
-            Ok(state) => Some(Followed::Quiet(state)),
+            Ok(state) => match self.has_more(&state).await {
+                // A server that was just started may take long for the first message.
+                Ok(true) => None,
+                Ok(false) => Some(Followed::Quiet(state)),
+                Err(error) => {
+                    tracing::debug!(stream = %self.stream, %error, "the stream does not answer");
+                    None
+                }
+            },
             Err(error) => {
                 tracing::debug!(stream = %self.stream, error = %error, "the stream does not answer");
                 None
             }
+        }
+    }
+
+    /// Whether something is left that was not given yet. The stream's leader is asked: copies may be behind.
+    async fn has_more(
+        &mut self,
+        state: &StreamState,
+    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        if state.messages == 0 || state.last <= self.position {
+            return Ok(false);
+        }
+        let filter = if self.filter.is_empty() { ">" } else { &self.filter };
+        let stream = self.connection.jetstream.get_stream_no_info(&self.stream).await?;
+        let found = match (self.position, self.since_ms) {
+            // Times grow with sequences: when the newest is too old, all are.
+            (0, Some(_)) => stream.get_last_raw_message_by_subject(filter).await,
+            _ => stream.get_first_raw_message_by_subject(filter, self.position + 1).await,
+        };
+        match found {
+            Ok(found) => {
+                let at_ms = Stored::fetched(found).at_ms;
+                Ok(self.position > 0 || self.since_ms.is_none_or(|since| at_ms >= since))
+            }
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            Err(error) => Err(Box::new(error)),
         }
     }
 

@@ -98,11 +98,7 @@ impl Load {
     ///
     /// # Errors
     /// When the gateway refuses what it must not refuse.
-    pub async fn flow(
-        self: Arc<Self>,
-        flow: Flow,
-        delivered: watch::Receiver<u64>,
-    ) -> anyhow::Result<()> {
+    pub async fn flow(self: Arc<Self>, flow: Flow, delivered: watch::Receiver<u64>) -> anyhow::Result<()> {
         let places = Arc::new(Semaphore::new(LEAST_WINDOW.max(flow.at_least / WINDOW_SHARE) as usize));
         let feeder = tokio::spawn(give_back(Arc::clone(&places), delivered));
         let numbers = Arc::new(Mutex::new(Numbers::new(flow)));
@@ -295,7 +291,8 @@ impl Numbers {
         let count = if self.rng.random_range(0..10) == 0 { 1 } else { self.rng.random_range(100..=500) };
         let limit = if is_over { self.flow.at_least } else { u64::MAX };
         let batch = self.next..limit.min(self.next + count);
-        let ahead = (self.next * 1000).checked_div(self.flow.rate).map_or(Duration::ZERO, Duration::from_millis);
+        let ahead =
+            (self.next * 1000).checked_div(self.flow.rate).map_or(Duration::ZERO, Duration::from_millis);
         self.next = batch.end;
         Some((batch.collect(), self.began + ahead))
     }

@@ -79,10 +79,8 @@ impl Plan {
         let only: String = given("PEAL_FAULT_ONLY", String::new());
         plan.faults.retain(|fault| fault.name.contains(&only));
         anyhow::ensure!(!plan.faults.is_empty(), "no fault of {} is called {only}", self.name);
-        let replay = format!(
-            "PEAL_FAULT_SEED={seed} {notifications}={} {times}={}",
-            plan.notifications, plan.times
-        );
+        let replay =
+            format!("PEAL_FAULT_SEED={seed} {notifications}={} {times}={}", plan.notifications, plan.times);
         println!("{replay}");
 
         let _machine = WHOLE_MACHINE.lock().await;

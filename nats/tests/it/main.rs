@@ -8,6 +8,7 @@
 
 mod config;
 mod connect;
+mod follow;
 mod group;
 mod guide;
 mod mirror;

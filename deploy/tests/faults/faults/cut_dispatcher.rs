@@ -1,16 +1,11 @@
 //! The host of one dispatcher is taken from the network, and comes back: what it had in hand goes to another one after the
 //! acknowledgement wait.
 
-use std::time::Duration;
-
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
-use tokio::time::sleep;
 
+use super::cut_gateway::AWAY;
 use super::{Fault, kill_server};
-
-/// Long enough that its connections are given up.
-const AWAY: Duration = Duration::from_secs(8);
 
 /// A dispatcher whose host nobody can reach.
 pub const FAULT: Fault = Fault {
@@ -20,10 +15,7 @@ pub const FAULT: Fault = Fault {
     strike: |region, rng| {
         async {
             let number = rng.random_range(0..region.dispatchers.len());
-            let host = region.dispatchers[number].host()?;
-            host.cut().await?;
-            sleep(AWAY).await;
-            host.heal().await
+            region.dispatchers[number].host()?.cut_for(AWAY).await
         }
         .boxed()
     },

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use rand::RngExt as _;
-use tokio::time::sleep;
 
 use super::Fault;
 
 /// Long enough that its connections are given up.
-const AWAY: Duration = Duration::from_secs(8);
+pub const AWAY: Duration = Duration::from_secs(8);
 
 /// A gateway whose host nobody can reach.
 pub const FAULT: Fault = Fault {
@@ -18,10 +17,7 @@ pub const FAULT: Fault = Fault {
     strike: |region, rng| {
         async {
             let number = rng.random_range(0..region.gateways.len());
-            let host = region.gateways[number].host()?;
-            host.cut().await?;
-            sleep(AWAY).await;
-            host.heal().await
+            region.gateways[number].host()?.cut_for(AWAY).await
         }
         .boxed()
     },

@@ -15,7 +15,8 @@ pub const FAULT: Fault = Fault {
     strike: |region, rng| {
         async {
             let facts = region.connection.stream_facts().await?;
-            let is_worked = |stream: &&StreamFacts| [topology::INTAKE, "WORK_WEBHOOK"].contains(&stream.name.as_str());
+            let is_worked =
+                |stream: &&StreamFacts| [topology::INTAKE, "WORK_WEBHOOK"].contains(&stream.name.as_str());
             let all = facts.iter().filter(is_worked).flat_map(|stream| {
                 stream.consumers.iter().map(move |consumer| (&stream.name, &consumer.name))
             });

@@ -39,13 +39,8 @@ pub static HOSTS: [&Fault; 4] =
     [&cut_gateway::FAULT, &cut_dispatcher::FAULT, &replace_gateway::FAULT, &replace_dispatcher::FAULT];
 
 /// What else happens to a region.
-pub static DAMAGE: [&Fault; 5] = [
-    &jump_clock::FAULT,
-    &damage_file::FAULT,
-    &restore_state::FAULT,
-    &delete_consumer::FAULT,
-    &poison::FAULT,
-];
+pub static DAMAGE: [&Fault; 5] =
+    [&jump_clock::FAULT, &damage_file::FAULT, &restore_state::FAULT, &delete_consumer::FAULT, &poison::FAULT];
 
 /// How long a region may take to take or refuse writes after servers were lost: its servers need up to 9 s to elect.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
@@ -86,13 +81,7 @@ pub struct Incident {
 impl Incident {
     /// Something began to break at `at_ms` and is repaired now. It makes nothing be sent twice.
     pub fn repaired(name: &str, at_ms: i64) -> Self {
-        Incident {
-            name: name.to_owned(),
-            resends: None,
-            at_ms,
-            repaired_ms: now_ms(),
-            converged_after: None,
-        }
+        Incident { name: name.to_owned(), resends: None, at_ms, repaired_ms: now_ms(), converged_after: None }
     }
 
     /// That may be sent twice which was in flight until so long after the repair.

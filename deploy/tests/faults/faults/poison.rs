@@ -2,9 +2,9 @@
 
 use futures_util::FutureExt as _;
 use peal_common::channel::{Channel, Priority};
+use peal_nats::Subjects;
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::DEAD_LETTERS;
-use peal_nats::Subjects;
 
 use super::{Fault, PROBE_LIMIT};
 use crate::region::APP;

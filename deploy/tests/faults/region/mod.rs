@@ -335,7 +335,8 @@ impl Region {
         loop {
             if let Ok(answer) = self.api.get("/v1/regions").await {
                 let count = |of: &str| answer.body["data"][0][of].as_array().map_or(0, Vec::len);
-                if (count("gateways"), count("dispatchers")) == (self.gateways.len(), self.dispatchers.len()) {
+                if (count("gateways"), count("dispatchers")) == (self.gateways.len(), self.dispatchers.len())
+                {
                     return Ok(());
                 }
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sched::{CloneFlags, unshare};
 use tokio::process::{Child, Command};
+use tokio::time::sleep;
 
 use crate::wait;
 
@@ -99,13 +100,10 @@ impl Host {
         Ok(command)
     }
 
-    /// Takes it from the network: what it says and what is said to it is lost, and nobody is told.
-    pub async fn cut(&self) -> anyhow::Result<()> {
-        ip(&format!("link set {} nomaster", self.cable)).await
-    }
-
-    /// Gives the network back.
-    pub async fn heal(&self) -> anyhow::Result<()> {
+    /// Takes it from the network for some time: what it says and what is said to it is lost, and nobody is told.
+    pub async fn cut_for(&self, time: Duration) -> anyhow::Result<()> {
+        ip(&format!("link set {} nomaster", self.cable)).await?;
+        sleep(time).await;
         ip(&format!("link set {} master {BRIDGE}", self.cable)).await
     }
 }

@@ -78,7 +78,8 @@ impl Program {
     pub async fn upgrade(&mut self) -> anyhow::Result<()> {
         let status = self.terminate(END_LIMIT).await?;
         anyhow::ensure!(status.success(), "{} was asked to end and says {status}", self.name);
-        let name = self.path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+        let name =
+            self.path.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
         self.path = built(name)?;
         self.start()?;
         self.until_ready().await

@@ -67,7 +67,8 @@ async fn run(region: &mut Region, provider: &Provider) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// In the order that the operators' guide gives: servers, one dispatcher, gateways, the other dispatcher.
+/// Servers, one dispatcher, gateways, the other dispatcher: harder than the order that the README gives, since the last
+/// one is still old when gateways write what it can't read.
 async fn upgrade(region: &mut Region, load: &Load) -> anyhow::Result<Vec<Incident>> {
     let mut incidents = Vec::new();
     for number in 0..region.nodes.len() {
