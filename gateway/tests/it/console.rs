@@ -176,7 +176,7 @@ fn assert_restricted(answer: &Answer) {
 
 #[tokio::test]
 async fn the_pages_show_what_goes_on_and_escape_it() {
-    let harness = busy().await;
+    let harness = Box::pin(busy()).await;
     let anonymous = harness.anonymous();
     let overview = anonymous.get("/console").await;
     overview.ok(200);
@@ -278,7 +278,7 @@ async fn a_key_opens_the_console_of_its_own_app() {
 #[tokio::test]
 async fn a_browser_shows_it_and_keeps_it_up_to_date() {
     let Some(browser) = Browser::start().await else { return };
-    let harness = busy().await;
+    let harness = Box::pin(busy()).await;
     let mut page = browser.open(&format!("{}/console", harness.url)).await;
     page.until("the feed is live", "document.getElementById('live').dataset.state === 'live'").await;
     let dom = page.evaluate("document.documentElement.outerHTML").await;

@@ -544,7 +544,7 @@ impl Settings<'_> {
         let program = Program::new(&format!("peal-{section}"), &name, file, data, address)?;
         let program = program.on(host).with_clock(clock.transpose()?);
         match self.old_programs {
-            Some(folder) => program.from_folder(folder),
+            Some(folder) => program.in_folder(folder),
             None => Ok(program),
         }
     }

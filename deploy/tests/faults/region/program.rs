@@ -64,7 +64,7 @@ impl Program {
     }
 
     /// An older build of it, from the folder `programs`, until [`upgrade`](Self::upgrade).
-    pub fn from_folder(mut self, programs: &Path) -> anyhow::Result<Self> {
+    pub fn in_folder(mut self, programs: &Path) -> anyhow::Result<Self> {
         let name = self.path.file_name().context("a program without a name")?;
         self.path = programs.join(name);
         anyhow::ensure!(self.path.is_file(), "{} is missing", self.path.display());
