@@ -28,11 +28,13 @@ chaos: export PEAL_FAULT_CLUSTER_TIMES ?= 40
 chaos: export PEAL_FAULT_PAUSE_SECONDS ?= 30
 chaos: export PEAL_FAULT_DAMAGE_NOTIFICATIONS ?= 100000
 chaos: export PEAL_FAULT_DAMAGE_TIMES ?= 50
+chaos: export PEAL_FAULT_HOSTS_NOTIFICATIONS ?= 40000
+chaos: export PEAL_FAULT_HOSTS_TIMES ?= 16
 chaos: export PEAL_FAULT_CUT_SECONDS ?= 600
 chaos: export PEAL_FAULT_CUT_RATE ?= 300
 chaos: nats ## kill, pause, cut and starve regions for hours; PEAL_FAULT_SEED=N replays a run
-	$(CARGO) build --release --workspace --bins --tests
-	$(CARGO) test --release --workspace --test faults -- --nocapture --test-threads=1
+	$(CARGO) build --workspace --bins --tests
+	$(CARGO) test --workspace --test faults -- --nocapture --test-threads=1
 	@cat $(TARGET)/tmp/faults.md
 
 lint: fmt clippy doc deny machete ## run every check that needs no server

@@ -39,12 +39,17 @@ pub async fn serve(
     let routes = Router::new()
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(async |State(health): State<Arc<Health>>| health.exporter.render()))
+        .route("/metrics", get(measured))
         .with_state(Arc::new(health));
     let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {
         tracing::error!(%error, "health can't be served");
     }
+}
+
+async fn measured(State(health): State<Arc<Health>>) -> String {
+    crate::metrics::state_sequence(health.context.mirror.position());
+    health.exporter.render()
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, Json<Readiness>) {

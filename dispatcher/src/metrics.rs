@@ -2,11 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use metrics::counter;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use peal_common::channel::Channel;
 use peal_common::event::EventType;
 use peal_common::outcome::Outcome;
+use peal_nats::mirror::{SEQUENCE_METRIC, SEQUENCE_METRIC_MEANS};
 
 /// Events published, by type and channel.
 const EVENTS: &str = "peal_dispatcher_events_total";
@@ -24,6 +25,11 @@ pub fn attempt(channel: Channel, outcome: &Outcome) {
     counter!(ATTEMPTS, "channel" => channel.as_str(), "outcome" => outcome.name()).increment(1);
 }
 
+/// Says how much of the region's state the mirror has.
+pub fn state_sequence(position: u64) {
+    gauge!(SEQUENCE_METRIC).set(position as f64);
+}
+
 /// The process's recorder, installed and described at the first call.
 ///
 /// # Errors
@@ -37,6 +43,7 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new().install_recorder()?;
     metrics::describe_counter!(EVENTS, "Events published");
     metrics::describe_counter!(ATTEMPTS, "Calls of providers by outcome");
+    metrics::describe_gauge!(SEQUENCE_METRIC, SEQUENCE_METRIC_MEANS);
     *installed = Some(handle.clone());
     Ok(handle)
 }

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use peal_nats::mirror::{SEQUENCE_METRIC, SEQUENCE_METRIC_MEANS};
 
 /// A metric. Labels have few values: a route is its pattern, never a path that somebody sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +18,19 @@ pub enum Metric {
     Ready,
     /// Open streams of inboxes.
     InboxStreams,
+    /// The sequence of the last message of the region's state that is in the mirror.
+    StateSequence,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 5] = [
+    pub const ALL: [Metric; 6] = [
         Metric::HttpRequests,
         Metric::HttpRequestSeconds,
         Metric::AuthRefused,
         Metric::Ready,
         Metric::InboxStreams,
+        Metric::StateSequence,
     ];
 
     /// The name under which it is scraped.
@@ -38,6 +42,7 @@ impl Metric {
             Metric::AuthRefused => "peal_auth_refused_total",
             Metric::Ready => "peal_ready",
             Metric::InboxStreams => "peal_inbox_streams",
+            Metric::StateSequence => SEQUENCE_METRIC,
         }
     }
 
@@ -54,6 +59,7 @@ impl Metric {
             }
             Metric::Ready => metrics::describe_gauge!(self.name(), "1 while the gateway is ready"),
             Metric::InboxStreams => metrics::describe_gauge!(self.name(), "Open streams of inboxes"),
+            Metric::StateSequence => metrics::describe_gauge!(self.name(), SEQUENCE_METRIC_MEANS),
         }
     }
 }

@@ -121,9 +121,13 @@ pub async fn conclude(
 ) -> anyhow::Result<Findings> {
     let accepted = load.accepted();
     settle(region, journal, provider, &accepted).await?;
+    let repaired = incidents.iter().map(|incident| incident.repaired_ms).max();
+    let changes = region.spread.after(repaired.unwrap_or_default()).await?;
     let calls = provider.calls();
     let findings = compare(&accepted, &journal.entries(), &calls, incidents);
-    report::Run { log: &load.log(), calls: &calls, incidents, findings: &findings, replay }.add_to_table()?;
+    let log = &load.log();
+    report::Run { log, calls: &calls, changes: &changes, incidents, findings: &findings, replay }
+        .add_to_table()?;
     findings.check()?;
     Ok(findings)
 }

@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How many notifications may be accepted and not yet delivered: a share of all, so that both go on side by side.
 const WINDOW_SHARE: u64 = 5;
 const LEAST_WINDOW: u64 = 2_000;
+/// The same in seconds for a load with a rate: longer than what a lost dispatcher had is kept for it (30 s).
+const WINDOW_SECONDS: u64 = 60;
 /// While working for a time: notifications of one request, and how many may be accepted and not yet delivered.
 const BATCH: u64 = 200;
 const AHEAD: u64 = 2_000;
@@ -99,7 +101,11 @@ impl Load {
     /// # Errors
     /// When the gateway refuses what it must not refuse.
     pub async fn flow(self: Arc<Self>, flow: Flow, delivered: watch::Receiver<u64>) -> anyhow::Result<()> {
-        let places = Arc::new(Semaphore::new(LEAST_WINDOW.max(flow.at_least / WINDOW_SHARE) as usize));
+        let places = match flow.rate {
+            0 => LEAST_WINDOW.max(flow.at_least / WINDOW_SHARE),
+            rate => rate * WINDOW_SECONDS,
+        };
+        let places = Arc::new(Semaphore::new(places as usize));
         let feeder = tokio::spawn(give_back(Arc::clone(&places), delivered));
         let numbers = Arc::new(Mutex::new(Numbers::new(flow)));
         let mut callers = JoinSet::new();

@@ -4,7 +4,7 @@
 //! folder of its own. A [`provider`] in this process records every webhook: it is the oracle, since it knows nothing of
 //! Peal's own bookkeeping. A [`load`] sends notifications and repeats each until it has an answer, [`faults`] has a file
 //! for each thing that can break, [`schedule`] decides by a seed when it does, [`journal`] reads what the streams say
-//! became of everything, and [`audit`] compares the three. [`scenarios`] has a file for each test.
+//! became of everything, and [`audit`] compares the three. [`spread`] follows changes of the state. [`scenarios`] has a file for each test.
 //!
 //! [`report`] is the table of all of it. `PEAL_FAULT_SEED=N` has the random runs of a [`plan`] again, which say how they are
 //! made longer; `PEAL_FAULT_KEEP=1` leaves the folders with all logs behind.
@@ -31,5 +31,6 @@ mod clock;
 mod disk;
 mod journal;
 mod report;
+mod spread;
 
 mod wait;

@@ -12,6 +12,7 @@ use crate::audit::Findings;
 use crate::faults::Incident;
 use crate::load::Log;
 use crate::provider::Calls;
+use crate::spread::Change;
 
 /// The table so far.
 static TABLE: Mutex<Table> = Mutex::new(Table { rows: Vec::new(), replays: Vec::new() });
@@ -44,6 +45,8 @@ pub struct Run<'a> {
     pub log: &'a Log,
     /// What the provider saw.
     pub calls: &'a HashMap<String, Calls>,
+    /// What is known to be everywhere.
+    pub changes: &'a [Change],
     /// What broke, in the order of time.
     pub incidents: &'a [Incident],
     /// What the comparison found.
@@ -84,30 +87,31 @@ impl Run<'_> {
             let accepted = accepting.iter().find(|request| request.from_ms >= incident.at_ms);
             let delivered = arrivals.get(arrivals.partition_point(|at| *at <= incident.at_ms)).copied();
             let recovered = accepted.map(|request| request.until_ms).max(delivered);
+            let known = self.changes.iter().find(|change| change.sent_ms >= incident.repaired_ms);
+            let known = known.map(|change| change.everywhere_ms - incident.repaired_ms);
+            let elsewhere = incident.converged_after.map(|time| time.as_millis() as i64);
             let ambiguous = if number == 0 { self.findings.ambiguous } else { 0 };
             rows.push(Row {
                 name: incident.name.clone(),
                 runs: 1,
-                accepted: within(&accepting, from, until, |request| (request.until_ms, request.accepted)),
+                accepted: accepting
+                    .iter()
+                    .filter(|request| (from..until).contains(&request.until_ms))
+                    .map(|request| request.accepted)
+                    .sum(),
                 lost: self.findings.lost.len(),
                 duplicated: self.findings.repeats.iter().filter(|it| it.incident == Some(number)).count(),
                 ambiguous,
-                unavailable_ms: within(&outages, from, until, |&(began, ended)| (began, ended - began)),
+                unavailable_ms: outages
+                    .iter()
+                    .map(|&(began, ended)| (ended.min(until) - began.max(from)).max(0))
+                    .sum(),
                 recoveries_ms: recovered.map(|at| at - incident.at_ms).into_iter().collect(),
-                convergences_ms: incident
-                    .converged_after
-                    .map(|time| time.as_millis() as i64)
-                    .into_iter()
-                    .collect(),
+                convergences_ms: known.max(elsewhere).into_iter().collect(),
             });
         }
         rows
     }
-}
-
-/// The sum over all whose time is in `from..until`.
-fn within<T, N: std::iter::Sum>(all: &[T], from: i64, until: i64, of: impl Fn(&T) -> (i64, N)) -> N {
-    all.iter().map(of).filter(|(at, _)| (from..until).contains(at)).map(|(_, amount)| amount).sum()
 }
 
 impl Table {
@@ -133,7 +137,7 @@ impl Table {
                 "ambiguous",
                 "unavailable",
                 "recovered p50 / max",
-                "copies level p50 / max",
+                "state everywhere p50 / max",
             ]
             .map(str::to_owned),
         ];
@@ -203,21 +207,19 @@ fn middle_and_most(times_ms: &[i64]) -> String {
     }
 }
 
-/// The times in which the sender saw errors only: from the end of the first request that failed to that of the next
-/// one that did not.
+/// The times in which nothing was accepted although the sender asked: from when the first request was sent that failed,
+/// or from the last acceptance after that, until the next acceptance.
 fn outages(log: &Log) -> Vec<(i64, i64)> {
     let mut requests = log.requests.clone();
     requests.sort_by_key(|request| request.until_ms);
     let mut outages = Vec::new();
-    let mut since = None;
+    let (mut since, mut last_accepted) = (None, i64::MIN);
     for request in requests {
-        match (request.accepted > 0, since) {
-            (false, None) => since = Some(request.until_ms),
-            (true, Some(from)) => {
-                outages.push((from, request.until_ms));
-                since = None;
-            }
-            _ => {}
+        if request.accepted > 0 {
+            outages.extend(since.take().map(|from| (from, request.until_ms)));
+            last_accepted = request.until_ms;
+        } else {
+            since = since.or(Some(request.from_ms.max(last_accepted)));
         }
     }
     outages

@@ -8,6 +8,7 @@ use http::header::CONTENT_TYPE;
 use crate::app::App;
 use crate::health::Readiness;
 use crate::http::problem::yes_or_no;
+use crate::metrics::Metric;
 
 /// The process answers.
 #[utoipa::path(get, path = "/livez", tag = "operation", security(()), responses((status = 200, description = "alive", body = String)))]
@@ -28,5 +29,6 @@ pub async fn readyz(State(app): State<App>) -> Response {
 /// Metrics in Prometheus' text format.
 #[utoipa::path(get, path = "/metrics", tag = "operation", security(()), responses((status = 200, description = "metrics", body = String)))]
 pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    metrics::gauge!(Metric::StateSequence.name()).set(app.mirror.position() as f64);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
 }

@@ -22,6 +22,8 @@ async fn health_and_metrics_are_open_and_say_what_they_must() {
     let line = r#"peal_http_requests_total{method="GET",route="/v1/recipients/{id}",status="404"}"#;
     assert!(metrics.text.contains(line), "{}", metrics.text);
     assert!(metrics.text.contains("peal_http_request_seconds_bucket"));
+    // Its value is that of whichever gateway of this process was asked last.
+    assert!(metrics.text.contains("\npeal_state_sequence "), "{}", metrics.text);
     assert!(!metrics.text.contains("u-1"), "a path that somebody sent is no label");
 }
 

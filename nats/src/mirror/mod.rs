@@ -34,6 +34,12 @@ const CACHE_BYTES: usize = 24 * 1024 * 1024;
 /// A crash of the machine makes the mirror read again what came in this time.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The metric with [`Mirror::position`]. Programs of a region whose numbers are equal have the same state.
+pub const SEQUENCE_METRIC: &str = "peal_state_sequence";
+/// What it means, for those who scrape it.
+pub const SEQUENCE_METRIC_MEANS: &str =
+    "Sequence of the last message of the region's state that is in the mirror";
+
 /// The mirror can't answer: it is being built, its file is damaged, or the position asked for hasn't come in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the mirror of state is not ready: {0}")]

@@ -74,7 +74,7 @@ pub struct Incident {
     pub at_ms: i64,
     /// When what broke had been started again.
     pub repaired_ms: i64,
-    /// How long after that all places had the same, where that was measured.
+    /// How long after that the other servers, or the other regions and the hub, had everything, where there are any.
     pub converged_after: Option<Duration>,
 }
 

@@ -35,9 +35,10 @@ use tokio::time::Instant;
 use self::balancer::Balancer;
 use self::network::{Host, Network};
 use crate::clock;
+use crate::spread::Spread;
 use crate::wait::{self, Patience};
 
-pub use api::{Answer, Api};
+pub use api::{Answer, Api, plain_client};
 pub use hub::{Hub, LINK_LIMIT};
 pub use program::{END_LIMIT, Program};
 pub use routes::Routes;
@@ -123,6 +124,8 @@ pub struct Region {
     pub connection: Connection,
     /// For calling the gateway, or the load balancer before several.
     pub api: Api,
+    /// How fast changes of its state are everywhere.
+    pub spread: Spread,
     /// How long the last [`until_copied`](Self::until_copied) waited.
     pub copied_after: Option<Duration>,
     topology: Topology,
@@ -208,7 +211,9 @@ impl Region {
             false => (None, gateways[0].address),
         };
         let api = Api::new(address, &key, &secret)?;
+        let programs = gateways.iter().chain(&dispatchers).map(|program| program.address).collect();
         let region = Region {
+            spread: Spread::start(&api, &connection, programs)?,
             nodes,
             gateways,
             dispatchers,
