@@ -1,9 +1,10 @@
-//! Takeover: which notifications of a region that is gone for good have not ended, as far as others were told.
+//! Takeover: which notifications of a region have not ended, as far as its events tell. Another region asks when that one is
+//! gone for good, and the region itself when it lost its place in what it has accepted.
 //!
-//! A pure fold over what the hub gathered: the region's accepted notifications, and the events of all regions. The same
-//! messages give the same answer in whatever order they come.
+//! A pure fold over what the region accepted and what happened; the same messages give the same answer in whatever order
+//! they come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -81,6 +82,18 @@ pub struct Rest {
     /// Whether it was decided who gets it.
     decided: bool,
     deliveries: Vec<(PlannedDelivery, Standing)>,
+    /// Of which deliveries anything was told.
+    told: HashSet<DeliveryId>,
+}
+
+/// What is still to be done for a notification in its own region.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// It was decided who gets it. These deliveries were planned, and nothing was told of them since: they may never have
+    /// been queued.
+    Planned(Vec<PlannedDelivery>),
+    /// It was not decided, or only for some of its targets: of their refusals these are the ids.
+    Undecided(HashSet<DeliveryId>),
 }
 
 impl Unfinished {
@@ -188,7 +201,9 @@ impl Unfinished {
                 .map(|planned| (planned.clone(), standing(planned)))
                 .filter(|(_, standing)| !standing.has_ended())
                 .collect();
-            Some(Rest { place, until: open.until, decided: !open.planned.is_empty(), deliveries })
+            let decided = !open.planned.is_empty();
+            let told = open.standings.into_keys().collect();
+            Some(Rest { place, until: open.until, decided, deliveries, told })
         };
         let mut all: Vec<_> = self.open.into_values().filter_map(rest).collect();
         all.sort_unstable_by_key(|rest| rest.place);
@@ -197,6 +212,19 @@ impl Unfinished {
 }
 
 impl Rest {
+    /// What the region itself has still to do. A delivery of which anything was told is in a queue, or has ended.
+    #[must_use]
+    pub fn left(self) -> Left {
+        match self.decided {
+            true => {
+                let is_silent = |standing: &Standing| standing.status.is_none();
+                let silent = self.deliveries.into_iter().filter(|(_, standing)| is_silent(standing));
+                Left::Planned(silent.map(|(planned, _)| planned).collect())
+            }
+            false => Left::Undecided(self.told),
+        }
+    }
+
     /// The message with which another region goes on, made of the one that was accepted. `None` when nothing is left to
     /// do: all targets were decided and all deliveries have ended.
     ///

@@ -13,16 +13,16 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
 use peal_common::clock::Clock;
 use peal_common::envelope::{Accepted, Envelope as _, Intake, WhenAmbiguous};
-use peal_common::event::Event;
 use peal_common::id::{AppId, NotificationId};
 use peal_common::settings::Settings;
 use peal_common::state::RecordKey;
-use peal_common::takeover::{Finish, Rest, Unfinished};
+use peal_common::takeover::{Finish, Rest};
 use peal_nats::catalog::{TAKEN_OVER_FACET, cancellation_key};
 use peal_nats::follow::{Reader, Stored};
 use peal_nats::publish::{ACCEPTED_HEADER, Outgoing};
 use peal_nats::state::{StateWriter, WriteError};
 use peal_nats::topology::{EVENTS, INTAKE, OTHERS_STATE};
+use peal_nats::unfinished::{TAKEN_BACK, Told, name, unfinished};
 use peal_nats::{Connection, Region, Subjects};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -43,10 +43,6 @@ const AT_ONCE: usize = 64;
 const TELL_EVERY: u64 = 100_000;
 /// The record of a takeover has no meaning any more this long after the notification itself has none.
 const KEPT_AFTER_EXPIRY_MS: i64 = 24 * 60 * 60 * 1000;
-const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// What stands between the id of a message and the region that it is taken back from, where the stream has the id already
-/// and may still recognise it. No id of a notification holds it.
-const TAKEN_BACK: char = '~';
 
 /// What was done.
 #[derive(Debug)]
@@ -99,8 +95,9 @@ pub async fn take_over(
     has_all_state(connection).await?;
 
     let known = read(connection, &hub, from, output).await?;
-    let Finish { rest, out_of_reach, last } = known.unfinished.finish();
-    output.progress(format!("{} of {} have no outcome", rest.len(), known.accepted));
+    let Told { unfinished, accepted, too_old, .. } = known.told;
+    let Finish { rest, out_of_reach, last } = unfinished.finish();
+    output.progress(format!("{} of {accepted} have no outcome", rest.len()));
     let handover = Handover {
         from,
         known: (&known.here, &known.elsewhere),
@@ -110,8 +107,8 @@ pub async fn take_over(
         state: state_writer(connection),
         when_ambiguous,
     };
-    let left = Left { unreadable: 0, too_old: known.too_old, out_of_reach: out_of_reach as u64 };
-    let mut done = Done { accepted: known.accepted, taken: 0, left, last };
+    let left = Left { unreadable: 0, too_old, out_of_reach: out_of_reach as u64 };
+    let mut done = Done { accepted, taken: 0, left, last };
     let mut handed = stream::iter(rest).map(|rest| handover.hand_over(rest)).buffer_unordered(AT_ONCE);
     while let Some(handed) = handed.try_next().await? {
         match handed {
@@ -186,70 +183,33 @@ type Name = (AppId, NotificationId);
 
 /// What the streams say.
 struct Known {
-    unfinished: Unfinished,
-    accepted: u64,
-    too_old: u64,
+    told: Told,
     /// What stands in this region's INTAKE, and in that of others, of what may be unfinished.
     here: HashSet<Name>,
     elsewhere: HashSet<Name>,
 }
 
-/// Reads what the region accepted and what happened, about in the order of time, so that little has to be kept in mind.
+/// Reads what the region accepted and what happened, and what of it others have.
 async fn read(
     connection: &Connection,
     hub: &Connection,
     from: &Region,
     output: &Output,
 ) -> anyhow::Result<Known> {
-    let (mut intake, mut events) = (Reader::open(hub, INTAKE).await?, Reader::open(hub, EVENTS).await?);
-    let begins = |first: Option<&Stored>| first.map_or(0, |first| first.at_ms);
-    let since = Timestamp::from_millisecond(begins(intake.peek().await?))?;
-    let first_event = events.peek().await?;
-    let events_since = first_event.filter(|first| first.sequence > 1).map_or(i64::MIN, |first| first.at_ms);
-    let unfinished = Unfinished::new(from.clone(), since);
-    let mut known =
-        Known { unfinished, accepted: 0, too_old: 0, here: HashSet::new(), elsewhere: HashSet::new() };
-    let mut read = 0_u64;
-    loop {
-        let intake_at = intake.peek().await?.map(|message| message.at_ms);
-        let events_at = events.peek().await?.map(|message| message.at_ms);
-        let (is_event, reader) = match (intake_at, events_at) {
-            (None, None) => break,
-            (Some(accepted), happened) if happened.is_none_or(|happened| accepted <= happened) => {
-                (false, &mut intake)
-            }
-            _ => (true, &mut events),
-        };
-        let Some(message) = reader.take() else { continue };
-        read += 1;
+    let told = unfinished(hub, from, |read, open| {
         if read.is_multiple_of(TELL_EVERY) {
-            let open = known.unfinished.len();
             output.progress(format!("{read} messages of the hub are read, {open} notifications are open"));
         }
-        let Some(region) = Subjects::region_of(&message.subject) else { continue };
-        if is_event {
-            if let Ok(event) = Event::decode(&message.payload) {
-                known.unfinished.happened(&region, &event);
-            }
-        } else if region == *from
-            && let Some((app, id)) = name(&message)
-        {
-            known.accepted += 1;
-            if message.at_ms < events_since {
-                known.too_old += 1;
-            } else {
-                let at = Timestamp::from_millisecond(message.at_ms)?;
-                known.unfinished.accepted(app, id, at, message.sequence);
-            }
-        }
-    }
+    });
+    let mut known = Known { told: told.await?, here: HashSet::new(), elsewhere: HashSet::new() };
+    let unfinished = &known.told.unfinished;
     // The own stream is asked too, since the hub may be behind it.
     for (connection, is_here) in [(hub, false), (connection, true)] {
         let mut reader = Reader::open(connection, INTAKE).await?;
-        while !known.unfinished.is_empty() && reader.peek().await?.is_some() {
+        while !unfinished.is_empty() && reader.peek().await?.is_some() {
             let Some(message) = reader.take() else { continue };
             let is_other = Subjects::region_of(&message.subject).is_some_and(|region| region != *from);
-            let Some(name) = name(&message).filter(|name| is_other && known.unfinished.has(name)) else {
+            let Some(name) = name(&message).filter(|name| is_other && unfinished.has(name)) else {
                 continue;
             };
             let found = if is_here { &mut known.here } else { &mut known.elsewhere };
@@ -257,13 +217,6 @@ async fn read(
         }
     }
     Ok(known)
-}
-
-/// App and id of an accepted notification, which its message is recognised by.
-fn name(message: &Stored) -> Option<Name> {
-    let (app, id) = message.header(MESSAGE_ID)?.split_once(':')?;
-    let id = id.split(TAKEN_BACK).next()?;
-    Some((app.parse().ok()?, id.parse().ok()?))
 }
 
 struct Handover<'a> {

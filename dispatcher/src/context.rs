@@ -21,6 +21,7 @@ use peal_nats::{Connection, Subjects};
 
 use crate::channels::Providers;
 use crate::delivery::InHand;
+use crate::fanout::Inherited;
 use crate::outcomes::RecentOutcomes;
 
 /// How long a decision waits for the mirror to reach the position that it depends on.
@@ -58,6 +59,8 @@ pub struct Context {
     pub providers: Providers,
     /// What recently became of deliveries, asked after redeliveries.
     pub outcomes: RecentOutcomes,
+    /// What is left of INTAKE when a consumer of it was made again.
+    pub inherited: Inherited,
     /// The deliveries that are being made right now.
     pub in_hand: InHand,
     /// Limits.

@@ -56,7 +56,7 @@ async fn handle(context: &Context, job: Job) {
 /// Puts a delivery back into its queue. When this was done before and only its acknowledgement was lost, the delivery
 /// says that it may be a repetition.
 async fn queue(context: &Context, job: &Job, mut work: Work) -> Result<(), SayError> {
-    work.repeat |= context.outcomes.suspicion(job.deliveries, job.at_ms).is_some();
+    work.repeat |= context.outcomes.suspicion(job).is_some();
     let app = work.notification.app.as_str();
     let subject = context.subjects.work(work.channel, work.notification.priority, app);
     context.connection.publish(Outgoing::new(subject, work.encode()?).id(&fanout::work_id(&work))).await?;

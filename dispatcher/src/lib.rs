@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use channels::Providers;
 use context::{Context, Policy, Shared};
 use delivery::InHand;
+use fanout::Inherited;
 use outcomes::RecentOutcomes;
 
 /// How long what is in flight may take to end after a stop.
@@ -68,6 +69,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let context = Arc::new(Context {
         subjects: Subjects::new(&connection.region),
         catalog: Catalog::new(mirror.clone(), sealer),
+        inherited: Inherited::new(connection.clone()),
         outcomes: RecentOutcomes::new(connection.clone(), clock.clone()),
         in_hand: InHand::default(),
         policy: policy(&settings),

@@ -19,6 +19,7 @@ use peal_common::event::{Event, Status};
 use peal_common::id::DeliveryId;
 use peal_nats::Connection;
 use peal_nats::follow::{Followed, Follower, StateError, Stored, StreamState};
+use peal_nats::pull::Job;
 use peal_nats::topology::EVENTS;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -47,7 +48,7 @@ pub enum UnknownOutcome {
 /// Why a delivery may have been settled before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspicion {
-    /// It was handed out or queued before, as the message itself says.
+    /// It was handed out or queued before, as the message itself says, or its consumer was made after it.
     Repeated,
     /// It was there before the connection was made, and the server may have forgotten that it was handed out.
     Forgotten,
@@ -93,14 +94,14 @@ impl RecentOutcomes {
         RecentOutcomes { connection, clock, standing: SyncMutex::default(), index: Mutex::new(None) }
     }
 
-    /// Whether a message that was handed out `deliveries` times and entered its stream at `at_ms` may be a repetition.
+    /// Whether a message may be a repetition.
     #[must_use]
-    pub fn suspicion(&self, deliveries: u32, at_ms: i64) -> Option<Suspicion> {
+    pub fn suspicion(&self, job: &Job) -> Option<Suspicion> {
         let standing = self.standing();
-        match deliveries {
-            ..=1 => (at_ms < standing.since_ms + SKEW_MS).then_some(Suspicion::Forgotten),
-            _ => Some(Suspicion::Repeated),
+        if job.deliveries > 1 || job.is_inherited() {
+            return Some(Suspicion::Repeated);
         }
+        (job.at_ms < standing.since_ms + SKEW_MS).then_some(Suspicion::Forgotten)
     }
 
     fn standing(&self) -> Standing {

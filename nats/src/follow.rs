@@ -136,6 +136,20 @@ impl Connection {
         })
     }
 
+    /// When a consumer was made, in milliseconds since the Unix epoch by the clock of the servers.
+    ///
+    /// # Errors
+    /// [`StateError`] when there is no such consumer or nobody answers.
+    pub async fn consumer_since_ms(&self, stream: &str, consumer: &str) -> Result<i64, StateError> {
+        let handle = self
+            .jetstream
+            .get_stream_no_info(stream)
+            .await
+            .map_err(|error| StateError::new(stream, error))?;
+        let info = handle.consumer_info(consumer).await.map_err(|error| StateError::new(stream, error))?;
+        Ok(i64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX))
+    }
+
     /// Fetches one message by its sequence. `None` when it is gone.
     ///
     /// # Errors

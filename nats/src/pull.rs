@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::{AckKind, Message};
 use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
+use crate::follow::StateError;
 
 /// How long one pull request stands at the server.
 const EXPIRES: Duration = Duration::from_secs(10);
@@ -35,6 +37,10 @@ pub struct Job {
     pub at_ms: i64,
     /// The stream.
     pub stream: String,
+    /// The consumer that handed it out.
+    pub consumer: String,
+    /// When that was made, in milliseconds since the Unix epoch by the clock of the servers.
+    pub consumer_since_ms: i64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -44,8 +50,8 @@ pub struct Job {
 pub struct AckError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Job {
-    fn new(message: Message, permit: OwnedSemaphorePermit) -> Option<Self> {
-        let (sequence, deliveries, at_ms, stream) = {
+    fn new(message: Message, consumer_since_ms: i64, permit: OwnedSemaphorePermit) -> Option<Self> {
+        let (sequence, deliveries, at_ms, stream, consumer) = {
             let info = message.info().ok()?;
             let at_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
             (
@@ -53,9 +59,25 @@ impl Job {
                 u32::try_from(info.delivered).unwrap_or(u32::MAX),
                 at_ms,
                 info.stream.to_owned(),
+                info.consumer.to_owned(),
             )
         };
-        Some(Job { message, sequence, deliveries, at_ms, stream, _permit: permit })
+        Some(Job {
+            message,
+            sequence,
+            deliveries,
+            at_ms,
+            stream,
+            consumer,
+            consumer_since_ms,
+            _permit: permit,
+        })
+    }
+
+    /// Whether an earlier consumer of this name may have handed it out: this one was made later than the message.
+    #[must_use]
+    pub fn is_inherited(&self) -> bool {
+        self.at_ms < self.consumer_since_ms
     }
 
     /// The message's subject.
@@ -68,6 +90,12 @@ impl Job {
     #[must_use]
     pub fn payload(&self) -> &Bytes {
         &self.message.payload
+    }
+
+    /// The id by which its stream recognises it, if it has one.
+    #[must_use]
+    pub fn message_id(&self) -> Option<&str> {
+        self.message.headers.as_ref()?.get(NATS_MESSAGE_ID).map(async_nats::HeaderValue::as_str)
     }
 
     /// Done. Fire and forget: when the acknowledgement is lost, the message comes again.
@@ -132,6 +160,9 @@ enum PullError {
     /// The client can't subscribe or publish.
     #[error("the connection does not take requests")]
     Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It can't be asked when the consumer was made.
+    #[error(transparent)]
+    Unknown(#[from] StateError),
     /// Nobody answers for this consumer.
     #[error("nobody answers for this consumer; see `peal topology check`")]
     NoConsumer,
@@ -152,8 +183,10 @@ struct PullRequest {
 enum Incoming {
     Message(Box<async_nats::Message>),
     Alive,
-    /// The standing request is over.
-    Ended,
+    /// The standing request is over, as it should be.
+    Expired,
+    /// It is over for another reason, or nobody knows of it any more.
+    BrokenOff,
 }
 
 impl Lane {
@@ -186,6 +219,7 @@ impl Lane {
         let inbox = connection.client.new_inbox();
         let mut subscriber =
             connection.client.subscribe(inbox.clone()).await.map_err(|error| failed(Box::new(error)))?;
+        let mut since_ms = None;
         let subject =
             format!("$JS.{}.API.CONSUMER.MSG.NEXT.{}.{}", connection.region, self.stream, self.consumer);
         loop {
@@ -196,6 +230,11 @@ impl Lane {
                 idle_heartbeat: nanoseconds(HEARTBEAT),
             };
             let payload = serde_json::to_vec(&request).map_err(|error| failed(Box::new(error)))?;
+            let consumer_since_ms = match since_ms {
+                Some(since_ms) => since_ms,
+                None => connection.consumer_since_ms(&self.stream, &self.consumer).await?,
+            };
+            since_ms = Some(consumer_since_ms);
             let asked =
                 connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
             asked.map_err(|error| failed(Box::new(error)))?;
@@ -210,12 +249,17 @@ impl Lane {
                         *pause = FIRST_PAUSE;
                         let Some(permit) = held.split(1) else { break };
                         let message = Message { message: *message, context: connection.jetstream.clone() };
-                        if let Some(job) = Job::new(message, permit) {
+                        if let Some(job) = Job::new(message, consumer_since_ms, permit) {
                             handle(job);
                         }
                     }
                     Incoming::Alive => *pause = FIRST_PAUSE,
-                    Incoming::Ended => break,
+                    Incoming::Expired => break,
+                    // The consumer may be gone, and another one be there under its name.
+                    Incoming::BrokenOff => {
+                        since_ms = None;
+                        break;
+                    }
                 }
             }
         }
@@ -252,15 +296,16 @@ async fn receive(subscriber: &mut Subscriber) -> Result<Incoming, PullError> {
     let message = match tokio::time::timeout(SILENCE, subscriber.next()).await {
         Ok(Some(message)) => message,
         Ok(None) => return Err(PullError::Closed),
-        Err(_) => return Ok(Incoming::Ended),
+        Err(_) => return Ok(Incoming::BrokenOff),
     };
     match message.status {
         None | Some(StatusCode::OK) => Ok(Incoming::Message(Box::new(message))),
         Some(StatusCode::IDLE_HEARTBEAT) => Ok(Incoming::Alive),
         Some(StatusCode::NO_RESPONDERS) => Err(PullError::NoConsumer),
+        Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => Ok(Incoming::Expired),
         Some(status) => {
             tracing::debug!(%status, description = message.description.as_deref(), "a pull request ended");
-            Ok(Incoming::Ended)
+            Ok(Incoming::BrokenOff)
         }
     }
 }

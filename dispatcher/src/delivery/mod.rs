@@ -118,7 +118,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     };
     let suspicion = match work.repeat {
         true => Some(Suspicion::Repeated),
-        false => context.outcomes.suspicion(job.deliveries, job.at_ms),
+        false => context.outcomes.suspicion(job),
     };
     if let Some(suspicion) = suspicion
         && context.outcomes.is_settled(&work.delivery, work.replays, job.at_ms, suspicion).await?

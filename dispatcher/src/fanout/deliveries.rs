@@ -1,11 +1,13 @@
 //! The decision for each target of a notification.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use peal_common::category::Class;
 use peal_common::channel::Channel;
 use peal_common::decide::{self, Plan, Question, Reason};
 use peal_common::envelope::{
-    ContactRef, Intake, ResolvedTarget, TakenDelivery, Takeover, Text, WhenAmbiguous, Work,
+    Accepted, ContactRef, Intake, ResolvedTarget, TakenDelivery, Takeover, Text, WhenAmbiguous, Work,
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::DeliveryId;
@@ -111,6 +113,22 @@ pub(super) fn decide(
     Ok(decided)
 }
 
+/// Deliveries that were planned before and may never have been queued.
+pub(super) fn planned_before(intake: &Intake, planned: Vec<PlannedDelivery>) -> Decided {
+    let taken = planned.into_iter().map(|planned| TakenDelivery { planned, replays: 0, ambiguous: false });
+    let works = taken.map(|taken| taken_work(intake, &taken, true)).collect();
+    Decided { works, ..Decided::default() }
+}
+
+/// Leaves out the targets of which it was said that they get nothing. Whether they would get it by now does not matter.
+pub(super) fn leave_out_refused(intake: &mut Intake, refused: &HashSet<DeliveryId>) {
+    let notification = &intake.notification;
+    intake.targets.retain(|target| {
+        let mut ids = Channel::ALL.into_iter().map(Some).chain([None]);
+        !ids.any(|channel| refused.contains(&refusal_id(notification, target, channel)))
+    });
+}
+
 impl Decided {
     /// Adds a delivery where it belongs. `ambiguous` says that the region that is gone may have made it.
     fn add(&mut self, work: Work, ambiguous: bool, class: Class, takeover: Option<&Takeover>) {
@@ -185,16 +203,21 @@ fn refusal(
         _ => EventType::Failed,
     };
     let mut event = Event::about(kind, now, notification);
-    event.delivery = Some(DeliveryId::derive(
+    event.delivery = Some(refusal_id(notification, target, channel));
+    event.recipient = Some(target.recipient.clone());
+    event.channel = channel;
+    event.reason = Some(reason.as_str().to_owned());
+    event
+}
+
+/// The delivery that stands for what a recipient, or one channel of it, does not get.
+fn refusal_id(notification: &Accepted, target: &ResolvedTarget, channel: Option<Channel>) -> DeliveryId {
+    DeliveryId::derive(
         &notification.app,
         &notification.id,
         &target.recipient,
         channel.unwrap_or(Channel::Inbox),
         channel.map_or("-", |_| "-channel"),
         0,
-    ));
-    event.recipient = Some(target.recipient.clone());
-    event.channel = channel;
-    event.reason = Some(reason.as_str().to_owned());
-    event
+    )
 }

@@ -5,6 +5,7 @@
 //! handed out before marks its deliveries as possible repetitions.
 
 mod deliveries;
+mod inherited;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use jiff::SignedDuration;
 use peal_common::channel::Priority;
 use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::event::{Event, EventType};
+use peal_common::takeover::Left;
 use peal_nats::publish::Outgoing;
 use peal_nats::pull::{AckError, Job, Lane};
 use peal_nats::topology::{INTAKE, fanout_consumer};
@@ -22,6 +24,9 @@ use tokio_util::task::TaskTracker;
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::UnknownOutcome;
 use deliveries::Decided;
+use inherited::Standing;
+
+pub use inherited::Inherited;
 
 /// Notifications of one priority that are fanned out at once.
 const PERMITS: usize = 256;
@@ -85,11 +90,7 @@ pub enum Origin {
 
 /// Fans out one notification and acknowledges it, or leaves it to come again.
 pub async fn handle(context: &Context, job: Job, origin: Origin) {
-    let intake = match Intake::decode(job.payload()) {
-        Ok(intake) => intake,
-        Err(error) => return context.unreadable(&job, None, &error).await,
-    };
-    if let Err(error) = fan_out(context, &job, intake, origin).await {
+    if let Err(error) = take_up(context, &job, origin).await {
         tracing::warn!(
             sequence = job.sequence,
             error = &error as &dyn std::error::Error,
@@ -100,8 +101,35 @@ pub async fn handle(context: &Context, job: Job, origin: Origin) {
     }
 }
 
+async fn take_up(context: &Context, job: &Job, origin: Origin) -> Result<(), FanOutError> {
+    let mut left = None;
+    if origin == Origin::Intake && job.is_inherited() {
+        left = match context.inherited.standing(job).await.map_err(UnknownOutcome::from)? {
+            Standing::Done => return Ok(job.ack().await?),
+            Standing::Open(left) => Some(left),
+            Standing::Foreign => None,
+        };
+    }
+    let mut intake = match Intake::decode(job.payload()) {
+        Ok(intake) => intake,
+        Err(error) => {
+            context.unreadable(job, None, &error).await;
+            return Ok(());
+        }
+    };
+    match left {
+        None => {}
+        Some(Left::Planned(planned)) => {
+            publish(context, deliveries::planned_before(&intake, planned)).await?;
+            return Ok(job.ack().await?);
+        }
+        Some(Left::Undecided(refused)) => deliveries::leave_out_refused(&mut intake, &refused),
+    }
+    fan_out(context, job, intake, origin).await
+}
+
 async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -> Result<(), FanOutError> {
-    let suspicion = context.outcomes.suspicion(job.deliveries, job.at_ms);
+    let suspicion = context.outcomes.suspicion(job);
     if suspicion.is_some() {
         context.outcomes.prepare(job.at_ms).await?;
     }

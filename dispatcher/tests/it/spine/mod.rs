@@ -2,6 +2,7 @@
 
 mod decisions;
 mod foreign;
+mod inherited;
 mod region;
 mod retries;
 mod takeovers;

@@ -40,6 +40,7 @@ pub struct Region {
     pub connection: Connection,
     pub subjects: Subjects,
     pub sealer: Sealer,
+    topology: Topology,
     folder: TempDir,
     key: String,
     hybrid: HybridClock,
@@ -65,6 +66,11 @@ pub fn app() -> AppId {
 
 impl Region {
     pub async fn start() -> Self {
+        Region::start_with(Options::laptop()).await
+    }
+
+    /// With streams of other sizes or ages.
+    pub async fn start_with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let region: peal_nats::Region = "test-1".parse().unwrap();
         let mut config = ServerConfig::new(region.clone(), folder.path().join("nats"));
@@ -72,19 +78,26 @@ impl Region {
         config.max_file_store = Some(8 << 30);
         let server = Server::start(config).await.unwrap();
         let connection = connect(&ConnectOptions::new([server.url()], region.clone(), "test")).await.unwrap();
-        let topology = Topology::for_region(&region, &Options::laptop());
-        let current = Current::read(&connection.jetstream, &topology).await.unwrap();
-        apply(&connection.jetstream, &plan(&current, &topology), false).await.unwrap();
         let key = Sealer::generate_key(&mut rand::rng());
-        Region {
+        let made = Region {
             subjects: Subjects::new(&region),
             sealer: Sealer::from_base64(&key).unwrap(),
             hybrid: HybridClock::new(Clock::System, region),
+            topology: Topology::for_region(&connection.region, &options),
             server,
             connection,
             folder,
             key,
-        }
+        };
+        made.apply_topology().await;
+        made
+    }
+
+    /// Makes what is missing.
+    pub async fn apply_topology(&self) {
+        let jetstream = &self.connection.jetstream;
+        let current = Current::read(jetstream, &self.topology).await.unwrap();
+        apply(jetstream, &plan(&current, &self.topology), false).await.unwrap();
     }
 
     /// Settings for a dispatcher of this region, with `more` on top.
@@ -182,7 +195,14 @@ impl Region {
     /// Publishes a message to INTAKE.
     pub async fn accept(&self, intake: &Intake) {
         let subject = self.subjects.intake(intake.notification.priority, "shop");
-        self.connection.publish(Outgoing::new(subject, intake.encode().unwrap())).await.unwrap();
+        let id = format!("shop:{}", intake.notification.id);
+        self.connection.publish(Outgoing::new(subject, intake.encode().unwrap()).id(&id)).await.unwrap();
+    }
+
+    /// Publishes an event.
+    pub async fn say(&self, event: &Event) {
+        let subject = self.subjects.of_event(event);
+        self.connection.publish(Outgoing::new(subject, event.encode().unwrap())).await.unwrap();
     }
 
     /// Publishes a message to WORK.
