@@ -264,7 +264,7 @@ pub enum ConnectError {
 pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     let servers = addresses(&options.urls)?;
     let urls = options.urls.join(", ");
-    let turns = Arc::new(Turns::default());
+    let turns = Arc::new(Turns::new(options.jitter_seed));
     let mut attempt = 1;
     let client = loop {
         // Options can't be cloned with their callbacks, so each attempt builds its own.

@@ -9,8 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::jetstream::Context;
+use async_nats::jetstream::account::Account;
+use async_nats::jetstream::context::{AccountError, AccountErrorKind};
+use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, ReconnectToServer, Server};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,21 +23,28 @@ const EVERY: Duration = Duration::from_secs(2);
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// Where no server is better, changing has a pause that grows to this.
 const MAX_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a change of servers may take until the next one is tried.
-const CHANGE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the change may take for each server: longer than an attempt to connect (`Options::connect_limit`).
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+/// More than there are servers in a region.
+const MAX_SERVERS: usize = 1 << 16;
 /// How often it is looked whether the connection stands.
 const POLL: Duration = Duration::from_millis(50);
 /// The pause before each attempt to connect while servers are changed.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Whose turn it is while a connection changes its server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Turns {
     changes: AtomicBool,
     next: AtomicUsize,
 }
 
 impl Turns {
+    /// Begins with a server by `seed`, so that not all who leave one go to the same one.
+    pub(crate) fn new(seed: u64) -> Self {
+        Turns { changes: AtomicBool::new(false), next: AtomicUsize::new(seed as usize % MAX_SERVERS) }
+    }
+
     /// The server to connect to; `None` leaves the choice to the client.
     pub(crate) fn choose(&self, servers: &[Server]) -> Option<ReconnectToServer> {
         if !self.changes.load(Ordering::Relaxed) {
@@ -67,8 +77,8 @@ async fn watch(jetstream: &Context, turns: &Turns, servers: usize, limit: Durati
             silent_since = None;
             continue;
         }
-        // The leader of all servers answers this.
-        if matches!(timeout(limit, jetstream.query_account()).await, Ok(Ok(_))) {
+        // The leader of all servers answers this, whatever the answer is.
+        if !is_silent(timeout(limit, jetstream.query_account()).await) {
             (silent_since, patience) = (None, FIRST_PATIENCE);
             continue;
         }
@@ -83,21 +93,33 @@ async fn watch(jetstream: &Context, turns: &Turns, servers: usize, limit: Durati
     }
 }
 
-/// Connects again until that is another server, or all have had their turn.
+/// Whether nobody answered, or a server that knows of no leader.
+fn is_silent(asked: Result<Result<Account, AccountError>, Elapsed>) -> bool {
+    let Ok(answered) = asked else { return true };
+    answered.is_err_and(|error| match error.kind() {
+        AccountErrorKind::JetStream(error) => error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE,
+        _ => true,
+    })
+}
+
+/// Connects again until that is another server, or all have had their turn. What does not answer the client passes over by
+/// itself, which takes its time.
 async fn change(client: &Client, servers: usize) {
     let left = client.server_info().server_id;
-    for _ in 0..servers {
+    let deadline = Instant::now() + CHANGE_LIMIT * u32::try_from(servers).unwrap_or(u32::MAX);
+    let mut leaving = None;
+    while Instant::now() < deadline {
         let connects = client.statistics().connects.load(Ordering::Relaxed);
-        if client.force_reconnect().await.is_err() {
-            return;
-        }
-        let connected = async {
-            while client.statistics().connects.load(Ordering::Relaxed) == connects {
-                sleep(POLL).await;
+        // Asked for while there is no connection, it would end the next one, whichever that is.
+        if client.connection_state() == State::Connected && leaving != Some(connects) {
+            if leaving.is_some() && client.server_info().server_id != left {
+                return;
             }
-        };
-        if timeout(CHANGE_LIMIT, connected).await.is_ok() && client.server_info().server_id != left {
-            return;
+            leaving = Some(connects);
+            if client.force_reconnect().await.is_err() {
+                return;
+            }
         }
+        sleep(POLL).await;
     }
 }
