@@ -3,7 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use peal_common::event::Status;
+use peal_common::envelope::Envelope as _;
+use peal_common::event::{Event, Status};
+use peal_nats::follow::Reader;
+use peal_nats::topology::{EVENTS, INTAKE};
+use peal_nats::unfinished::name;
 
 use crate::faults::Incident;
 use crate::journal::{Entries, Journal};
@@ -15,6 +19,8 @@ use crate::wait::{self, Stall};
 
 /// How long nothing may move before something counts as lost. Twice the acknowledgement wait of Peal's own topology.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// How many are shown that are not settled.
+const SHOWN: usize = 5;
 const POLL: Duration = Duration::from_millis(200);
 /// How long the read model may lag behind.
 const MODEL_LIMIT: Duration = Duration::from_secs(30);
@@ -46,8 +52,8 @@ pub struct Findings {
     pub wrong_end: Vec<String>,
     /// Notifications with more than one delivery, or webhooks of notifications that nobody had accepted.
     pub foreign: Vec<String>,
-    /// Deliveries that ended as ambiguous.
-    pub ambiguous: u64,
+    /// When deliveries ended as ambiguous, in milliseconds since the Unix epoch.
+    pub ambiguous_ms: Vec<i64>,
     /// Deliveries that the provider got more than once.
     pub repeats: Vec<Repeat>,
     /// How often the stream of events lost what had been read from it.
@@ -102,8 +108,47 @@ pub async fn settle(
             return Ok(());
         }
         let what = format!("{settled} of {} are settled", accepted.len());
-        stall.look(&what, (settled, events, provider.total(), left))?;
+        if let Err(error) = stall.look(&what, (settled, events, provider.total(), left)) {
+            let missing = missing(region, journal, provider, accepted).await;
+            return Err(error.context(missing.unwrap_or_else(|error| format!("{error:#}"))));
+        }
     }
+}
+
+/// What the streams and the provider know of some of those that are not settled.
+async fn missing(
+    region: &Region,
+    journal: &Journal,
+    provider: &Provider,
+    accepted: &BTreeSet<String>,
+) -> anyhow::Result<String> {
+    let open: BTreeSet<_> = {
+        let entries = journal.entries();
+        let is_open = |id: &&String| !entries.notifications.contains(*id);
+        accepted.iter().filter(is_open).take(SHOWN).cloned().collect()
+    };
+    let mut known: HashMap<_, Vec<String>> = open.iter().map(|id| (id.clone(), Vec::new())).collect();
+    for call in provider.calls().into_values() {
+        let calls = known.get_mut(&call.notification);
+        calls.into_iter().for_each(|known| known.push(format!("called at {:?}", call.at_ms)));
+    }
+    let mut intake = Reader::open(&region.connection, INTAKE).await?;
+    while intake.peek().await?.is_some() {
+        let Some(message) = intake.take() else { continue };
+        let Some((_, id)) = name(&message) else { continue };
+        let known = known.get_mut(id.as_str());
+        let place = format!("INTAKE {} at {}", message.sequence, message.at_ms);
+        known.into_iter().for_each(|known| known.push(place.clone()));
+    }
+    let mut events = Reader::open(&region.connection, EVENTS).await?;
+    while events.peek().await?.is_some() {
+        let Some(message) = events.take() else { continue };
+        let Ok(event) = Event::decode(&message.payload) else { continue };
+        let known = known.get_mut(event.notification.as_str());
+        let place = format!("EVENTS {} at {}: {:?}", message.sequence, message.at_ms, event.kind);
+        known.into_iter().for_each(|known| known.push(place.clone()));
+    }
+    Ok(format!("not settled: {known:#?}"))
 }
 
 /// Waits until all is settled, compares, adds what was found to the table, and fails unless every promise was kept.
@@ -174,8 +219,8 @@ pub fn compare(
     }
     findings.foreign.extend(deliveries.into_keys().map(|id| format!("{id}: was never accepted")));
     for (delivery, settlement) in &entries.settled {
-        let is = |wanted| settlement.statuses.iter().any(|(status, _)| *status == wanted);
-        findings.ambiguous += u64::from(is(Status::Ambiguous));
+        let ambiguous = settlement.statuses.iter().filter(|(status, _)| *status == Status::Ambiguous);
+        findings.ambiguous_ms.extend(ambiguous.map(|(_, at_ms)| *at_ms));
         if !calls.contains_key(delivery) {
             let end = format!("{}: {:?} without a call", settlement.notification, settlement.statuses);
             findings.wrong_end.push(end);
@@ -185,15 +230,18 @@ pub fn compare(
 }
 
 /// Whether a delivery was in flight at an incident: the provider had been called, or was called before the effects of
-/// the incident were over, and no event that settles the delivery was stored when the incident began. Only then may the
-/// provider be called again. An event that was stored must be found by whoever is handed the delivery next.
+/// the incident were over, and no event that settles the delivery was stored when the incident began, nor long before the
+/// second call. Only then may the provider be called again. An event that was stored must be found by whoever is handed
+/// the delivery next.
 fn was_in_flight(repeat: &Repeat, incident: &Incident) -> bool {
     let Some(aftermath) = incident.resends else { return false };
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     let called = incident.at_ms - ms(HANDLING)..=incident.repaired_ms + ms(aftermath);
     called.contains(&repeat.first_ms)
         && incident.at_ms <= repeat.again_ms
-        && repeat.settled_ms.is_none_or(|settled| settled >= incident.at_ms)
+        && repeat
+            .settled_ms
+            .is_none_or(|settled| settled >= incident.at_ms && repeat.again_ms <= settled + ms(HANDLING))
 }
 
 /// Asks the gateway about these notifications: its answers must agree with the streams.

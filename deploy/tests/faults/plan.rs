@@ -78,9 +78,19 @@ impl Plan {
         };
         let only: String = given("PEAL_FAULT_ONLY", String::new());
         plan.faults.retain(|fault| fault.name.contains(&only));
-        anyhow::ensure!(!plan.faults.is_empty(), "no fault of {} is called {only}", self.name);
-        let replay =
-            format!("PEAL_FAULT_SEED={seed} {notifications}={} {times}={}", plan.notifications, plan.times);
+        if plan.faults.is_empty() {
+            println!("{}: no fault here is called {only}", self.name);
+            return Ok(());
+        }
+        let set = |variable: &str| std::env::var(variable).map(|value| format!(" {variable}='{value}'"));
+        let others: String = ["PEAL_FAULT_ONLY", "PEAL_FAULT_PAUSE_SECONDS"]
+            .into_iter()
+            .filter_map(|it| set(it).ok())
+            .collect();
+        let replay = format!(
+            "PEAL_FAULT_SEED={seed} {notifications}={} {times}={}{others}",
+            plan.notifications, plan.times
+        );
         println!("{replay}");
 
         let _machine = WHOLE_MACHINE.lock().await;

@@ -14,12 +14,16 @@ use crate::load::Log;
 use crate::provider::Calls;
 use crate::spread::Change;
 
+/// Deliveries come several times in this while anything is accepted.
+const STALL_MS: i64 = 500;
+
 /// The table so far.
-static TABLE: Mutex<Table> = Mutex::new(Table { rows: Vec::new(), replays: Vec::new() });
+static TABLE: Mutex<Table> = Mutex::new(Table { rows: Vec::new(), lost: 0, replays: Vec::new() });
 
 /// Rows in the order in which they came, and how to have the random ones again.
 struct Table {
     rows: Vec<Row>,
+    lost: usize,
     replays: Vec<String>,
 }
 
@@ -33,7 +37,7 @@ struct Row {
     /// In the whole run, which can't say at which fault.
     lost: usize,
     duplicated: usize,
-    ambiguous: u64,
+    ambiguous: usize,
     unavailable_ms: i64,
     recoveries_ms: Vec<i64>,
     convergences_ms: Vec<i64>,
@@ -65,6 +69,7 @@ impl Run<'_> {
         for row in self.rows() {
             table.add(row);
         }
+        table.lost += self.findings.lost.len();
         table.replays.extend(self.replay.map(str::to_owned));
         let text = table.render();
         println!("{text}");
@@ -78,6 +83,11 @@ impl Run<'_> {
         let mut accepting: Vec<_> = self.log.requests.iter().filter(|request| request.accepted > 0).collect();
         accepting.sort_by_key(|request| request.until_ms);
         let outages = outages(self.log);
+        let stalls: Vec<_> = arrivals
+            .windows(2)
+            .filter(|pair| pair[1] - pair[0] > STALL_MS)
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
         let mut rows = Vec::new();
         for (number, incident) in self.incidents.iter().enumerate() {
             // What came before the first one was at stake, too.
@@ -86,22 +96,31 @@ impl Run<'_> {
             // An answer to an earlier request says nothing about what can be accepted now.
             let accepted = accepting.iter().find(|request| request.from_ms >= incident.at_ms);
             let delivered = arrivals.get(arrivals.partition_point(|at| *at <= incident.at_ms)).copied();
-            let recovered = accepted.map(|request| request.until_ms).max(delivered);
+            // Things may go on for a moment before they stop.
+            let stopped = incident.at_ms..=incident.repaired_ms;
+            let stops = outages.iter().copied().chain(stalls.iter().copied());
+            let went_on = stops.filter(|(began, _)| stopped.contains(began)).map(|(_, ended)| ended).max();
+            let recovered = accepted.map(|request| request.until_ms).max(delivered).max(went_on);
             let known = self.changes.iter().find(|change| change.sent_ms >= incident.repaired_ms);
             let known = known.map(|change| change.everywhere_ms - incident.repaired_ms);
             let elsewhere = incident.converged_after.map(|time| time.as_millis() as i64);
-            let ambiguous = if number == 0 { self.findings.ambiguous } else { 0 };
+            let during = |at_ms: i64| (from..until).contains(&at_ms);
             rows.push(Row {
                 name: incident.name.clone(),
                 runs: 1,
                 accepted: accepting
                     .iter()
-                    .filter(|request| (from..until).contains(&request.until_ms))
+                    .filter(|request| during(request.until_ms))
                     .map(|request| request.accepted)
                     .sum(),
                 lost: self.findings.lost.len(),
-                duplicated: self.findings.repeats.iter().filter(|it| it.incident == Some(number)).count(),
-                ambiguous,
+                duplicated: self
+                    .findings
+                    .repeats
+                    .iter()
+                    .filter(|it| it.incident.map_or_else(|| during(it.again_ms), |by| by == number))
+                    .count(),
+                ambiguous: self.findings.ambiguous_ms.iter().filter(|at_ms| during(**at_ms)).count(),
                 unavailable_ms: outages
                     .iter()
                     .map(|&(began, ended)| (ended.min(until) - began.max(from)).max(0))
@@ -127,6 +146,7 @@ impl Table {
         for row in &self.rows {
             all.merge(row);
         }
+        all.lost = self.lost;
         let mut lines = vec![
             [
                 "what happened",

@@ -23,13 +23,14 @@ struct Moment {
     deliveries: u64,
     /// … and this much later, so that it does not always hit the same step of the work.
     delay: Duration,
+    /// What the fault draws from: its own, since some draw as often as a file has bytes.
+    seed: u64,
     fault: &'static Fault,
 }
 
 /// All faults to come.
 pub struct Schedule {
     moments: Vec<Moment>,
-    rng: StdRng,
 }
 
 impl Schedule {
@@ -39,13 +40,14 @@ impl Schedule {
         let mut kinds: Vec<_> = faults.iter().copied().cycle().take(count).collect();
         kinds.shuffle(&mut rng);
         let moments = kinds.into_iter().map(|fault| Moment {
-            deliveries: rng.random_range(deliveries / 50..deliveries * 19 / 20),
+            deliveries: rng.random_range(deliveries / 50..(deliveries * 19 / 20).max(deliveries / 50 + 1)),
             delay: Duration::from_millis(rng.random_range(0..MAX_DELAY_MS)),
+            seed: rng.random(),
             fault,
         });
         let mut moments: Vec<_> = moments.collect();
         moments.sort_by_key(|moment| moment.deliveries);
-        Schedule { moments, rng }
+        Schedule { moments }
     }
 
     /// Lets everything happen. Faults whose moments lie close together hit what has not yet recovered.
@@ -53,7 +55,7 @@ impl Schedule {
     /// # Errors
     /// When a process does not come back or ends by itself, or nothing is delivered any more.
     pub async fn run(
-        mut self,
+        self,
         region: &mut Region,
         delivered: &mut watch::Receiver<u64>,
     ) -> anyhow::Result<Vec<Incident>> {
@@ -63,7 +65,7 @@ impl Schedule {
             sleep(moment.delay).await;
             region.check()?;
             let at_ms = now_ms();
-            (moment.fault.strike)(region, &mut self.rng).await?;
+            (moment.fault.strike)(region, &mut StdRng::seed_from_u64(moment.seed)).await?;
             let Fault { name, resends, .. } = *moment.fault;
             let converged_after = region.copied_after.take();
             incidents.push(Incident { resends, converged_after, ..Incident::repaired(name, at_ms) });

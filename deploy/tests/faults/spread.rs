@@ -107,6 +107,10 @@ impl Writer {
         for &program in &self.programs {
             while !self.has(program, sequence).await {
                 sleep(POLL).await;
+                // A stream that was set back has not got it any more.
+                if self.connection.stream_state(&self.stream).await.ok()?.last < sequence {
+                    return None;
+                }
             }
         }
         Some(Change { sent_ms, everywhere_ms: now_ms() })
@@ -115,7 +119,7 @@ impl Writer {
     /// Whether a program has what the state had at `sequence`.
     async fn has(&self, program: SocketAddr, sequence: u64) -> bool {
         let asked = self.http.get(format!("http://{program}/metrics")).timeout(ANSWER_LIMIT).send();
-        let Ok(answer) = asked.await else { return false };
+        let Ok(answer) = asked.await.and_then(reqwest::Response::error_for_status) else { return false };
         let Ok(text) = answer.text().await else { return false };
         let told =
             text.lines().find_map(|line| line.strip_prefix(SEQUENCE_METRIC)?.trim().parse::<u64>().ok());

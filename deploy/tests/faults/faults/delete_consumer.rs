@@ -1,5 +1,6 @@
 //! A consumer is deleted by mistake, and the topology applied again: nothing that it had is skipped.
 
+use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::topology;
@@ -20,9 +21,8 @@ pub const FAULT: Fault = Fault {
             let all = facts.iter().filter(is_worked).flat_map(|stream| {
                 stream.consumers.iter().map(move |consumer| (&stream.name, &consumer.name))
             });
-            if let Some((stream, consumer)) = all.choose(rng) {
-                region.connection.jetstream.delete_consumer_from_stream(consumer, stream).await?;
-            }
+            let (stream, consumer) = all.choose(rng).context("there is no consumer")?;
+            region.connection.jetstream.delete_consumer_from_stream(consumer, stream).await?;
             region.apply_topology().await
         }
         .boxed()

@@ -1,5 +1,6 @@
 //! Messages come in that nobody can read: each is put aside with a reason, and the others go on.
 
+use anyhow::Context as _;
 use futures_util::FutureExt as _;
 use peal_common::channel::{Channel, Priority};
 use peal_nats::Subjects;
@@ -20,7 +21,7 @@ pub const FAULT: Fault = Fault {
     strike: |region, _| {
         async {
             let subjects = Subjects::new(&region.connection.region);
-            let mut left = 0;
+            let mut left: u64 = 0;
             for poison in [b"\x00\xff\xfe".to_vec(), Vec::new(), b"[".repeat(DEPTH), b"{\"v\":1}".to_vec()] {
                 for subject in [
                     subjects.intake(Priority::Normal, APP),
@@ -34,7 +35,8 @@ pub const FAULT: Fault = Fault {
             let foreign = subjects.dead_of("none");
             let patience = Patience::new("all of them are put aside", PROBE_LIMIT);
             loop {
-                left -= region.connection.purge(DEAD_LETTERS, &foreign).await?;
+                let seen = region.connection.purge(DEAD_LETTERS, &foreign).await?;
+                left = left.checked_sub(seen).context("more was put aside than came in")?;
                 if left == 0 {
                     return Ok(());
                 }

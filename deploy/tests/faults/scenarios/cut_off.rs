@@ -21,8 +21,13 @@ use crate::wait::{self, now_ms};
 
 /// How long the region works before the cut, for comparison.
 const BEFORE: Duration = Duration::from_secs(3);
-/// How long anything may take on a machine that does much else. What it did take is printed.
+/// How long anything may take until it is given up.
 const LIMIT: Duration = Duration::from_secs(60);
+/// What is promised: how soon an opt-out of a region that was cut off counts everywhere, how soon the hub is complete, and
+/// the share of its rate that the region keeps (a rate that is given has room to spare).
+const IN_FORCE: Duration = Duration::from_secs(5);
+const LEVEL: Duration = Duration::from_secs(15);
+const SAME: f64 = 0.95;
 const LEAVER: &str = "leaver";
 const SUPPRESSED: &str = "leaver-while-cut";
 
@@ -125,6 +130,12 @@ async fn run(
         during / before,
         in_force.as_secs_f64(),
         level.as_secs_f64(),
+    );
+    anyhow::ensure!(in_force <= IN_FORCE, "the opt-out is in force in eu after {in_force:?} only");
+    anyhow::ensure!(level <= LEVEL, "the hub is complete after {level:?} only");
+    anyhow::ensure!(
+        rate == 0 || during > before * SAME,
+        "while cut off {during:.0}/s instead of {before:.0}/s"
     );
     let incident = Incident { converged_after: Some(level.max(in_force)), ..incident };
     audit::conclude(us, &journal, provider, &load, &[incident], None).await?;

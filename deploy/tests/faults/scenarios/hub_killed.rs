@@ -16,7 +16,9 @@ use crate::wait::{self, now_ms};
 /// How long the regions work before, and while the hub is away.
 const BEFORE: Duration = Duration::from_secs(2);
 const WITHOUT: Duration = Duration::from_secs(4);
-/// How long anything may take on a machine that does much else. What it did take is printed.
+/// How soon the hub is to be complete.
+const LEVEL: Duration = Duration::from_secs(15);
+/// How long anything may take until it is given up.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -44,6 +46,7 @@ async fn run(hub: &mut Hub, eu: &mut Region, us: &Region, provider: &Provider) -
         hub.is_level_with(&[eu, us]).await.then(|| back.elapsed())
     })
     .await?;
+    anyhow::ensure!(level <= LEVEL, "the hub is complete after {level:?} only");
     let incident = Incident { converged_after: Some(level), ..incident };
     println!("{before:.0}/s before, {without:.0}/s without the hub");
     audit::conclude(eu, &journal, provider, &load, &[incident], None).await?;
