@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Reading starts this much earlier than what is looked for can be: time for a call of a provider, and for clocks of
 /// servers and dispatchers that differ.
 const MARGIN_MS: i64 = 60_000;
-/// How far the clock of the servers may be behind: messages count as older by this much than they say.
+/// How far the clocks of servers may differ: messages count as older by this much than they say.
 const SKEW_MS: i64 = 2_000;
 /// The most settled deliveries that are remembered, about 100 bytes each.
 const CAPACITY: usize = 500_000;
@@ -62,9 +62,11 @@ pub struct RecentOutcomes {
     index: Mutex<Option<Index>>,
 }
 
-/// The connection as it was seen last.
+/// The connection as it was seen last. Times are those of the servers, as far as their clock is known.
 #[derive(Debug, Clone, Copy, Default)]
 struct Standing {
+    /// How far the clock of the servers is ahead of the own one.
+    ahead_ms: i64,
     /// How often it had been made.
     connects: u64,
     /// When it was seen first.
@@ -97,19 +99,22 @@ impl RecentOutcomes {
     /// Whether a message may be a repetition.
     #[must_use]
     pub fn suspicion(&self, job: &Job) -> Option<Suspicion> {
-        let standing = self.standing();
+        let standing = self.standing(Some(job.server_ahead_ms));
         if job.deliveries > 1 || job.is_inherited() {
             return Some(Suspicion::Repeated);
         }
         (job.at_ms < standing.since_ms + SKEW_MS).then_some(Suspicion::Forgotten)
     }
 
-    fn standing(&self) -> Standing {
-        let (connects, now) = (self.connection.connects(), self.clock.now_ms());
+    fn standing(&self, ahead_ms: Option<i64>) -> Standing {
+        let connects = self.connection.connects();
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.ahead_ms = ahead_ms.unwrap_or(standing.ahead_ms);
+        let now = self.clock.now_ms() + standing.ahead_ms;
         if standing.connects != connects {
             let before_ms = Some(standing.seen_ms).filter(|_| standing.connects > 0);
-            *standing = Standing { connects, since_ms: now, seen_ms: now, before_ms };
+            *standing =
+                Standing { connects, since_ms: now, seen_ms: now, before_ms, ahead_ms: standing.ahead_ms };
         }
         standing.seen_ms = now;
         *standing
@@ -170,7 +175,7 @@ impl RecentOutcomes {
         suspicion: Suspicion,
     ) -> Result<(), UnknownOutcome> {
         // Both are asked before the end is: what is stored later belongs to the next question.
-        let (standing, now) = (self.standing(), Instant::now());
+        let (standing, now) = (self.standing(None), Instant::now());
         let end = self.connection.stream_state(EVENTS).await?;
         if !slot.as_ref().is_some_and(|index| index.reaches(at_ms, suspicion)) {
             *slot = Some(self.open(at_ms, suspicion, standing, &end).await?);

@@ -8,9 +8,11 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::connect::Connection;
@@ -99,6 +101,22 @@ pub struct StreamState {
     pub bytes: u64,
 }
 
+/// Times by the clock of the servers, in milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerTimes {
+    /// When the consumer was made.
+    pub since_ms: i64,
+    /// When this was told.
+    pub now_ms: i64,
+}
+
+/// The same as JetStream tells it.
+#[derive(Deserialize)]
+struct Times {
+    created: jiff::Timestamp,
+    ts: jiff::Timestamp,
+}
+
 /// JetStream did not say.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the state of stream {stream}")]
@@ -136,18 +154,19 @@ impl Connection {
         })
     }
 
-    /// When a consumer was made, in milliseconds since the Unix epoch by the clock of the servers.
+    /// Asks when a consumer was made, and what time it is there.
     ///
     /// # Errors
     /// [`StateError`] when there is no such consumer or nobody answers.
-    pub async fn consumer_since_ms(&self, stream: &str, consumer: &str) -> Result<i64, StateError> {
-        let handle = self
-            .jetstream
-            .get_stream_no_info(stream)
-            .await
-            .map_err(|error| StateError::new(stream, error))?;
-        let info = handle.consumer_info(consumer).await.map_err(|error| StateError::new(stream, error))?;
-        Ok(i64::try_from(info.created.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX))
+    pub async fn consumer_times(&self, stream: &str, consumer: &str) -> Result<ConsumerTimes, StateError> {
+        let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
+        let asked: Result<Response<Times>, _> = self.jetstream.request(subject, &serde_json::json!({})).await;
+        match asked.map_err(|error| StateError::new(stream, error))? {
+            Response::Ok(Times { created, ts }) => {
+                Ok(ConsumerTimes { since_ms: created.as_millisecond(), now_ms: ts.as_millisecond() })
+            }
+            Response::Err { error } => Err(StateError::new(stream, error)),
+        }
     }
 
     /// Fetches one message by its sequence. `None` when it is gone.

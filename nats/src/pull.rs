@@ -8,6 +8,7 @@ use async_nats::jetstream::{AckKind, Message};
 use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use peal_common::clock::Clock;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,8 @@ pub struct Job {
     pub consumer: String,
     /// When that was made, in milliseconds since the Unix epoch by the clock of the servers.
     pub consumer_since_ms: i64,
+    /// How far the clock of the servers was ahead of this process's when that was asked, in milliseconds.
+    pub server_ahead_ms: i64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -50,7 +53,7 @@ pub struct Job {
 pub struct AckError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Job {
-    fn new(message: Message, consumer_since_ms: i64, permit: OwnedSemaphorePermit) -> Option<Self> {
+    fn new(message: Message, times: Times, permit: OwnedSemaphorePermit) -> Option<Self> {
         let (sequence, deliveries, at_ms, stream, consumer) = {
             let info = message.info().ok()?;
             let at_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
@@ -69,7 +72,8 @@ impl Job {
             at_ms,
             stream,
             consumer,
-            consumer_since_ms,
+            consumer_since_ms: times.since_ms,
+            server_ahead_ms: times.ahead_ms,
             _permit: permit,
         })
     }
@@ -179,6 +183,20 @@ struct PullRequest {
     idle_heartbeat: u64,
 }
 
+/// What a lane knows of its consumer; see [`Job`].
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    since_ms: i64,
+    ahead_ms: i64,
+}
+
+impl Times {
+    async fn ask(connection: &Connection, lane: &Lane) -> Result<Self, StateError> {
+        let times = connection.consumer_times(&lane.stream, &lane.consumer).await?;
+        Ok(Times { since_ms: times.since_ms, ahead_ms: times.now_ms - Clock::System.now_ms() })
+    }
+}
+
 /// What came in on a lane's subscription.
 enum Incoming {
     Message(Box<async_nats::Message>),
@@ -219,7 +237,7 @@ impl Lane {
         let inbox = connection.client.new_inbox();
         let mut subscriber =
             connection.client.subscribe(inbox.clone()).await.map_err(|error| failed(Box::new(error)))?;
-        let mut since_ms = None;
+        let mut times = None;
         let subject =
             format!("$JS.{}.API.CONSUMER.MSG.NEXT.{}.{}", connection.region, self.stream, self.consumer);
         loop {
@@ -230,11 +248,11 @@ impl Lane {
                 idle_heartbeat: nanoseconds(HEARTBEAT),
             };
             let payload = serde_json::to_vec(&request).map_err(|error| failed(Box::new(error)))?;
-            let consumer_since_ms = match since_ms {
-                Some(since_ms) => since_ms,
-                None => connection.consumer_since_ms(&self.stream, &self.consumer).await?,
+            let known = match times {
+                Some(known) => known,
+                None => Times::ask(connection, self).await?,
             };
-            since_ms = Some(consumer_since_ms);
+            times = Some(known);
             let asked =
                 connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
             asked.map_err(|error| failed(Box::new(error)))?;
@@ -249,7 +267,7 @@ impl Lane {
                         *pause = FIRST_PAUSE;
                         let Some(permit) = held.split(1) else { break };
                         let message = Message { message: *message, context: connection.jetstream.clone() };
-                        if let Some(job) = Job::new(message, consumer_since_ms, permit) {
+                        if let Some(job) = Job::new(message, known, permit) {
                             handle(job);
                         }
                     }
@@ -257,7 +275,7 @@ impl Lane {
                     Incoming::Expired => break,
                     // The consumer may be gone, and another one be there under its name.
                     Incoming::BrokenOff => {
-                        since_ms = None;
+                        times = None;
                         break;
                     }
                 }

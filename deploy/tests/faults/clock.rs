@@ -14,8 +14,8 @@ const FAKETIME: &str = "faketime/libfaketimeMT.so.1";
 /// # Errors
 /// When tools are required and it is not there.
 pub fn library() -> anyhow::Result<Option<PathBuf>> {
-    let folders = fs::read_dir(LIBRARIES)?.flatten().map(|entry| entry.path().join(FAKETIME));
-    let found = folders.into_iter().find(|path| path.is_file());
+    let folders = fs::read_dir(LIBRARIES).into_iter().flatten().flatten();
+    let found = folders.map(|entry| entry.path().join(FAKETIME)).find(|path| path.is_file());
     anyhow::ensure!(
         found.is_some() || std::env::var_os("PEAL_REQUIRE_TOOLS").is_none(),
         "libfaketime is missing; install it (apt-get install libfaketime)"

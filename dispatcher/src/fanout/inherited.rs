@@ -67,8 +67,8 @@ impl Inherited {
         for priority in Priority::ALL {
             let consumer = fanout_consumer(priority);
             // One that is missing is made later, and then looked up by itself.
-            if let Ok(since_ms) = self.connection.consumer_since_ms(INTAKE, &consumer).await {
-                consumers.insert(consumer, since_ms);
+            if let Ok(times) = self.connection.consumer_times(INTAKE, &consumer).await {
+                consumers.insert(consumer, times.since_ms);
             }
         }
         let Told { unfinished: found, accepted, end, .. } =

@@ -7,9 +7,10 @@ use tokio::time::sleep;
 
 use super::Fault;
 
-const JUMP_SECONDS: i64 = 600;
+/// By how much.
+pub const JUMP_SECONDS: i64 = 600;
 /// How long the program works with each wrong time: longer than it goes on by the time it read before.
-const WRONG: Duration = Duration::from_secs(3);
+pub const WRONG: Duration = Duration::from_secs(3);
 
 /// A wall clock that is wrong by ten minutes.
 pub const FAULT: Fault = Fault {

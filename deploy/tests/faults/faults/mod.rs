@@ -17,6 +17,7 @@ pub mod poison;
 pub mod replace_dispatcher;
 pub mod replace_gateway;
 pub mod restore_state;
+pub mod slow_clock_kill;
 
 use std::time::Duration;
 
@@ -39,8 +40,14 @@ pub static HOSTS: [&Fault; 4] =
     [&cut_gateway::FAULT, &cut_dispatcher::FAULT, &replace_gateway::FAULT, &replace_dispatcher::FAULT];
 
 /// What else happens to a region.
-pub static DAMAGE: [&Fault; 5] =
-    [&jump_clock::FAULT, &damage_file::FAULT, &restore_state::FAULT, &delete_consumer::FAULT, &poison::FAULT];
+pub static DAMAGE: [&Fault; 6] = [
+    &jump_clock::FAULT,
+    &slow_clock_kill::FAULT,
+    &damage_file::FAULT,
+    &restore_state::FAULT,
+    &delete_consumer::FAULT,
+    &poison::FAULT,
+];
 
 /// How long a region may take to take or refuse writes after servers were lost: its servers need up to 9 s to elect.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);

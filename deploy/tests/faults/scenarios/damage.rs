@@ -4,7 +4,7 @@
 use peal_nats::server::find;
 
 use crate::clock;
-use crate::faults::{self, jump_clock, restore_state};
+use crate::faults::{self, jump_clock, restore_state, slow_clock_kill};
 use crate::plan::Plan;
 use crate::region::Wanted;
 
@@ -14,7 +14,8 @@ async fn a_damaged_region_loses_nothing() -> anyhow::Result<()> {
     let clocks = clock::library()?;
     if clocks.is_none() {
         println!("skipped: clocks can't be made to jump here (install libfaketime)");
-        faults.retain(|fault| fault.name != jump_clock::FAULT.name);
+        let need_clocks = [jump_clock::FAULT.name, slow_clock_kill::FAULT.name];
+        faults.retain(|fault| !need_clocks.contains(&fault.name));
     }
     if find::nats_command()?.is_none() {
         println!("skipped: streams can't be restored here (`deploy/install-nats --cli` installs nats)");
