@@ -70,7 +70,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         subjects: Subjects::new(&connection.region),
         catalog: Catalog::new(mirror.clone(), sealer),
         inherited: Inherited::new(connection.clone()),
-        outcomes: RecentOutcomes::new(connection.clone(), clock.clone()),
+        outcomes: RecentOutcomes::new(connection.clone()),
         in_hand: InHand::default(),
         policy: policy(&settings),
         providers,

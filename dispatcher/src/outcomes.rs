@@ -5,15 +5,14 @@
 //! event tells. The index is filled from EVENTS when the first question comes, and kept up to the stream's end.
 //!
 //! A server that was killed does not know what it handed out in its last moments (2.15 writes that down a little
-//! later): after it has started again it hands the same messages out as if for the first time. So whatever entered its
-//! stream before the connection was made is looked up as well. All events of the time before the server went away are
-//! stored when it is back; they are read once for each connection, and further questions cost no request.
+//! later): after it has started again, or another one of its cluster leads, the same messages are handed out as if for the
+//! first time. So whatever entered its stream before the lane's present session began is looked up as well. All events
+//! of the time before are stored by then, but for what other dispatchers had in hand. They are read once for each session,
+//! in its first half minute for whoever asks at the same moment; further questions cost no request.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
-use peal_common::clock::Clock;
 use peal_common::envelope::Envelope as _;
 use peal_common::event::{Event, Status};
 use peal_common::id::DeliveryId;
@@ -31,6 +30,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 const MARGIN_MS: i64 = 60_000;
 /// How far the clocks of servers may differ: messages count as older by this much than they say.
 const SKEW_MS: i64 = 2_000;
+/// How long after a break other dispatchers may still say what came of calls that they had made by then: what a call may
+/// take, and its event.
+const UNSAID: Duration = Duration::from_secs(30);
 /// The most settled deliveries that are remembered, about 100 bytes each.
 const CAPACITY: usize = 500_000;
 
@@ -50,41 +52,23 @@ pub enum UnknownOutcome {
 pub enum Suspicion {
     /// It was handed out or queued before, as the message itself says, or its consumer was made after it.
     Repeated,
-    /// It was there before the connection was made, and the server may have forgotten that it was handed out.
+    /// It was there before the lane's session began, and the servers may have forgotten that it was handed out.
     Forgotten,
 }
 
 /// The index.
 pub struct RecentOutcomes {
     connection: Connection,
-    clock: Clock,
-    standing: SyncMutex<Standing>,
     index: Mutex<Option<Index>>,
-}
-
-/// The connection as it was seen last. Times are those of the servers, as far as their clock is known.
-#[derive(Debug, Clone, Copy, Default)]
-struct Standing {
-    /// How far the clock of the servers is ahead of the own one.
-    ahead_ms: i64,
-    /// How often it had been made.
-    connects: u64,
-    /// When it was seen first.
-    since_ms: i64,
-    /// When it was seen last.
-    seen_ms: i64,
-    /// When the connection before it was seen last.
-    before_ms: Option<i64>,
 }
 
 struct Index {
     follower: Follower,
     from_ms: i64,
     position: u64,
-    /// The connection for which everything has been read that was stored before it was made.
-    complete_for: u64,
-    /// Everything has been read that was stored before this moment.
-    complete_at: Instant,
+    /// Everything has been read that was stored before this moment; `None` while the end has not been reached yet, which
+    /// whoever comes next goes on with.
+    complete_at: Option<Instant>,
     settled: HashSet<(DeliveryId, u32)>,
     order: VecDeque<(DeliveryId, u32)>,
 }
@@ -92,44 +76,29 @@ struct Index {
 impl RecentOutcomes {
     /// An empty index.
     #[must_use]
-    pub fn new(connection: Connection, clock: Clock) -> Self {
-        RecentOutcomes { connection, clock, standing: SyncMutex::default(), index: Mutex::new(None) }
+    pub fn new(connection: Connection) -> Self {
+        RecentOutcomes { connection, index: Mutex::new(None) }
     }
 
     /// Whether a message may be a repetition.
     #[must_use]
     pub fn suspicion(&self, job: &Job) -> Option<Suspicion> {
-        let standing = self.standing(Some(job.server_ahead_ms));
         if job.deliveries > 1 || job.is_inherited() {
             return Some(Suspicion::Repeated);
         }
-        (job.at_ms < standing.since_ms + SKEW_MS).then_some(Suspicion::Forgotten)
+        (job.at_ms < job.session.began_ms + SKEW_MS).then_some(Suspicion::Forgotten)
     }
 
-    fn standing(&self, ahead_ms: Option<i64>) -> Standing {
-        let connects = self.connection.connects();
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        standing.ahead_ms = ahead_ms.unwrap_or(standing.ahead_ms);
-        let now = self.clock.now_ms() + standing.ahead_ms;
-        if standing.connects != connects {
-            let before_ms = Some(standing.seen_ms).filter(|_| standing.connects > 0);
-            *standing =
-                Standing { connects, since_ms: now, seen_ms: now, before_ms, ahead_ms: standing.ahead_ms };
-        }
-        standing.seen_ms = now;
-        *standing
-    }
-
-    /// Makes sure that what was settled before the connection was made is known. To be called before anything is
-    /// published because of a message that is suspected: later nobody could tell when the server went away.
+    /// Makes sure that what was settled before the session began is known. To be called before anything is published
+    /// because of a message that is suspected: later nobody could tell when the server went away.
     ///
     /// # Errors
     /// [`UnknownOutcome`] when nobody can tell now.
-    pub async fn prepare(&self, at_ms: i64) -> Result<(), UnknownOutcome> {
-        self.up_to_date(at_ms, Suspicion::Forgotten, |_| ()).await
+    pub async fn prepare(&self, job: &Job) -> Result<(), UnknownOutcome> {
+        self.up_to_date(job, Suspicion::Forgotten, |_| ()).await
     }
 
-    /// Whether a delivery whose message entered its queue at `at_ms` has been settled.
+    /// Whether a delivery has been settled whose message is suspected.
     ///
     /// # Errors
     /// [`UnknownOutcome`] when nobody can tell now.
@@ -137,32 +106,32 @@ impl RecentOutcomes {
         &self,
         delivery: &DeliveryId,
         replays: u32,
-        at_ms: i64,
+        job: &Job,
         suspicion: Suspicion,
     ) -> Result<bool, UnknownOutcome> {
         let key = (delivery.clone(), replays);
-        self.up_to_date(at_ms, suspicion, |index| index.settled.contains(&key)).await
+        self.up_to_date(job, suspicion, |index| index.settled.contains(&key)).await
     }
 
     async fn up_to_date<T>(
         &self,
-        at_ms: i64,
+        job: &Job,
         suspicion: Suspicion,
         answer: impl FnOnce(&Index) -> T,
     ) -> Result<T, UnknownOutcome> {
-        let asked = Instant::now();
+        let asked = match suspicion {
+            Suspicion::Repeated => Instant::now(),
+            Suspicion::Forgotten => Instant::now().min(job.session.began + UNSAID),
+        };
         let mut slot = self.index.lock().await;
         // Whoever had to wait may find that the one before has read far enough for both.
-        if let Some(index) = slot.as_ref().filter(|index| index.reaches(at_ms, suspicion)) {
-            let is_complete = match suspicion {
-                Suspicion::Repeated => index.complete_at >= asked,
-                Suspicion::Forgotten => index.complete_for == self.connection.connects(),
-            };
-            if is_complete {
-                return Ok(answer(index));
-            }
+        if let Some(index) = slot.as_ref()
+            && index.reaches(job, suspicion)
+            && index.complete_at.is_some_and(|complete| complete >= asked)
+        {
+            return Ok(answer(index));
         }
-        let caught_up = tokio::time::timeout(LIMIT, self.catch_up(&mut slot, at_ms, suspicion)).await;
+        let caught_up = tokio::time::timeout(LIMIT, self.catch_up(&mut slot, job, suspicion)).await;
         caught_up.map_err(|_| UnknownOutcome::TooSlow)??;
         slot.as_ref().map(answer).ok_or(UnknownOutcome::TooSlow)
     }
@@ -171,14 +140,14 @@ impl RecentOutcomes {
     async fn catch_up(
         &self,
         slot: &mut Option<Index>,
-        at_ms: i64,
+        job: &Job,
         suspicion: Suspicion,
     ) -> Result<(), UnknownOutcome> {
-        // Both are asked before the end is: what is stored later belongs to the next question.
-        let (standing, now) = (self.standing(None), Instant::now());
+        // What is stored after this belongs to the next question.
+        let now = Instant::now();
         let end = self.connection.stream_state(EVENTS).await?;
-        if !slot.as_ref().is_some_and(|index| index.reaches(at_ms, suspicion)) {
-            *slot = Some(self.open(at_ms, suspicion, standing, &end).await?);
+        if !slot.as_ref().is_some_and(|index| index.reaches(job, suspicion)) {
+            *slot = Some(self.open(job, suspicion, &end).await?);
         }
         let Some(index) = slot else { return Ok(()) };
         while index.position < end.last {
@@ -195,45 +164,48 @@ impl RecentOutcomes {
                 }
             }
         }
-        index.complete_for = standing.connects;
-        index.complete_at = now;
+        index.complete_at = Some(now);
         Ok(())
     }
 
     async fn open(
         &self,
-        at_ms: i64,
+        job: &Job,
         suspicion: Suspicion,
-        standing: Standing,
         end: &StreamState,
     ) -> Result<Index, UnknownOutcome> {
         // While the server is away nothing is stored. What it may have forgotten was settled shortly before, so shortly
-        // before the last event that is stored, or before this process lost the connection, however long ago that is.
+        // before the last event that is stored, or before the lane heard of the consumer last, however long ago that is.
         let last = match end.messages {
             0 => None,
             _ => self.connection.message_at(EVENTS, end.last).await?,
         };
-        let last_ms = last.map_or(at_ms, |last| last.at_ms).min(standing.before_ms.unwrap_or(i64::MAX));
-        let from_ms = match suspicion {
-            Suspicion::Repeated => at_ms.min(last_ms),
-            Suspicion::Forgotten => last_ms,
-        } - MARGIN_MS;
+        let last_ms = last.map_or(job.at_ms, |last| last.at_ms);
+        let from_ms = last_ms.min(needed_ms(job, suspicion)) - MARGIN_MS;
         Ok(Index {
             follower: Follower::since(self.connection.clone(), EVENTS, from_ms),
             from_ms,
             position: 0,
-            complete_for: 0,
-            complete_at: Instant::now(),
+            complete_at: None,
             settled: HashSet::new(),
             order: VecDeque::new(),
         })
     }
 }
 
+/// From when on what is looked for can have been settled; the end of time when nobody knows.
+fn needed_ms(job: &Job, suspicion: Suspicion) -> i64 {
+    match suspicion {
+        Suspicion::Repeated => job.at_ms,
+        Suspicion::Forgotten => job.session.before_ms.unwrap_or(i64::MAX),
+    }
+}
+
 impl Index {
     /// Whether what is looked for lies in what is read.
-    fn reaches(&self, at_ms: i64, suspicion: Suspicion) -> bool {
-        suspicion == Suspicion::Forgotten || self.from_ms <= at_ms - MARGIN_MS
+    fn reaches(&self, job: &Job, suspicion: Suspicion) -> bool {
+        let needed = needed_ms(job, suspicion);
+        needed == i64::MAX || self.from_ms <= needed - MARGIN_MS
     }
 
     fn note(&mut self, message: &Stored) {

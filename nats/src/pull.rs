@@ -8,9 +8,9 @@ use async_nats::jetstream::{AckKind, Message};
 use async_nats::{StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use peal_common::clock::Clock;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
@@ -22,6 +22,8 @@ const EXPIRES: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A request that has been silent for longer is lost, with the server that held it.
 const SILENCE: Duration = Duration::from_millis(2_500);
+/// Silence for which a server may have been lost and another one lead the consumer: they elect after 4 s (`raft.go`).
+const BREAK: Duration = Duration::from_secs(2);
 /// How long a lane that has hardly a permit left waits for more of them before it asks again.
 const GATHER: Duration = Duration::from_millis(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -40,11 +42,44 @@ pub struct Job {
     pub stream: String,
     /// The consumer that handed it out.
     pub consumer: String,
-    /// When that was made, in milliseconds since the Unix epoch by the clock of the servers.
-    pub consumer_since_ms: i64,
-    /// How far the clock of the servers was ahead of this process's when that was asked, in milliseconds.
-    pub server_ahead_ms: i64,
+    /// The time for which the lane has heard of the consumer without a break.
+    pub session: Session,
     _permit: OwnedSemaphorePermit,
+}
+
+/// A time for which a lane heard of its consumer without a break. In a break the server that led the consumer may have been
+/// lost, and with it what it had handed out or been told last (2.15 writes that down a little later).
+#[derive(Debug, Clone, Copy)]
+pub struct Session {
+    /// When it began.
+    pub began: Instant,
+    /// The same by the clock of the servers, as the other times here, in milliseconds since the Unix epoch.
+    pub began_ms: i64,
+    /// When the consumer was heard of last before that.
+    pub before_ms: Option<i64>,
+    /// When the consumer was made.
+    pub consumer_since_ms: i64,
+}
+
+impl Session {
+    async fn begin(
+        connection: &Connection,
+        lane: &Lane,
+        before: Option<(Session, Instant)>,
+    ) -> Result<Self, StateError> {
+        let began = Instant::now();
+        let times = connection.consumer_times(&lane.stream, &lane.consumer).await?;
+        let heard_ms = |(session, heard): (Session, Instant)| {
+            let lasted = heard.saturating_duration_since(session.began).as_millis();
+            session.began_ms.saturating_add(i64::try_from(lasted).unwrap_or(i64::MAX))
+        };
+        Ok(Session {
+            began,
+            began_ms: times.now_ms,
+            before_ms: before.map(heard_ms),
+            consumer_since_ms: times.since_ms,
+        })
+    }
 }
 
 /// The server was not told. The message comes again after its acknowledgement wait.
@@ -53,7 +88,7 @@ pub struct Job {
 pub struct AckError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Job {
-    fn new(message: Message, times: Times, permit: OwnedSemaphorePermit) -> Option<Self> {
+    fn new(message: Message, session: Session, permit: OwnedSemaphorePermit) -> Option<Self> {
         let (sequence, deliveries, at_ms, stream, consumer) = {
             let info = message.info().ok()?;
             let at_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
@@ -65,23 +100,13 @@ impl Job {
                 info.consumer.to_owned(),
             )
         };
-        Some(Job {
-            message,
-            sequence,
-            deliveries,
-            at_ms,
-            stream,
-            consumer,
-            consumer_since_ms: times.since_ms,
-            server_ahead_ms: times.ahead_ms,
-            _permit: permit,
-        })
+        Some(Job { message, sequence, deliveries, at_ms, stream, consumer, session, _permit: permit })
     }
 
     /// Whether an earlier consumer of this name may have handed it out: this one was made later than the message.
     #[must_use]
     pub fn is_inherited(&self) -> bool {
-        self.at_ms < self.consumer_since_ms
+        self.at_ms < self.session.consumer_since_ms
     }
 
     /// The message's subject.
@@ -183,20 +208,6 @@ struct PullRequest {
     idle_heartbeat: u64,
 }
 
-/// What a lane knows of its consumer; see [`Job`].
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    since_ms: i64,
-    ahead_ms: i64,
-}
-
-impl Times {
-    async fn ask(connection: &Connection, lane: &Lane) -> Result<Self, StateError> {
-        let times = connection.consumer_times(&lane.stream, &lane.consumer).await?;
-        Ok(Times { since_ms: times.since_ms, ahead_ms: times.now_ms - Clock::System.now_ms() })
-    }
-}
-
 /// What came in on a lane's subscription.
 enum Incoming {
     Message(Box<async_nats::Message>),
@@ -213,8 +224,10 @@ impl Lane {
     pub async fn run(&self, connection: &Connection, stop: &CancellationToken, mut handle: impl FnMut(Job)) {
         let permits = Arc::new(Semaphore::new(self.permits));
         let mut pause = FIRST_PAUSE;
+        let mut heard = None;
         while !stop.is_cancelled() {
-            if let Err(error) = self.pull(connection, &permits, stop, &mut pause, &mut handle).await {
+            let pulled = self.pull(connection, &permits, stop, &mut pause, &mut heard, &mut handle);
+            if let Err(error) = pulled.await {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(stream = %self.stream, consumer = %self.consumer, error, "cannot pull yet");
             }
@@ -224,20 +237,21 @@ impl Lane {
 
     /// Pulls until something fails. The client's own batches are not used: with heartbeats they fall asleep, and without
     /// them a lost request is noticed late. One subscription serves the lane for good, so a message that comes after its
-    /// request was given up is not lost either.
+    /// request was given up is not lost either. `heard` is the last session, and when the consumer was heard of last.
     async fn pull(
         &self,
         connection: &Connection,
         permits: &Arc<Semaphore>,
         stop: &CancellationToken,
         pause: &mut Duration,
+        heard: &mut Option<(Session, Instant)>,
         handle: &mut impl FnMut(Job),
     ) -> Result<(), PullError> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| PullError::Connection(error);
         let inbox = connection.client.new_inbox();
         let mut subscriber =
             connection.client.subscribe(inbox.clone()).await.map_err(|error| failed(Box::new(error)))?;
-        let mut times = None;
+        let mut is_broken = true;
         let subject =
             format!("$JS.{}.API.CONSUMER.MSG.NEXT.{}.{}", connection.region, self.stream, self.consumer);
         loop {
@@ -248,11 +262,16 @@ impl Lane {
                 idle_heartbeat: nanoseconds(HEARTBEAT),
             };
             let payload = serde_json::to_vec(&request).map_err(|error| failed(Box::new(error)))?;
-            let known = match times {
-                Some(known) => known,
-                None => Times::ask(connection, self).await?,
+            let session = match *heard {
+                // A lane with all its messages in hand may not have asked for more while a leader was lost.
+                Some((session, last)) if !is_broken && last.elapsed() < BREAK => session,
+                before => {
+                    let session = Session::begin(connection, self, before).await?;
+                    *heard = Some((session, session.began));
+                    session
+                }
             };
-            times = Some(known);
+            is_broken = false;
             let asked =
                 connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
             asked.map_err(|error| failed(Box::new(error)))?;
@@ -262,12 +281,15 @@ impl Lane {
                     () = stop.cancelled() => return Ok(()),
                     incoming = receive(&mut subscriber) => incoming?,
                 };
+                if !matches!(incoming, Incoming::BrokenOff) {
+                    *heard = Some((session, Instant::now()));
+                }
                 match incoming {
                     Incoming::Message(message) => {
                         *pause = FIRST_PAUSE;
                         let Some(permit) = held.split(1) else { break };
                         let message = Message { message: *message, context: connection.jetstream.clone() };
-                        if let Some(job) = Job::new(message, known, permit) {
+                        if let Some(job) = Job::new(message, session, permit) {
                             handle(job);
                         }
                     }
@@ -275,7 +297,7 @@ impl Lane {
                     Incoming::Expired => break,
                     // The consumer may be gone, and another one be there under its name.
                     Incoming::BrokenOff => {
-                        times = None;
+                        is_broken = true;
                         break;
                     }
                 }

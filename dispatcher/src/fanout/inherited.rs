@@ -63,7 +63,7 @@ impl Inherited {
 
     async fn read(&self, job: &Job) -> Result<Known, StateError> {
         tracing::warn!(consumer = %job.consumer, "a consumer of INTAKE was made again; what is left is looked up");
-        let mut consumers = HashMap::from([(job.consumer.clone(), job.consumer_since_ms)]);
+        let mut consumers = HashMap::from([(job.consumer.clone(), job.session.consumer_since_ms)]);
         for priority in Priority::ALL {
             let consumer = fanout_consumer(priority);
             // One that is missing is made later, and then looked up by itself.
@@ -84,7 +84,7 @@ impl Inherited {
 
 impl Known {
     fn covers(&self, job: &Job) -> bool {
-        self.consumers.get(&job.consumer).is_some_and(|since_ms| *since_ms >= job.consumer_since_ms)
+        self.consumers.get(&job.consumer).is_some_and(|since_ms| *since_ms >= job.session.consumer_since_ms)
     }
 
     fn standing(&self, job: &Job) -> Standing {

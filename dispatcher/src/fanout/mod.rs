@@ -131,7 +131,7 @@ async fn take_up(context: &Context, job: &Job, origin: Origin) -> Result<(), Fan
 async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -> Result<(), FanOutError> {
     let suspicion = context.outcomes.suspicion(job);
     if suspicion.is_some() {
-        context.outcomes.prepare(job.at_ms).await?;
+        context.outcomes.prepare(job).await?;
     }
     context.caught_up(intake.state_seq).await?;
     let now = context.clock.now();

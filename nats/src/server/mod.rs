@@ -9,9 +9,11 @@ mod link;
 pub mod node;
 mod ports;
 mod process;
+mod routes;
 pub mod version;
 
 pub use config::{ClusterConfig, Leaf, Login, ServerConfig, Sync};
 pub use link::Link;
 pub use ports::{PortError, free_port};
 pub use process::{Server, ServerError};
+pub use routes::Routes;

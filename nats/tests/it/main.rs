@@ -11,6 +11,7 @@ mod connect;
 mod follow;
 mod group;
 mod guide;
+mod leave;
 mod mirror;
 mod regions;
 mod server;

@@ -5,7 +5,6 @@ pub mod balancer;
 mod hub;
 pub mod network;
 mod program;
-mod routes;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{Leaf, Link, Server, ServerConfig, free_port};
+use peal_nats::server::{Leaf, Link, Routes, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, Current, Links, Topology};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -41,7 +40,6 @@ use crate::wait::{self, Patience};
 pub use api::{Answer, Api, plain_client};
 pub use hub::{Hub, LINK_LIMIT};
 pub use program::{END_LIMIT, Program};
-pub use routes::Routes;
 
 /// The app that everything belongs to.
 pub const APP: &str = "shop";

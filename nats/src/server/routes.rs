@@ -1,8 +1,8 @@
-//! The network between the servers of a cluster: a link for each direction between two of them.
+//! The network between the servers of a cluster, for tests: a link for each direction between two of them.
 
 use std::io;
 
-use peal_nats::server::{ClusterConfig, Link, PortError, free_port};
+use super::{ClusterConfig, Link, PortError, free_port};
 
 /// The links, by the server that they lead to and the one that they come from.
 pub struct Routes {
@@ -12,6 +12,9 @@ pub struct Routes {
 
 impl Routes {
     /// The network of `count` servers, whole.
+    ///
+    /// # Errors
+    /// When there is no free port.
     pub async fn new(count: usize) -> io::Result<Self> {
         let ports = (0..count).map(|_| free_port()).collect::<Result<Vec<_>, PortError>>();
         let ports = ports.map_err(io::Error::other)?;
@@ -26,7 +29,10 @@ impl Routes {
         Ok(Routes { ports, links })
     }
 
-    /// How the server `number` of the cluster `name` takes part.
+    /// How the server `number` of the cluster `name` takes part, which is then called `node-<number>`.
+    ///
+    /// # Errors
+    /// When there is no free port.
     pub fn of(&self, number: usize, name: &str) -> Result<ClusterConfig, PortError> {
         let others = self.links.iter().enumerate().filter(|(other, _)| *other != number);
         Ok(ClusterConfig {
