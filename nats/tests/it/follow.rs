@@ -32,8 +32,8 @@ async fn what_comes_late_is_waited_for() {
     // A paused consumer is as slow as a server that was just started and reads its files.
     let consumers: Vec<_> = stream.consumer_names().try_collect().await.unwrap();
     let [consumer] = &consumers[..] else { panic!("one consumer, not {consumers:?}") };
-    let in_an_hour = async_nats::datetime::from_nanos(4_000_000_000_000_000_000).unwrap();
-    let paused = stream.pause_consumer(consumer, in_an_hour).await.unwrap();
+    let long_after = async_nats::datetime::from_nanos(4_000_000_000_000_000_000).unwrap();
+    let paused = stream.pause_consumer(consumer, long_after).await.unwrap();
     assert!(paused.paused);
     publish("followed.second").await;
     let early = tokio::time::timeout(LONG, follower.next()).await;
