@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::connect::Connection;
 use crate::follow::Stored;
-use crate::subjects::Subjects;
+use crate::subjects::{Region, Subjects};
 use crate::topology::{OTHERS_STATE, metadata};
 
 /// JetStream did not say.
@@ -73,7 +73,7 @@ pub struct StreamFacts {
     pub sources: Vec<SourceFacts>,
 }
 
-/// A stream of another domain from which a stream takes messages.
+/// A stream from which another one takes messages, mostly of another domain.
 #[derive(Debug, Clone, Serialize)]
 pub struct SourceFacts {
     /// The domain.
@@ -131,13 +131,14 @@ struct ExternalInfo {
     api: String,
 }
 
-impl From<SourceInfo> for SourceFacts {
-    fn from(info: SourceInfo) -> Self {
+impl SourceInfo {
+    fn facts(self, region: &Region) -> SourceFacts {
+        let info = self;
         let domain = info
             .external
             .and_then(|external| Some(external.api.strip_prefix("$JS.")?.strip_suffix(".API")?.to_owned()));
         SourceFacts {
-            from: domain.unwrap_or_default(),
+            from: domain.unwrap_or_else(|| region.to_string()),
             lag: info.lag,
             silent_for: u64::try_from(info.active).ok().map(Duration::from_nanos),
         }
@@ -205,7 +206,8 @@ impl Connection {
         let subject = format!("$JS.{}.API.STREAM.INFO.{stream}", self.region);
         let answer = self.client.request(subject, Default::default()).await.map_err(failed("a stream"))?;
         let info: SourcesInfo = serde_json::from_slice(&answer.payload).map_err(failed("a stream"))?;
-        let mut sources: Vec<SourceFacts> = info.sources.into_iter().map(Into::into).collect();
+        let mut sources: Vec<SourceFacts> =
+            info.sources.into_iter().map(|source| source.facts(&self.region)).collect();
         sources.sort_by(|a, b| a.from.cmp(&b.from));
         Ok(sources)
     }

@@ -167,10 +167,7 @@ pub async fn conclude(
     let accepted = load.accepted();
     settle(region, journal, provider, &accepted).await?;
     let repaired = incidents.iter().map(|incident| incident.repaired_ms).max();
-    let changes = match &region.spread {
-        Some(spread) => spread.after(repaired.unwrap_or_default()).await?,
-        None => Vec::new(),
-    };
+    let changes = region.spread.after(repaired.unwrap_or_default()).await?;
     let calls = provider.calls();
     let findings = compare(&accepted, &journal.entries(), &calls, incidents);
     let log = &load.log();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::DeleteStreamErrorKind;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{Context, ErrorCode, consumer, stream};
+use async_nats::jetstream::stream::RetentionPolicy;
+use async_nats::jetstream::{self, Context, ErrorCode, consumer, stream};
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::change::{Change, Desired, Kind, Plan, Target};
@@ -105,39 +107,69 @@ async fn step(jetstream: &Context, change: &Change, allow_destructive: bool) -> 
 async fn send_again(jetstream: &Context, config: &stream::Config) -> Result<(), ApplyError> {
     for source in config.sources.iter().flatten() {
         let (Some(external), Some(consumer)) = (&source.external, &source.consumer) else { continue };
-        let at_origin =
-            |verb: &str| format!("{}.CONSUMER.{verb}.{}.{}", external.api_prefix, source.name, consumer.name);
         let absent = |error: async_nats::Error| ApplyError::Absent {
             origin: external.api_prefix.split('.').nth(1).unwrap_or_default().to_owned(),
             stream: config.name.clone(),
             source: error,
         };
-        // Asked first, since the server does not answer the other request when there is no such stream.
-        match ask(jetstream, at_origin("INFO"), "").await.map_err(absent)? {
-            Response::Ok(_) => {}
-            Response::Err { error } if is_absent(error.error_code()) => continue,
-            Response::Err { error } => return Err(absent(error.into())),
-        }
-        match ask(jetstream, at_origin("RESET"), r#"{"seq":1}"#).await.map_err(absent)? {
-            Response::Ok(_) => {}
-            Response::Err { error } => return Err(absent(error.into())),
-        }
+        let origin = Origin {
+            api: jetstream::with_prefix(jetstream.client(), &external.api_prefix),
+            prefix: &external.api_prefix,
+            stream: &source.name,
+            consumer: &consumer.name,
+        };
+        origin.send_again().await.map_err(absent)?;
     }
     Ok(())
 }
 
-/// Asks an origin. A link that is just being made answers a moment later.
-async fn ask(
-    jetstream: &Context,
-    subject: String,
-    body: &'static str,
-) -> Result<Response<serde_json::Value>, async_nats::Error> {
-    let deadline = Instant::now() + ORIGIN_LIMIT;
-    loop {
-        match jetstream.client().request(subject.clone(), body.into()).await {
-            Ok(answer) => return Ok(serde_json::from_slice(&answer.payload)?),
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(ORIGIN_PAUSE).await,
-            Err(error) => return Err(error.into()),
+/// A stream of another domain, and the consumer that hands it on.
+struct Origin<'a> {
+    api: Context,
+    prefix: &'a str,
+    stream: &'a str,
+    consumer: &'a str,
+}
+
+impl Origin<'_> {
+    async fn send_again(mut self) -> Result<(), async_nats::Error> {
+        self.api.set_timeout(STEP_LIMIT);
+        // Asked first, since the server does not answer a reset when there is no such stream.
+        let info = self.ask::<consumer::Info>(format!("CONSUMER.INFO.{}.{}", self.stream, self.consumer), "");
+        let consumer = match info.await? {
+            Response::Ok(found) => found.config,
+            Response::Err { error } if is_absent(error.error_code()) => return Ok(()),
+            Response::Err { error } => return Err(error.into()),
+        };
+        let info = self.ask::<stream::Info>(format!("STREAM.INFO.{}", self.stream), "").await?;
+        let Response::Ok(stream::Info { config, .. }) = info else { return Ok(()) };
+        if config.retention == RetentionPolicy::WorkQueue {
+            // What was handed on has left it; a new one takes everything once more from where it takes it.
+            self.api.delete_stream(self.stream).await?;
+            create_stream(&self.api, &config).await?;
+            return upsert_consumer(&self.api, self.stream, &consumer).await;
+        }
+        let reset = format!("CONSUMER.RESET.{}.{}", self.stream, self.consumer);
+        match self.ask::<serde_json::Value>(reset, r#"{"seq":1}"#).await? {
+            Response::Ok(_) => Ok(()),
+            Response::Err { error } => Err(error.into()),
+        }
+    }
+
+    /// Asks. A link that is just being made answers a moment later.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        what: String,
+        body: &'static str,
+    ) -> Result<Response<T>, async_nats::Error> {
+        let subject = format!("{}.{what}", self.prefix);
+        let deadline = Instant::now() + ORIGIN_LIMIT;
+        loop {
+            match self.api.client().request(subject.clone(), body.into()).await {
+                Ok(answer) => return Ok(serde_json::from_slice(&answer.payload)?),
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(ORIGIN_PAUSE).await,
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 }

@@ -4,11 +4,18 @@
 //! *origin* defines (ADR-60). With those a link that heals delivers again within seconds; the consumers that the server
 //! makes by itself took 30 to 40 s (tried with 2.15.1). Which messages go is the consumer's filter: the server takes no
 //! filter of a source that names its consumer.
+//!
+//! Such a consumer acknowledges everything up to a message, and a message that is replaced while it is on its way counts
+//! as acknowledged (2.15.1). In a bucket, where a key that is written again replaces what it was, a cut link would so
+//! lose what other keys said just before. State is therefore handed on from a work queue, which a message leaves when the
+//! other side has it and not sooner; within one domain the server's own consumers, which acknowledge nothing, fill it.
 
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy};
-use async_nats::jetstream::stream::{self, DiscardPolicy, External, Source, StreamConsumerSource};
+use async_nats::jetstream::stream::{
+    self, DiscardPolicy, External, RetentionPolicy, Source, StreamConsumerSource, SubjectTransform,
+};
 
 use super::metadata;
 use super::streams::{Definition, EVENTS, INTAKE, StreamSpec, bytes};
@@ -23,6 +30,9 @@ pub const OTHERS_STATE: &str = "STATE_OTHERS";
 /// A region's stream with the ids that the other regions accepted: the headers of their INTAKE, no content.
 pub const OTHERS_ACCEPTED: &str = "ACCEPTED_OTHERS";
 
+/// Room for state on its way to one domain. What is beyond waits in the bucket, where only the last of each key counts.
+const STATE_ON_ITS_WAY: u64 = 64 << 20;
+
 /// How long ids are handed on: an id is recognised for 24 hours, and a region may be cut off meanwhile.
 const ACCEPTED_MAX_AGE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
 
@@ -36,18 +46,20 @@ const IDLE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Messages that wait for a link at which `nats server check consumer` turns critical.
 const WAITING_CRITICAL: u64 = 1_000_000;
 
+/// The stream with the state that is on its way to the domain `to`, such as `STATE_TO_hub`.
+#[must_use]
+pub fn state_to(to: &Region) -> String {
+    format!("STATE_TO_{to}")
+}
+
 pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<StreamSpec> {
     let hub = Definition { region: hub, options, subjects: Subjects::new(hub) };
-    let to_regions = |stream: &str, subjects: fn(&Subjects) -> String| {
-        let to_region = |region: &Region| {
-            let others = regions.iter().filter(|other| *other != region);
-            let filters: Vec<_> = others.map(|other| subjects(&Subjects::new(other))).collect();
-            (!filters.is_empty()).then(|| hub.handing_on(stream, region, filters))
-        };
-        regions.iter().filter_map(to_region).collect::<Vec<_>>()
+    let others = |region: &Region| -> Vec<Subjects> {
+        regions.iter().filter(|other| *other != region).map(Subjects::new).collect()
     };
+    let told = || regions.iter().filter(|region| !others(region).is_empty());
     let count = regions.len().max(1) as u64;
-    vec![
+    let mut streams = vec![
         StreamSpec {
             consumers: Vec::new(),
             config: stream::Config {
@@ -62,9 +74,11 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
             },
         },
         StreamSpec {
-            consumers: to_regions(INTAKE, Subjects::intake_all)
-                .into_iter()
-                .map(|consumer| consumer::Config { headers_only: true, ..consumer })
+            consumers: told()
+                .map(|region| {
+                    let filters = others(region).iter().map(Subjects::intake_all).collect();
+                    consumer::Config { headers_only: true, ..hub.handing_on(INTAKE, region, filters) }
+                })
                 .collect(),
             config: stream::Config {
                 discard: DiscardPolicy::Old,
@@ -78,20 +92,36 @@ pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<St
             },
         },
         StreamSpec {
-            consumers: to_regions(ALL_STATE, Subjects::state_all),
+            consumers: Vec::new(),
             config: stream::Config {
                 max_bytes: gathered_bytes(options.max_bytes.state, count),
                 ..hub.gathered_state(
                     ALL_STATE,
                     "State that all regions wrote",
-                    regions
-                        .iter()
-                        .map(|region| hub.source(region, &Subjects::new(region).state_stream()))
-                        .collect(),
+                    regions.iter().map(|region| hub.source(region, &state_to(hub.region))).collect(),
                 )
             },
         },
-    ]
+    ];
+    // A source for each region: one that joins brings its own, and what the others sent is not sent again.
+    streams.extend(told().map(|region| {
+        let taken = others(region).iter().map(|other| taken(ALL_STATE, vec![other.state_all()])).collect();
+        hub.state_on_its_way(region, taken)
+    }));
+    streams
+}
+
+/// What a stream takes from another one of its domain.
+fn taken(stream: &str, filters: Vec<String>) -> Source {
+    // Transforms that change nothing: the server knows no other way to name several filters.
+    let same = |filter: String| SubjectTransform { source: filter.clone(), destination: filter };
+    Source {
+        name: stream.to_owned(),
+        // Otherwise a stream that is empty and forgot where it stood begins with what is written now.
+        start_sequence: Some(1),
+        subject_transforms: filters.into_iter().map(same).collect(),
+        ..Source::default()
+    }
 }
 
 /// Room for what `regions` regions write: half as much again, since each message also says where it came from.
@@ -102,17 +132,15 @@ fn gathered_bytes(of_one: u64, regions: u64) -> i64 {
 impl Definition<'_> {
     /// Adds to a region's streams what links it with the hub and the other regions.
     pub(super) fn link(&self, links: &Links, streams: &mut Vec<StreamSpec>) {
-        let handed_on = [
-            (INTAKE.to_owned(), vec![self.subjects.intake_unpinned()]),
-            (EVENTS.to_owned(), vec![self.subjects.event_unpinned()]),
-            (self.subjects.state_stream(), self.subjects.state_unpinned()),
-        ];
-        for (name, filters) in handed_on {
-            let consumer = self.handing_on(&name, &links.hub, filters);
+        let handed_on = [(INTAKE, self.subjects.intake_unpinned()), (EVENTS, self.subjects.event_unpinned())];
+        for (name, filter) in handed_on {
+            let consumer = self.handing_on(name, &links.hub, vec![filter]);
             if let Some(spec) = streams.iter_mut().find(|spec| spec.config.name == name) {
                 spec.consumers.push(consumer);
             }
         }
+        let unpinned = taken(&self.subjects.state_stream(), self.subjects.state_unpinned());
+        streams.push(self.state_on_its_way(&links.hub, vec![unpinned]));
         if links.others.is_empty() {
             return;
         }
@@ -123,7 +151,7 @@ impl Definition<'_> {
                 ..self.gathered_state(
                     OTHERS_STATE,
                     "State that the other regions wrote",
-                    vec![self.source(&links.hub, ALL_STATE)],
+                    vec![self.source(&links.hub, &state_to(self.region))],
                 )
             },
         });
@@ -141,6 +169,21 @@ impl Definition<'_> {
                 )
             },
         });
+    }
+
+    /// State on its way to the domain `to`: in the order in which it was written, until `to` has it.
+    fn state_on_its_way(&self, to: &Region, taken: Vec<Source>) -> StreamSpec {
+        let name = state_to(to);
+        StreamSpec {
+            consumers: vec![self.handing_on(&name, to, Vec::new())],
+            config: stream::Config {
+                retention: RetentionPolicy::WorkQueue,
+                // A full one takes up again where it stopped once there is room.
+                discard: DiscardPolicy::New,
+                max_bytes: bytes(STATE_ON_ITS_WAY),
+                ..self.gathered(&name, &format!("State on its way to {to}"), taken)
+            },
+        }
     }
 
     /// The consumer of `stream` from which the domain `to` sources.
@@ -217,8 +260,9 @@ mod tests {
         }
         let mut sources = 0;
         for topology in &topologies {
-            for source in topology.streams.iter().flat_map(|spec| spec.config.sources.iter().flatten()) {
-                let prefix = &source.external.as_ref().unwrap().api_prefix;
+            let all = topology.streams.iter().flat_map(|spec| spec.config.sources.iter().flatten());
+            for (source, external) in all.filter_map(|source| Some((source, source.external.as_ref()?))) {
+                let prefix = &external.api_prefix;
                 let origin =
                     topologies.iter().find(|origin| *prefix == format!("$JS.{}.API", origin.region)).unwrap();
                 let named = source.consumer.as_ref().unwrap();
@@ -235,8 +279,9 @@ mod tests {
     #[test]
     fn a_region_gets_what_the_others_wrote_and_not_its_own() {
         let hub = Topology::for_hub(&"hub".parse().unwrap(), &regions(), &Options::laptop());
-        let to_us = &hub.stream(ALL_STATE).unwrap().consumers[1];
-        assert_eq!(to_us.filter_subjects, ["$KV.state_eu.>", "$KV.state_ap.>"]);
+        let to_us = hub.stream("STATE_TO_us").unwrap().config.sources.as_ref().unwrap();
+        let taken: Vec<_> = to_us.iter().map(|source| &source.subject_transforms[0].source).collect();
+        assert_eq!(taken, ["$KV.state_eu.>", "$KV.state_ap.>"]);
         let ids_to_us = &hub.stream(INTAKE).unwrap().consumers[1];
         assert_eq!(ids_to_us.filter_subjects, ["peal.eu.intake.>", "peal.ap.intake.>"]);
         assert!(ids_to_us.headers_only, "content of another region is of no use here");
@@ -253,9 +298,29 @@ mod tests {
         };
         assert_eq!(filters(INTAKE), ["peal.eu.intake.*.*"]);
         assert_eq!(filters(EVENTS), ["peal.eu.event.*.*.*"]);
-        let state = filters("KV_state_eu");
+        let state = &eu.stream("STATE_TO_hub").unwrap().config.sources.as_ref().unwrap()[0];
+        let state: Vec<_> = state.subject_transforms.iter().map(|same| same.source.clone()).collect();
         assert!(state.contains(&"$KV.state_eu.recipient.>".to_owned()));
         assert!(state.iter().all(|filter| !filter.contains("pinned") && filter.starts_with("$KV.state_eu.")));
+    }
+
+    /// What is replaced on its way would count as acknowledged, with everything before it.
+    #[test]
+    fn nothing_that_is_replaced_is_handed_on() {
+        let links = Links { hub: "hub".parse().unwrap(), others: regions()[1..].to_vec() };
+        let options = Options { links: Some(links), ..Options::laptop() };
+        let topologies = [
+            Topology::for_hub(&"hub".parse().unwrap(), &regions(), &options),
+            Topology::for_region(&regions()[0], &options),
+        ];
+        let mut found = 0;
+        for spec in topologies.iter().flat_map(|topology| &topology.streams) {
+            for _ in spec.consumers.iter().filter(|consumer| consumer.deliver_subject.is_some()) {
+                assert_eq!(spec.config.max_messages_per_subject, -1, "{}", spec.config.name);
+                found += 1;
+            }
+        }
+        assert_eq!(found, 2 * 3 + 3);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use peal_nats::publish::Outgoing;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
 use peal_nats::state::{StateWriter, WriteError, Written};
 use peal_nats::topology::{
-    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, plan,
+    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, plan, state_to,
 };
 use peal_nats::{Region, Subjects};
 use serde_json::json;
@@ -90,6 +90,14 @@ impl Place {
         self.writer.update(&recipient(), change).await.unwrap()
     }
 
+    async fn write(&self, key: &RecordKey, number: u64) {
+        let change = |record: &mut Record, stamp: &_| {
+            record.set("number", json!(number), stamp);
+            Ok::<_, WriteError>(())
+        };
+        self.writer.update(key, change).await.unwrap();
+    }
+
     async fn take_over_erasure(&self) {
         let erased = self.mirror.get(&recipient()).unwrap().unwrap();
         self.writer.take_over_erasure(&recipient(), erased).await.unwrap();
@@ -147,6 +155,12 @@ fn recipient() -> RecordKey {
     RecordKey::new(Kind::Recipient, &app, "u-1")
 }
 
+/// Somebody else, who is written again and again.
+fn busy() -> RecordKey {
+    let app: AppId = "shop".parse().unwrap();
+    RecordKey::new(Kind::Recipient, &app, "u-busy")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_region_writes_reaches_the_hub_and_the_others() {
     let world = World::start().await;
@@ -195,6 +209,39 @@ async fn a_region_that_is_cut_off_goes_on_and_its_opt_out_wins() {
     .await;
     assert_eq!(world.us.allowed("marketing"), Some(false));
     eventually("the hub has every event", || async { world.events_at_hub().await == 1_000 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_when_a_link_is_cut_outlives_what_is_written_again_and_again() {
+    let world = World::start().await;
+    world.us.set("marketing", Some(true)).await;
+    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(true) }).await;
+
+    // Sent before the servers notice that nobody hears it. In a bucket, whatever replaces a message that is on its way
+    // counts as its acknowledgement, and as that of all before it.
+    world.us.link.silence();
+    world.us.set("marketing", Some(false)).await;
+    for number in 0..200 {
+        world.us.write(&busy(), number).await;
+    }
+    world.us.link.cut();
+    for number in 200..400 {
+        world.us.write(&busy(), number).await;
+    }
+    world.us.link.heal();
+    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
+        .await;
+    eventually("eu has the last of the others", || async {
+        world.eu.mirror.get(&busy()).unwrap().is_some_and(|found| found.get("number") == Some(&json!(399)))
+    })
+    .await;
+    // What has arrived waits no longer.
+    for (connection, to) in [(&world.us.connection, "hub"), (&world.hub_connection, "eu")] {
+        eventually("nothing is on its way", || async {
+            connection.stream_state(&state_to(&named(to))).await.is_ok_and(|state| state.messages == 0)
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,8 +122,8 @@ pub struct Region {
     pub connection: Connection,
     /// For calling the gateway, or the load balancer before several.
     pub api: Api,
-    /// How fast changes of its state are everywhere, where it is linked with no other region: those look for themselves.
-    pub spread: Option<Spread>,
+    /// How fast changes of its state are in all of its programs.
+    pub spread: Spread,
     /// How long the last [`until_copied`](Self::until_copied) waited.
     pub copied_after: Option<Duration>,
     topology: Topology,
@@ -139,7 +139,6 @@ impl Region {
         let mut folder = tempfile::tempdir()?;
         folder.disable_cleanup(std::env::var_os("PEAL_FAULT_KEEP").is_some());
         let name: RegionName = wanted.name.parse()?;
-        let is_linked = wanted.linked.is_some();
         let (links, leaf) = wanted.linked.unzip();
         let nats_folder = wanted.nats_folder.unwrap_or_else(|| folder.path().join("nats"));
         let mut config = ServerConfig::new(name.clone(), nats_folder);
@@ -211,10 +210,7 @@ impl Region {
         };
         let api = Api::new(address, &key, &secret)?;
         let programs = gateways.iter().chain(&dispatchers).map(|program| program.address).collect();
-        let spread = match is_linked {
-            true => None,
-            false => Some(Spread::start(&api, &connection, programs)?),
-        };
+        let spread = Spread::start(&api, &connection, programs)?;
         let region = Region {
             spread,
             nodes,
