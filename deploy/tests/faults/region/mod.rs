@@ -435,7 +435,8 @@ fn unfinished(stream: &StreamFacts) -> Vec<String> {
     if stream.messages > 0 && counts {
         found.push(format!("{}: {} messages", stream.name, stream.messages));
     }
-    for consumer in &stream.consumers {
+    // What goes to another domain is acknowledged in a pause, or after thousands: the scenarios compare the streams.
+    for consumer in stream.consumers.iter().filter(|consumer| !consumer.pushes) {
         let waits = consumer.pending + consumer.unacknowledged as u64;
         if waits > 0 {
             found.push(format!("{} {}: {waits} in work", stream.name, consumer.name));
