@@ -2,7 +2,6 @@
 //! [`Reader`] ends where the stream does.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -346,7 +345,7 @@ impl Follower {
                     }
                 }
                 Ok(None) => self.messages = None,
-                Err(_) if self.connects != self.connects_now() => self.messages = None,
+                Err(_) if self.connects != self.connection.connects() => self.messages = None,
                 Err(_) if self.quiet_since.elapsed() >= IDENTITY_INTERVAL => {
                     self.quiet_since = Instant::now();
                     if let Some(quiet) = self.look().await {
@@ -356,10 +355,6 @@ impl Follower {
                 Err(_) => {}
             }
         }
-    }
-
-    fn connects_now(&self) -> u64 {
-        self.connection.client.statistics().connects.load(Ordering::Relaxed)
     }
 
     fn take(
@@ -398,7 +393,7 @@ impl Follower {
     }
 
     async fn open(&mut self) -> Option<Followed> {
-        self.connects = self.connects_now();
+        self.connects = self.connection.connects();
         match self.connection.stream_state(&self.stream).await {
             Ok(state) => {
                 if self.is_replaced(&state) {

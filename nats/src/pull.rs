@@ -47,8 +47,9 @@ pub struct Job {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A time for which a lane heard of its consumer without a break. In a break the server that led the consumer may have been
-/// lost, and with it what it had handed out or been told last (2.15 writes that down a little later).
+/// A time for which a lane heard of its consumer over one connection and without a break. In a break the server that led
+/// the consumer may have been lost, and with it what it had handed out or been told last (2.15 writes that down a little
+/// later). A server may be back sooner than its absence is felt: then the connection tells.
 #[derive(Debug, Clone, Copy)]
 pub struct Session {
     /// When it began.
@@ -59,6 +60,7 @@ pub struct Session {
     pub before_ms: Option<i64>,
     /// When the consumer was made.
     pub consumer_since_ms: i64,
+    connects: u64,
 }
 
 impl Session {
@@ -67,7 +69,7 @@ impl Session {
         lane: &Lane,
         before: Option<(Session, Instant)>,
     ) -> Result<Self, StateError> {
-        let began = Instant::now();
+        let (began, connects) = (Instant::now(), connection.connects());
         let times = connection.consumer_times(&lane.stream, &lane.consumer).await?;
         let heard_ms = |(session, heard): (Session, Instant)| {
             let lasted = heard.saturating_duration_since(session.began).as_millis();
@@ -78,7 +80,13 @@ impl Session {
             began_ms: times.now_ms,
             before_ms: before.map(heard_ms),
             consumer_since_ms: times.since_ms,
+            connects,
         })
+    }
+
+    /// Whether what comes now may come of a server that was started again.
+    fn is_over(&self, connection: &Connection) -> bool {
+        self.connects != connection.connects()
     }
 }
 
@@ -262,14 +270,14 @@ impl Lane {
                 idle_heartbeat: nanoseconds(HEARTBEAT),
             };
             let payload = serde_json::to_vec(&request).map_err(|error| failed(Box::new(error)))?;
-            let session = match *heard {
+            let mut session = match *heard {
                 // A lane with all its messages in hand may not have asked for more while a leader was lost.
-                Some((session, last)) if !is_broken && last.elapsed() < BREAK => session,
-                before => {
-                    let session = Session::begin(connection, self, before).await?;
-                    *heard = Some((session, session.began));
+                Some((session, last))
+                    if !is_broken && last.elapsed() < BREAK && !session.is_over(connection) =>
+                {
                     session
                 }
+                _ => self.begin_session(connection, heard).await?,
             };
             is_broken = false;
             let asked =
@@ -282,6 +290,10 @@ impl Lane {
                     incoming = receive(&mut subscriber) => incoming?,
                 };
                 if !matches!(incoming, Incoming::BrokenOff) {
+                    // The client keeps a request that it could not send, and sends it to the next server.
+                    if session.is_over(connection) {
+                        session = self.begin_session(connection, heard).await?;
+                    }
                     *heard = Some((session, Instant::now()));
                 }
                 match incoming {
@@ -303,6 +315,16 @@ impl Lane {
                 }
             }
         }
+    }
+
+    async fn begin_session(
+        &self,
+        connection: &Connection,
+        heard: &mut Option<(Session, Instant)>,
+    ) -> Result<Session, StateError> {
+        let session = Session::begin(connection, self, *heard).await?;
+        *heard = Some((session, session.began));
+        Ok(session)
     }
 
     /// All permits that are free, at least one. `None` when it is time to stop.

@@ -13,6 +13,7 @@ mod group;
 mod guide;
 mod leave;
 mod mirror;
+mod pull;
 mod regions;
 mod server;
 mod support;
