@@ -24,6 +24,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(2_500);
 /// Silence for which a server may have been lost and another one lead the consumer: they elect after 4 s (`raft.go`).
 const BREAK: Duration = Duration::from_secs(2);
+/// How often the server is told that a message is still in hand; well below the consumers' acknowledgement wait.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a lane that has hardly a permit left waits for more of them before it asks again.
 const GATHER: Duration = Duration::from_millis(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -160,11 +162,33 @@ impl Job {
     }
 
     /// Still at it: the acknowledgement wait starts again.
-    ///
-    /// # Errors
-    /// [`AckError`] when the connection is closed.
-    pub async fn progress(&self) -> Result<(), AckError> {
+    async fn progress(&self) -> Result<(), AckError> {
         self.message.ack_with(AckKind::Progress).await.map_err(AckError)
+    }
+
+    /// Does `work` and tells the server meanwhile that the message is still in hand. Without it the server hands the message
+    /// to somebody else when its wait is over, who knows nothing of what is done here.
+    pub async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
+        loop {
+            // Cancel-safe: the work is pinned outside the loop and goes on.
+            tokio::select! {
+                done = &mut work => return done,
+                _ = progress.tick() => {
+                    if let Err(error) = self.progress().await {
+                        tracing::debug!(error = &error as &dyn std::error::Error, "progress could not be told");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the server that handed it out has been there all the time since. Another one may have handed it to somebody
+    /// else.
+    #[must_use]
+    pub fn is_ours(&self, connection: &Connection) -> bool {
+        connection.is_connected() && !self.session.is_over(connection)
     }
 
     /// Never again, and why: operators read the reason in the server's advisory.

@@ -12,7 +12,6 @@ use peal_common::template::{RenderError, Rendered};
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
-use super::PROGRESS_INTERVAL;
 use crate::channels::Message;
 use crate::context::Context;
 
@@ -99,7 +98,7 @@ fn render(
     })
 }
 
-/// Calls the provider. While it takes its time the server is told that the delivery is still in hand.
+/// Calls the provider.
 pub(super) async fn send(context: &Context, job: &Job, work: &Work, ready: &Ready) -> Outcome {
     let Some(provider) = context.providers.of(work.channel) else {
         return Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None };
@@ -122,19 +121,5 @@ pub(super) async fn send(context: &Context, job: &Job, work: &Work, ready: &Read
         collapse_key: notification.collapse_key.as_deref(),
         metadata: &notification.metadata,
     };
-    let call = provider.send(&message);
-    tokio::pin!(call);
-    let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
-    progress.tick().await;
-    loop {
-        // Cancel-safe: the call is pinned outside the loop and goes on.
-        tokio::select! {
-            outcome = &mut call => return outcome,
-            _ = progress.tick() => {
-                if let Err(error) = job.progress().await {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "progress could not be told");
-                }
-            }
-        }
-    }
+    provider.send(&message).await
 }

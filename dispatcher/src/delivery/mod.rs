@@ -16,7 +16,6 @@ use peal_common::outcome::Outcome;
 use peal_nats::publish::PublishError;
 use peal_nats::pull::{AckError, Job, Lane};
 use peal_nats::topology::{deliver_consumer, work_stream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +27,6 @@ use attempt::Decision;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause before JetStream is asked again to store what came of a delivery.
 const UNSAID_PAUSE: Duration = Duration::from_millis(200);
-/// How often a slow provider's delivery tells the server that it is still in hand; well below the consumers' wait.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a delivery could not be made or settled now. It comes again.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +43,8 @@ enum DeliveryError {
     /// It was not acknowledged.
     #[error(transparent)]
     Ack(#[from] AckError),
-    /// Nothing could be settled.
-    #[error("not connected to a NATS server")]
+    /// The server that handed it out is gone, or was.
+    #[error("the connection to the NATS server was lost meanwhile")]
     Disconnected,
 }
 
@@ -96,7 +93,7 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
         Ok(_) => return context.foreign(&job, Some(channel), &WrongChannel).await,
         Err(error) => return context.unreadable(&job, Some(channel), &error).await,
     };
-    if let Err(error) = deliver(context, &job, Box::new(work)).await {
+    if let Err(error) = job.keep(deliver(context, &job, Box::new(work))).await {
         tracing::warn!(
             sequence = job.sequence,
             delivery.channel = %channel,
@@ -113,10 +110,8 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
 struct WrongChannel;
 
 async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), DeliveryError> {
-    let Some(_in_hand) = context.in_hand.take(&work.delivery, work.replays) else {
-        return Ok(job.nak(PAUSE).await?);
-    };
-    let suspicion = match work.repeat {
+    let in_hand = context.in_hand.take(&work.delivery, work.replays).await;
+    let suspicion = match work.repeat || in_hand.is_repeated {
         true => Some(Suspicion::Repeated),
         false => context.outcomes.suspicion(job),
     };
@@ -128,8 +123,9 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     context.caught_up(work.state_seq).await?;
     match attempt::decide(context, &work)? {
         Decision::Send(ready) => {
-            // What could not be settled now would have to be sent again.
-            if !context.connection.is_connected() {
+            // What could not be settled now would have to be sent again, and a server that was started again may have
+            // handed this to somebody else already.
+            if !job.is_ours(&context.connection) {
                 return Err(DeliveryError::Disconnected);
             }
             let outcome = attempt::send(context, job, &work, &ready).await;
@@ -150,7 +146,6 @@ async fn settle(
     class: Class,
     outcome: Outcome,
 ) -> Result<(), DeliveryError> {
-    let mut told = Instant::now();
     loop {
         match settle::after_attempt(context, job, &work, class, &outcome).await {
             Err(DeliveryError::Say(SayError::Publish(error @ PublishError::Unavailable { .. }))) => {
@@ -163,11 +158,6 @@ async fn settle(
             settled => return settled,
         }
         tokio::time::sleep(UNSAID_PAUSE).await;
-        if told.elapsed() >= PROGRESS_INTERVAL {
-            told = Instant::now();
-            // Without it the server hands the delivery to somebody else, who knows nothing of the call.
-            let _ = job.progress().await;
-        }
     }
 }
 

@@ -90,7 +90,7 @@ pub enum Origin {
 
 /// Fans out one notification and acknowledges it, or leaves it to come again.
 pub async fn handle(context: &Context, job: Job, origin: Origin) {
-    if let Err(error) = take_up(context, &job, origin).await {
+    if let Err(error) = job.keep(take_up(context, &job, origin)).await {
         tracing::warn!(
             sequence = job.sequence,
             error = &error as &dyn std::error::Error,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{consumer, stream};
+use futures_util::StreamExt as _;
 use peal_nats::connect::Connection;
 use peal_nats::publish::Outgoing;
 use peal_nats::pull::{Job, Lane};
@@ -45,9 +46,22 @@ async fn a_server_that_is_back_before_it_is_missed_begins_a_session() {
     let killed = Instant::now();
     running.server.kill().await.unwrap();
     running.server.restart().await.unwrap();
+    assert!(!first.is_ours(&connection), "somebody else may have it");
     // Only now the lane can ask again.
     drop(first);
     let next = timeout(LIMIT, jobs.recv()).await.unwrap().unwrap();
+    assert!(next.is_ours(&connection));
     assert!(next.session.began > killed, "what the server forgot would be taken for new");
     assert!(next.session.began_ms >= next.at_ms);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_is_told_that_a_message_is_still_in_hand() {
+    let (_running, connection) = connected().await;
+    let (mut jobs, _lane) = jobs(&connection).await;
+    let mut told = connection.client.subscribe("$JS.ACK.>").await.unwrap();
+    connection.publish(Outgoing::new("jobs".to_owned(), "long")).await.unwrap();
+    let job = timeout(LIMIT, jobs.recv()).await.unwrap().unwrap();
+    let first = job.keep(timeout(LIMIT, told.next())).await.unwrap().unwrap();
+    assert_eq!(first.payload, "+WPI");
 }
