@@ -237,7 +237,7 @@ async fn start(
         Rules { networks, longest_lag, pinned: settings.region.pinned },
     );
 
-    let hub = settings.topology.hub.as_ref().map(ToString::to_string);
+    let hub = settings.topology.hub.clone();
     let queues = Arc::new(Queues::new(connection.clone(), hub));
     let mut names = settings.topology.regions.clone();
     if names.is_empty() {

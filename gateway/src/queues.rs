@@ -8,9 +8,9 @@ use std::time::Duration;
 use peal_common::channel::{Channel, Priority};
 use peal_nats::inspect::StreamFacts;
 use peal_nats::topology::{
-    DEAD_LETTERS, EVENTS, INTAKE, SANDBOX, SCHEDULE, deliver_consumer, fanout_consumer, work_stream,
+    DEAD_LETTERS, EVENTS, INTAKE, SANDBOX, SCHEDULE, deliver_consumer, fanout_consumer, state_to, work_stream,
 };
-use peal_nats::{Connection, Subjects};
+use peal_nats::{Connection, Region};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -51,7 +51,7 @@ pub struct Depths {
 }
 
 impl Depths {
-    fn of(streams: &[StreamFacts], hub: Option<&str>, state: &str) -> Self {
+    fn of(streams: &[StreamFacts], hub: Option<&Region>) -> Self {
         let stream = |name: &str| streams.iter().find(|stream| stream.name == name);
         let messages = |name: &str| stream(name).map_or(0, |stream| stream.messages);
         let channel =
@@ -64,8 +64,8 @@ impl Depths {
             sandbox: stream(SANDBOX).is_some(),
             lag: hub.and_then(|hub| {
                 Some(LagView {
-                    events: unconfirmed(stream(EVENTS)?, hub)?,
-                    state: unconfirmed(stream(state)?, hub)?,
+                    events: unconfirmed(stream(EVENTS)?, hub.as_str())?,
+                    state: on_its_way(stream(&state_to(hub))?, hub.as_str())?,
                 })
             }),
         }
@@ -92,6 +92,12 @@ fn unconfirmed(stream: &StreamFacts, to: &str) -> Option<u64> {
     Some(found.pending.saturating_add(u64::try_from(found.unacknowledged).unwrap_or(u64::MAX)))
 }
 
+/// The same of a queue that another stream fills: what has not come to it yet counts, too.
+fn on_its_way(queue: &StreamFacts, to: &str) -> Option<u64> {
+    let behind: u64 = queue.sources.iter().map(|source| source.lag).sum();
+    Some(unconfirmed(queue, to)?.saturating_add(behind))
+}
+
 fn lanes(stream: &StreamFacts, consumer: fn(Priority) -> String) -> Lanes {
     Priority::ALL.map(|priority| {
         let name = consumer(priority);
@@ -106,14 +112,14 @@ fn lanes(stream: &StreamFacts, consumer: fn(Priority) -> String) -> Lanes {
 /// Asks for the depths, not too often.
 pub struct Queues {
     connection: Connection,
-    hub: Option<String>,
+    hub: Option<Region>,
     answer: Mutex<Option<(Instant, Option<Arc<Depths>>)>>,
 }
 
 impl Queues {
     /// Depths as `connection` says them.
     #[must_use]
-    pub fn new(connection: Connection, hub: Option<String>) -> Self {
+    pub fn new(connection: Connection, hub: Option<Region>) -> Self {
         Queues { connection, hub, answer: Mutex::default() }
     }
 
@@ -126,10 +132,7 @@ impl Queues {
             return depths.clone();
         }
         let depths = match tokio::time::timeout(ASK_LIMIT, self.connection.stream_facts()).await {
-            Ok(Ok(streams)) => {
-                let state = Subjects::new(&self.connection.region).state_stream();
-                Some(Arc::new(Depths::of(&streams, self.hub.as_deref(), &state)))
-            }
+            Ok(Ok(streams)) => Some(Arc::new(Depths::of(&streams, self.hub.as_ref()))),
             Ok(Err(error)) => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
@@ -146,7 +149,7 @@ impl Queues {
 
 #[cfg(test)]
 mod tests {
-    use peal_nats::inspect::ConsumerFacts;
+    use peal_nats::inspect::{ConsumerFacts, SourceFacts};
 
     use super::*;
 
@@ -169,21 +172,23 @@ mod tests {
 
     #[test]
     fn lanes_are_read_from_their_consumers() {
+        let behind = SourceFacts { from: "eu".to_owned(), lag: 2, silent_for: None };
         let streams = [
             stream("INTAKE", 900, &[("fanout_critical", 1, 2), ("fanout_bulk", 4, 0)]),
             stream("WORK_SMS", 7, &[("deliver_normal", 5, 1), ("other", 99, 99)]),
             stream("DEAD_LETTERS", 3, &[]),
             stream("EVENTS", 9, &[("hub", 5, 2)]),
-            stream("KV_state_eu", 1, &[("hub", 0, 0)]),
+            StreamFacts { sources: vec![behind], ..stream("STATE_TO_hub", 1, &[("hub", 1, 0)]) },
         ];
-        let depths = Depths::of(&streams, Some("hub"), "KV_state_eu");
+        let hub: Region = "hub".parse().unwrap();
+        let depths = Depths::of(&streams, Some(&hub));
         assert_eq!(depths.fanout[0], Lane { waiting: 1, in_hand: 2 });
         assert_eq!(depths.fanout[3], Lane { waiting: 4, in_hand: 0 });
         let [(Channel::Sms, sms)] = depths.channels.as_slice() else { panic!("{depths:?}") };
         assert_eq!(sms[2], Lane { waiting: 5, in_hand: 1 });
         assert_eq!((depths.total(), depths.dead_letters, depths.scheduled), (13, 3, 0));
-        assert_eq!((depths.waiting(), depths.lag), (10, Some(LagView { events: 7, state: 0 })));
-        assert!(!depths.sandbox && Depths::of(&streams, None, "").lag.is_none());
-        assert!(Depths::of(&streams[..4], Some("hub"), "KV_state_eu").lag.is_none(), "nobody knows");
+        assert_eq!((depths.waiting(), depths.lag), (10, Some(LagView { events: 7, state: 3 })));
+        assert!(!depths.sandbox && Depths::of(&streams, None).lag.is_none());
+        assert!(Depths::of(&streams[..4], Some(&hub)).lag.is_none(), "nobody knows");
     }
 }

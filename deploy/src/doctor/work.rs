@@ -2,7 +2,7 @@
 
 use peal_nats::connect::Connection;
 use peal_nats::inspect::StreamFacts;
-use peal_nats::topology::DEAD_LETTERS;
+use peal_nats::topology::{DEAD_LETTERS, STATE_TO};
 
 use super::{Check, size};
 
@@ -53,8 +53,10 @@ fn queues(streams: &[StreamFacts]) -> Check {
 fn fill(streams: &[StreamFacts]) -> Check {
     let percent =
         |stream: &&StreamFacts| stream.max_bytes.map(|limit| stream.bytes.saturating_mul(100) / limit.max(1));
+    // A queue of a link that is full lets the bucket before it wait: see the links.
     let fullest = streams
         .iter()
+        .filter(|stream| !stream.name.starts_with(STATE_TO))
         .filter_map(|stream| Some((percent(&stream)?, stream)))
         .max_by_key(|(percent, _)| *percent);
     let Some((percent, stream)) = fullest else {

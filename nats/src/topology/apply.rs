@@ -105,6 +105,7 @@ async fn step(jetstream: &Context, change: &Change, allow_destructive: bool) -> 
 /// Has the origins of a stream that is about to be made hand on everything from their beginning: their consumers stand
 /// where a stream of this name stood before, if there was one. An origin that has no such consumer begins there anyway.
 async fn send_again(jetstream: &Context, config: &stream::Config) -> Result<(), ApplyError> {
+    let mut result = Ok(());
     for source in config.sources.iter().flatten() {
         let (Some(external), Some(consumer)) = (&source.external, &source.consumer) else { continue };
         let absent = |error: async_nats::Error| ApplyError::Absent {
@@ -118,9 +119,10 @@ async fn send_again(jetstream: &Context, config: &stream::Config) -> Result<(), 
             stream: &source.name,
             consumer: &consumer.name,
         };
-        origin.send_again().await.map_err(absent)?;
+        // One that is away keeps none of the others from being asked.
+        result = result.and(origin.send_again().await.map_err(absent));
     }
-    Ok(())
+    result
 }
 
 /// A stream of another domain, and the consumer that hands it on.
@@ -146,13 +148,31 @@ impl Origin<'_> {
         if config.retention == RetentionPolicy::WorkQueue {
             // What was handed on has left it; a new one takes everything once more from where it takes it.
             self.api.delete_stream(self.stream).await?;
-            create_stream(&self.api, &config).await?;
-            return upsert_consumer(&self.api, self.stream, &consumer).await;
+            return self.create(&config, &consumer).await;
         }
         let reset = format!("CONSUMER.RESET.{}.{}", self.stream, self.consumer);
         match self.ask::<serde_json::Value>(reset, r#"{"seq":1}"#).await? {
             Response::Ok(_) => Ok(()),
             Response::Err { error } => Err(error.into()),
+        }
+    }
+
+    /// Makes the stream and its consumer. A link that breaks just now must not leave the origin without them.
+    async fn create(
+        &self,
+        config: &stream::Config,
+        consumer: &consumer::Config,
+    ) -> Result<(), async_nats::Error> {
+        let deadline = Instant::now() + STEP_LIMIT;
+        loop {
+            let created = async {
+                create_stream(&self.api, config).await?;
+                upsert_consumer(&self.api, self.stream, consumer).await
+            };
+            match created.await {
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(ORIGIN_PAUSE).await,
+                result => return result,
+            }
         }
     }
 

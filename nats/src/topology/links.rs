@@ -45,11 +45,16 @@ const MAX_DELIVER: i64 = -1;
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// Messages that wait for a link at which `nats server check consumer` turns critical.
 const WAITING_CRITICAL: u64 = 1_000_000;
+/// The same of state: well below what fits into [`STATE_ON_ITS_WAY`].
+const STATE_CRITICAL: u64 = 50_000;
+
+/// How the streams begin that [`state_to`] names.
+pub const STATE_TO: &str = "STATE_TO_";
 
 /// The stream with the state that is on its way to the domain `to`, such as `STATE_TO_hub`.
 #[must_use]
 pub fn state_to(to: &Region) -> String {
-    format!("STATE_TO_{to}")
+    format!("{STATE_TO}{to}")
 }
 
 pub(super) fn hub(hub: &Region, regions: &[Region], options: &Options) -> Vec<StreamSpec> {
@@ -174,8 +179,9 @@ impl Definition<'_> {
     /// State on its way to the domain `to`: in the order in which it was written, until `to` has it.
     fn state_on_its_way(&self, to: &Region, taken: Vec<Source>) -> StreamSpec {
         let name = state_to(to);
+        let metadata = metadata::for_consumer(self.region, MAX_ON_THE_WAY, STATE_CRITICAL);
         StreamSpec {
-            consumers: vec![self.handing_on(&name, to, Vec::new())],
+            consumers: vec![consumer::Config { metadata, ..self.handing_on(&name, to, Vec::new()) }],
             config: stream::Config {
                 retention: RetentionPolicy::WorkQueue,
                 // A full one takes up again where it stopped once there is room.

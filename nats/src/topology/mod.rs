@@ -22,7 +22,7 @@ pub use change::{Change, Danger, FieldChange, Kind, Plan, Target};
 pub use check::{CheckError, Finding, Report, check};
 pub use current::{Current, CurrentStream, ReadError};
 pub use diff::plan;
-pub use links::{ALL_STATE, OTHERS_ACCEPTED, OTHERS_STATE, state_to};
+pub use links::{ALL_STATE, OTHERS_ACCEPTED, OTHERS_STATE, STATE_TO, state_to};
 pub use options::{Links, MaxBytes, Options};
 pub use streams::{
     ATTEMPTS, DEAD_LETTERS, DUE_CONSUMER, EVENTS, INBOX, INTAKE, SANDBOX, SCHEDULE, StreamSpec,
