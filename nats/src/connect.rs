@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, context::ContextBuilder};
-use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerError};
 use peal_common::settings::{self, Settings, SettingsError};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -160,7 +160,7 @@ impl Options {
 #[derive(Debug, Clone)]
 pub struct Connection {
     /// For core NATS.
-    pub client: async_nats::Client,
+    pub client: Client,
     /// For the region's JetStream domain.
     pub jetstream: jetstream::Context,
     /// The region.
@@ -172,6 +172,11 @@ pub struct Connection {
     pub(crate) acks: Arc<Acks>,
     /// Where there is more than one server.
     _leaving: Option<Arc<AbortOnDropHandle<()>>>,
+}
+
+/// How often a client has connected.
+pub(crate) fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
 }
 
 impl Connection {
@@ -186,7 +191,7 @@ impl Connection {
     /// been away, or that it is another one.
     #[must_use]
     pub fn connects(&self) -> u64 {
-        self.client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed)
+        connects(&self.client)
     }
 }
 
@@ -302,7 +307,7 @@ pub async fn connect(options: &Options) -> Result<Connection, ConnectError> {
     })
 }
 
-fn context(client: async_nats::Client, domain: &Region, limit: Duration) -> jetstream::Context {
+fn context(client: Client, domain: &Region, limit: Duration) -> jetstream::Context {
     ContextBuilder::new().domain(domain.as_str()).timeout(limit).build(client)
 }
 

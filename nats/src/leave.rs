@@ -17,6 +17,8 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::connect::connects;
+
 /// How often JetStream is asked.
 const EVERY: Duration = Duration::from_secs(2);
 /// How long JetStream may be silent: electing a leader takes up to 9 s (nats-server 2.15, `raft.go`).
@@ -109,7 +111,7 @@ async fn change(client: &Client, servers: usize) {
     let deadline = Instant::now() + CHANGE_LIMIT * u32::try_from(servers).unwrap_or(u32::MAX);
     let mut leaving = None;
     while Instant::now() < deadline {
-        let connects = client.statistics().connects.load(Ordering::Relaxed);
+        let connects = connects(client);
         // Asked for while there is no connection, it would end the next one, whichever that is.
         if client.connection_state() == State::Connected && leaving != Some(connects) {
             if leaving.is_some() && client.server_info().server_id != left {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::{AckKind, Message};
-use async_nats::{StatusCode, Subscriber};
+use async_nats::{Client, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::Connection;
+use crate::connect::{Connection, connects};
 use crate::follow::StateError;
 
 /// How long one pull request stands at the server.
@@ -87,8 +88,8 @@ impl Session {
     }
 
     /// Whether what comes now may come of a server that was started again.
-    fn is_over(&self, connection: &Connection) -> bool {
-        self.connects != connection.connects()
+    fn is_over(&self, client: &Client) -> bool {
+        self.connects != connects(client)
     }
 }
 
@@ -153,12 +154,16 @@ impl Job {
         self.message.double_ack().await.map_err(AckError)
     }
 
-    /// Not now: again after `delay`.
+    /// Not now: again after `delay`. When the server that handed it out is gone this says nothing, and it comes again after
+    /// its acknowledgement wait: the next server may have handed it to somebody else, from whom this would take it.
     ///
     /// # Errors
     /// [`AckError`] when the connection is closed.
     pub async fn nak(&self, delay: Duration) -> Result<(), AckError> {
-        self.message.ack_with(AckKind::Nak(Some(delay))).await.map_err(AckError)
+        match self.is_ours() {
+            true => self.message.ack_with(AckKind::Nak(Some(delay))).await.map_err(AckError),
+            false => Ok(()),
+        }
     }
 
     /// Still at it: the acknowledgement wait starts again.
@@ -184,11 +189,12 @@ impl Job {
         }
     }
 
-    /// Whether the server that handed it out has been there all the time since. Another one may have handed it to somebody
-    /// else.
+    /// Whether the connection stands over which it came. A server that was started again may have handed the message to
+    /// somebody else.
     #[must_use]
-    pub fn is_ours(&self, connection: &Connection) -> bool {
-        connection.is_connected() && !self.session.is_over(connection)
+    pub fn is_ours(&self) -> bool {
+        let client = self.message.context.client();
+        client.connection_state() == State::Connected && !self.session.is_over(&client)
     }
 
     /// Never again, and why: operators read the reason in the server's advisory.
@@ -221,9 +227,6 @@ enum PullError {
     /// The client can't subscribe or publish.
     #[error("the connection does not take requests")]
     Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It can't be asked when the consumer was made.
-    #[error(transparent)]
-    Unknown(#[from] StateError),
     /// Nobody answers for this consumer.
     #[error("nobody answers for this consumer; see `peal topology check`")]
     NoConsumer,
@@ -260,8 +263,7 @@ impl Lane {
         while !stop.is_cancelled() {
             let pulled = self.pull(connection, &permits, stop, &mut pause, &mut heard, &mut handle);
             if let Err(error) = pulled.await {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(stream = %self.stream, consumer = %self.consumer, error, "cannot pull yet");
+                self.warn(&error);
             }
             rest(&mut pause, stop).await;
         }
@@ -297,11 +299,14 @@ impl Lane {
             let mut session = match *heard {
                 // A lane with all its messages in hand may not have asked for more while a leader was lost.
                 Some((session, last))
-                    if !is_broken && last.elapsed() < BREAK && !session.is_over(connection) =>
+                    if !is_broken && last.elapsed() < BREAK && !session.is_over(&connection.client) =>
                 {
                     session
                 }
-                _ => self.begin_session(connection, heard).await?,
+                _ => match self.begin_session(connection, heard, pause, stop).await {
+                    Some(session) => session,
+                    None => return Ok(()),
+                },
             };
             is_broken = false;
             let asked =
@@ -315,8 +320,11 @@ impl Lane {
                 };
                 if !matches!(incoming, Incoming::BrokenOff) {
                     // The client keeps a request that it could not send, and sends it to the next server.
-                    if session.is_over(connection) {
-                        session = self.begin_session(connection, heard).await?;
+                    if session.is_over(&connection.client) {
+                        match self.begin_session(connection, heard, pause, stop).await {
+                            Some(begun) => session = begun,
+                            None => return Ok(()),
+                        }
                     }
                     *heard = Some((session, Instant::now()));
                 }
@@ -341,14 +349,29 @@ impl Lane {
         }
     }
 
+    fn warn(&self, error: &(dyn std::error::Error + 'static)) {
+        tracing::warn!(stream = %self.stream, consumer = %self.consumer, error, "cannot pull yet");
+    }
+
+    /// Tries until the consumer says when it was made; what has come meanwhile waits. `None` when it is time to stop.
     async fn begin_session(
         &self,
         connection: &Connection,
         heard: &mut Option<(Session, Instant)>,
-    ) -> Result<Session, StateError> {
-        let session = Session::begin(connection, self, *heard).await?;
-        *heard = Some((session, session.began));
-        Ok(session)
+        pause: &mut Duration,
+        stop: &CancellationToken,
+    ) -> Option<Session> {
+        while !stop.is_cancelled() {
+            match Session::begin(connection, self, *heard).await {
+                Ok(session) => {
+                    *heard = Some((session, session.began));
+                    return Some(session);
+                }
+                Err(error) => self.warn(&error),
+            }
+            rest(pause, stop).await;
+        }
+        None
     }
 
     /// All permits that are free, at least one. `None` when it is time to stop.

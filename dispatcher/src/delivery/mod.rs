@@ -110,8 +110,12 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
 struct WrongChannel;
 
 async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), DeliveryError> {
-    let in_hand = context.in_hand.take(&work.delivery, work.replays).await;
-    let suspicion = match work.repeat || in_hand.is_repeated {
+    let Some(_in_hand) = context.in_hand.take(&work.delivery, work.replays) else {
+        // A server that was started again has handed it out once more. What whoever has it tells the server holds for
+        // this one too; given back it would be handed to another process, which knows of neither.
+        return Ok(());
+    };
+    let suspicion = match work.repeat {
         true => Some(Suspicion::Repeated),
         false => context.outcomes.suspicion(job),
     };
@@ -125,7 +129,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
         Decision::Send(ready) => {
             // What could not be settled now would have to be sent again, and a server that was started again may have
             // handed this to somebody else already.
-            if !job.is_ours(&context.connection) {
+            if !job.is_ours() {
                 return Err(DeliveryError::Disconnected);
             }
             let outcome = attempt::send(context, job, &work, &ready).await;
