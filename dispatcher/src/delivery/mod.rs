@@ -71,8 +71,7 @@ pub async fn run(
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
         let context = Arc::clone(&context);
-        // On the heap, since a task's future is moved several times and this one is large.
-        tasks.spawn(Box::pin(async move { handle(&context, job, channel).await }));
+        tasks.spawn(async move { handle(&context, job, channel).await });
     })
     .await;
 }
@@ -93,7 +92,9 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
         Ok(_) => return context.foreign(&job, Some(channel), &WrongChannel).await,
         Err(error) => return context.unreadable(&job, Some(channel), &error).await,
     };
-    if let Err(error) = job.keep(deliver(context, &job, Box::new(work))).await {
+    // On the heap, since a task's future is moved several times and this one is large.
+    let delivered = Box::pin(deliver(context, &job, Box::new(work)));
+    if let Err(error) = job.keep(delivered).await {
         tracing::warn!(
             sequence = job.sequence,
             delivery.channel = %channel,

@@ -73,8 +73,7 @@ pub async fn run(context: Shared, priority: Priority, tasks: TaskTracker, stop: 
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
         let context = Arc::clone(&context);
-        // On the heap, since a task's future is moved several times and this one is large.
-        tasks.spawn(Box::pin(async move { handle(&context, job, Origin::Intake).await }));
+        tasks.spawn(async move { handle(&context, job, Origin::Intake).await });
     })
     .await;
 }
@@ -90,7 +89,9 @@ pub enum Origin {
 
 /// Fans out one notification and acknowledges it, or leaves it to come again.
 pub async fn handle(context: &Context, job: Job, origin: Origin) {
-    if let Err(error) = job.keep(take_up(context, &job, origin)).await {
+    // On the heap, since a task's future is moved several times and this one is large.
+    let taken_up = Box::pin(take_up(context, &job, origin));
+    if let Err(error) = job.keep(taken_up).await {
         tracing::warn!(
             sequence = job.sequence,
             error = &error as &dyn std::error::Error,
