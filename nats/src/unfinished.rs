@@ -1,8 +1,10 @@
 //! Reading from INTAKE and EVENTS which notifications of a region have not ended.
 
+use std::time::Duration;
+
 use async_nats::header::NATS_MESSAGE_ID;
 use jiff::Timestamp;
-use peal_common::envelope::Envelope as _;
+use peal_common::envelope::{Envelope as _, Intake};
 use peal_common::event::Event;
 use peal_common::id::{AppId, NotificationId};
 use peal_common::takeover::Unfinished;
@@ -15,6 +17,9 @@ use crate::topology::{EVENTS, INTAKE};
 /// What stands between the id of a message and the region that it is taken back from, where the stream has the id already
 /// and may still recognise it. No id of a notification holds it.
 pub const TAKEN_BACK: char = '~';
+
+/// How far clocks of one region may differ.
+const CLOCKS: Duration = Duration::from_secs(60);
 
 /// What the streams tell of the notifications of a region.
 #[derive(Debug)]
@@ -40,13 +45,13 @@ pub async fn unfinished(
     region: &Region,
     mut progress: impl FnMut(u64, usize),
 ) -> Result<Told, StateError> {
+    let since = first_accepted(connection, region).await?;
     // What happened to the last notification that is read must be read, too.
     let mut intake = Reader::open(connection, INTAKE).await?;
     let mut events = Reader::open(connection, EVENTS).await?;
-    let since = intake.peek().await?.map_or(0, |first| first.at_ms);
     let first_event = events.peek().await?;
     let events_since = first_event.filter(|first| first.sequence > 1).map_or(i64::MIN, |first| first.at_ms);
-    let unfinished = Unfinished::new(region.clone(), timestamp(since));
+    let unfinished = Unfinished::new(region.clone(), since);
     let mut told = Told { unfinished, accepted: 0, too_old: 0, end: 0 };
     let mut read = 0_u64;
     loop {
@@ -81,6 +86,17 @@ pub async fn unfinished(
             }
         }
     }
+}
+
+/// When the first notification of a region that INTAKE still has was accepted, or a little earlier: nothing that happened
+/// to it has an earlier time. The time of the message does not tell: the hub may have got events before it.
+async fn first_accepted(connection: &Connection, region: &Region) -> Result<Timestamp, StateError> {
+    let first = connection.next_of(INTAKE, &Subjects::new(region).intake_all(), 0).await?;
+    let accepted = first.map(|first| {
+        let intake = Intake::decode(&first.payload);
+        intake.map_or(timestamp(first.at_ms), |intake| intake.notification.accepted_at)
+    });
+    Ok(accepted.and_then(|at| at.checked_sub(CLOCKS).ok()).unwrap_or_default())
 }
 
 /// App and id of an accepted notification, which its message is recognised by.

@@ -19,3 +19,4 @@ mod server;
 mod support;
 mod sweep;
 mod topology;
+mod unfinished;
