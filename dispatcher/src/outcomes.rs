@@ -33,6 +33,8 @@ const SKEW_MS: i64 = 2_000;
 /// How long after a break other dispatchers may still say what came of calls that they had made by then: what a call may
 /// take, and its event.
 const UNSAID: Duration = Duration::from_secs(30);
+/// How old an answer may be: when reading took longer, what was stored meanwhile is read as well.
+const FRESH: Duration = Duration::from_millis(500);
 /// The most settled deliveries that are remembered, about 100 bytes each.
 const CAPACITY: usize = 500_000;
 
@@ -136,8 +138,24 @@ impl RecentOutcomes {
         slot.as_ref().map(answer).ok_or(UnknownOutcome::TooSlow)
     }
 
-    /// Reads up to the stream's present end. When it is broken off, the next one goes on from there.
+    /// Reads until the end that was reached is the stream's present end, or was a moment ago.
     async fn catch_up(
+        &self,
+        slot: &mut Option<Index>,
+        job: &Job,
+        suspicion: Suspicion,
+    ) -> Result<(), UnknownOutcome> {
+        loop {
+            let began = Instant::now();
+            self.read_to_end(slot, job, suspicion).await?;
+            if began.elapsed() < FRESH {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads up to what is the stream's end now. When it is broken off, the next one goes on from there.
+    async fn read_to_end(
         &self,
         slot: &mut Option<Index>,
         job: &Job,
