@@ -21,7 +21,7 @@ use peal_nats::catalog::{TAKEN_OVER_FACET, cancellation_key};
 use peal_nats::follow::{Reader, Stored};
 use peal_nats::publish::{ACCEPTED_HEADER, Outgoing};
 use peal_nats::state::{StateWriter, WriteError};
-use peal_nats::topology::{EVENTS, INTAKE, OTHERS_STATE};
+use peal_nats::topology::{EVENTS, INTAKE};
 use peal_nats::unfinished::{TAKEN_BACK, Told, name, unfinished};
 use peal_nats::{Connection, Region, Subjects};
 use serde_json::Value;
@@ -35,8 +35,6 @@ const ALIVE_LIMIT: Duration = Duration::from_secs(2);
 /// How long the hub may take to tell this region all that it knows of the state.
 const LEVEL_LIMIT: Duration = Duration::from_secs(30);
 const LEVEL_INTERVAL: Duration = Duration::from_millis(500);
-/// The hub gives a sign of life every second.
-const HEARD: Duration = Duration::from_secs(3);
 /// Notifications that are handed over at once.
 const AT_ONCE: usize = 64;
 /// How often it is told how far it is.
@@ -92,7 +90,7 @@ pub async fn take_over(
     );
     let hub = connection.in_domain(name);
     is_gone(connection, &hub, from, Duration::from_secs(settings.topology.silence_seconds)).await?;
-    has_all_state(connection).await?;
+    has_all_state(connection, name).await?;
 
     let known = read(connection, &hub, from, output).await?;
     let Told { unfinished, accepted, too_old, .. } = known.told;
@@ -161,20 +159,19 @@ async fn heard_of(hub: &Connection, from: &Region) -> anyhow::Result<Option<Dura
 }
 
 /// Waits until this region has all state that the hub has: recipients and wishes that the lost region wrote.
-async fn has_all_state(connection: &Connection) -> anyhow::Result<()> {
+async fn has_all_state(connection: &Connection, hub: &Region) -> anyhow::Result<()> {
     let began = Instant::now();
     let mut look = tokio::time::interval(LEVEL_INTERVAL);
     loop {
         look.tick().await;
-        let sources = connection.sources(OTHERS_STATE).await?;
-        let behind: u64 = sources.iter().map(|source| source.lag).sum();
-        let heard = sources.iter().all(|source| source.silent_for.is_some_and(|silence| silence < HEARD));
-        if heard && behind == 0 {
+        let missing = connection.state_missing(hub).await?;
+        if missing == Some(0) {
             return Ok(());
         }
         ensure!(
             began.elapsed() < LEVEL_LIMIT,
-            "this region has not got all state from the hub yet ({behind} changes are missing): look at `peal doctor`"
+            "this region has not got all state from the hub yet ({} changes are missing): look at `peal doctor`",
+            missing.map_or_else(|| "nobody knows how many".to_owned(), |missing| missing.to_string())
         );
     }
 }

@@ -17,7 +17,7 @@ use peal_nats::dead_letter::dead_letter_id;
 use peal_nats::mirror::{Mirror, NotReady};
 use peal_nats::publish::{Outgoing, Pending, PublishError};
 use peal_nats::pull::Job;
-use peal_nats::{Connection, Subjects};
+use peal_nats::{Connection, Region, Subjects};
 
 use crate::channels::Providers;
 use crate::delivery::InHand;
@@ -47,6 +47,8 @@ pub struct Policy {
 pub struct Context {
     /// The region's JetStream.
     pub connection: Connection,
+    /// The hub, where regions are linked.
+    pub hub: Option<Region>,
     /// The region's subjects.
     pub subjects: Subjects,
     /// The time.

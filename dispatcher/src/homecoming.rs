@@ -6,22 +6,20 @@
 use std::time::Duration;
 
 use peal_common::clock::Clock;
-use peal_nats::Connection;
 use peal_nats::follow::{StateError, Stored};
-use peal_nats::topology::{EVENTS, INTAKE, OTHERS_STATE};
+use peal_nats::topology::{EVENTS, INTAKE};
+use peal_nats::{Connection, Region};
 use tokio::time::Instant;
 
 /// How long the hub may take after a silence. After that the region goes on by itself, as one that is cut off does.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The same after a restart: a link that stands tells within a moment.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
-/// The hub gives a sign of life every second.
-const HEARD: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Waits until it is known what was taken over: for long when the region wrote no event for `silence`, since nobody takes
 /// over a region that was heard of since.
-pub async fn wait(connection: &Connection, clock: &Clock, silence: Duration) {
+pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence: Duration) {
     let began = Instant::now();
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     let limit = loop {
@@ -38,7 +36,7 @@ pub async fn wait(connection: &Connection, clock: &Clock, silence: Duration) {
             return;
         }
     };
-    while !is_told(connection).await {
+    while !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
         if began.elapsed() >= limit {
             tracing::warn!("the hub does not answer: what others took over meanwhile may be delivered twice");
             return;
@@ -60,13 +58,4 @@ async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64
     };
     let age = |last: Stored| u64::try_from(clock.now_ms().saturating_sub(last.at_ms)).unwrap_or(0);
     Ok(Some(last.map_or(u64::MAX, age)))
-}
-
-/// Whether everything that the hub has to tell stands in this region's stream.
-async fn is_told(connection: &Connection) -> bool {
-    let Ok(sources) = connection.sources(OTHERS_STATE).await else { return false };
-    let is_level = |source: &peal_nats::inspect::SourceFacts| {
-        source.lag == 0 && source.silent_for.is_some_and(|it| it < HEARD)
-    };
-    !sources.is_empty() && sources.iter().all(is_level)
 }

@@ -74,6 +74,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         in_hand: InHand::default(),
         policy: policy(&settings),
         providers,
+        hub: settings.topology.hub.clone(),
         mirror,
         clock,
         connection,
@@ -85,9 +86,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         .with_context(|| format!("cannot listen on {} (dispatcher.listen)", settings.dispatcher.listen))?;
     tasks.spawn(health::serve(listener, Arc::clone(&context), exporter, stop.clone()));
     tasks.spawn(register(Arc::clone(&context), stop.clone()));
-    if settings.topology.hub.is_some() {
+    if let Some(hub) = context.hub.as_ref().filter(|_| !context.connection.others.is_empty()) {
         let silence = Duration::from_secs(settings.topology.silence_seconds);
-        stop.run_until_cancelled(homecoming::wait(&context.connection, &context.clock, silence)).await;
+        stop.run_until_cancelled(homecoming::wait(&context.connection, hub, &context.clock, silence)).await;
     }
     let mirror_stop = CancellationToken::new();
     tasks.spawn(mirror_task.run(mirror_stop.clone()));

@@ -1,12 +1,14 @@
-//! Sweeping the work queues: a server that crashed may hold on to deliveries that were acknowledged before, which nobody
-//! is ever given again. See [`peal_nats::sweep`] for why removing them is safe; several dispatchers may do it at once.
+//! Sweeping the work queues, those of deliveries and those of state on its way between regions: a server that crashed may
+//! hold on to what was acknowledged before, which nobody is ever given again. See [`peal_nats::sweep`] for why removing it
+//! is safe; several dispatchers may do it at once.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use peal_common::channel::Priority;
+use peal_nats::Region;
 use peal_nats::sweep::Quiet;
-use peal_nats::topology::{deliver_consumer, work_stream};
+use peal_nats::topology::{deliver_consumer, state_to, work_stream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -51,35 +53,45 @@ async fn sweep_on(context: &Context) {
     }
 }
 
-/// A queue's stream and consumer.
-type Lane = (String, String);
+/// The domain of a queue, its stream and its consumer.
+type Lane = (Region, String, String);
 
-/// Looks at every queue that this dispatcher works on; returns those that are quiet.
+/// The queues that this dispatcher works on, and those that carry state from this region and to it.
+fn lanes(context: &Context) -> Vec<Lane> {
+    let here = &context.connection.region;
+    let channels = context.providers.channels();
+    let deliveries = channels.flat_map(|channel| {
+        Priority::ALL.map(|priority| (here.clone(), work_stream(channel), deliver_consumer(priority)))
+    });
+    let between = |from: &Region, to: &Region| (from.clone(), state_to(to), to.to_string());
+    let state = context.hub.iter().flat_map(|hub| [between(here, hub), between(hub, here)]);
+    deliveries.chain(state).collect()
+}
+
+/// Looks at every queue; returns those that are quiet.
 async fn look(context: &Context, before: &HashMap<Lane, Quiet>) -> HashMap<Lane, Quiet> {
     let mut quiet = HashMap::new();
-    for channel in context.providers.channels() {
-        for priority in Priority::ALL {
-            let lane = (work_stream(channel), deliver_consumer(priority));
-            let (stream, consumer) = &lane;
-            match context.connection.sweep(stream, consumer, before.get(&lane).copied()).await {
-                Ok(swept) => {
-                    if swept.purged > 0 {
-                        tracing::info!(
-                            stream = %stream,
-                            consumer = %consumer,
-                            messages = swept.purged,
-                            "removed deliveries that were acknowledged before the server crashed"
-                        );
-                    }
-                    if let Some(found) = swept.quiet {
-                        quiet.insert(lane, found);
-                    }
+    for lane in lanes(context) {
+        let (domain, stream, consumer) = &lane;
+        let connection = context.connection.in_domain(domain);
+        match connection.sweep(stream, consumer, before.get(&lane).copied()).await {
+            Ok(swept) => {
+                if swept.purged > 0 {
+                    tracing::info!(
+                        stream = %stream,
+                        consumer = %consumer,
+                        messages = swept.purged,
+                        "removed what was acknowledged before the server crashed"
+                    );
                 }
-                Err(error) => {
-                    // Nobody waits for this; the next sweep comes by itself.
-                    let error = &error as &dyn std::error::Error;
-                    tracing::debug!(error, "a work queue is not swept this time");
+                if let Some(found) = swept.quiet {
+                    quiet.insert(lane, found);
                 }
+            }
+            Err(error) => {
+                // Nobody waits for this; the next sweep comes by itself.
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "a work queue is not swept this time");
             }
         }
     }

@@ -15,7 +15,12 @@ use tokio::time::Instant;
 use crate::connect::Connection;
 use crate::follow::Stored;
 use crate::subjects::{Region, Subjects};
-use crate::topology::{OTHERS_STATE, metadata};
+use crate::topology::{OTHERS_STATE, metadata, state_to};
+
+/// What the server puts before what it says of where a message of a source came from: its stream, its sequence there.
+const SOURCE_HEADER: &str = "Nats-Stream-Source";
+/// Sources give a sign of life every second.
+const HEARD: Duration = Duration::from_secs(3);
 
 /// JetStream did not say.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,12 @@ pub struct SourceFacts {
     pub lag: u64,
     /// How long ago something was heard of it; `None` when nothing ever was.
     pub silent_for: Option<Duration>,
+}
+
+impl SourceFacts {
+    fn is_heard(&self) -> bool {
+        self.silent_for.is_some_and(|silence| silence < HEARD)
+    }
 }
 
 /// A durable consumer.
@@ -210,6 +221,50 @@ impl Connection {
             info.sources.into_iter().map(|source| source.facts(&self.region)).collect();
         sources.sort_by(|a, b| a.from.cmp(&b.from));
         Ok(sources)
+    }
+
+    /// How many changes of state the hub has that this region has not got: at least so many that it is 0 only when there
+    /// are none. `None` while a stream on their way says nothing. Only for a region that has others beside it.
+    ///
+    /// # Errors
+    /// [`InspectError`] when the hub or this region does not answer.
+    pub async fn state_missing(&self, hub: &Region) -> Result<Option<u64>, InspectError> {
+        let (hub, queue) = (self.in_domain(hub), state_to(&self.region));
+        let (into_queue, out_of_it) = (hub.sources(&queue).await?, self.sources(OTHERS_STATE).await?);
+        if out_of_it.is_empty() || !into_queue.iter().chain(&out_of_it).all(SourceFacts::is_heard) {
+            return Ok(None);
+        }
+        let queued = hub.last_sequence(&queue).await?;
+        let came = self.last_source_sequence(OTHERS_STATE).await?;
+        // A sequence that the queue has not reached is of a queue that stood there before.
+        let came = match came {
+            Some(came) if came <= hub.last_sequence(&queue).await? => came,
+            _ => hub.acknowledged(&queue, self.region.as_str()).await?,
+        };
+        let behind: u64 = into_queue.iter().map(|source| source.lag).sum();
+        Ok(Some(behind + queued.saturating_sub(came)))
+    }
+
+    /// The sequence that the last message of `stream` had where it came from; `None` when that message is gone, or there was none.
+    async fn last_source_sequence(&self, stream: &str) -> Result<Option<u64>, InspectError> {
+        let last = self.last_sequence(stream).await?;
+        if last == 0 {
+            return Ok(None);
+        }
+        let last = self.message_at(stream, last).await.map_err(failed("the last message of a stream"))?;
+        Ok(last.and_then(|last| last.header(SOURCE_HEADER)?.split(' ').nth(1)?.parse().ok()))
+    }
+
+    async fn last_sequence(&self, stream: &str) -> Result<u64, InspectError> {
+        let state = self.stream_state(stream).await.map_err(failed("a stream"))?;
+        Ok(state.last)
+    }
+
+    /// The sequence up to which everything is acknowledged to a consumer.
+    async fn acknowledged(&self, stream: &str, consumer: &str) -> Result<u64, InspectError> {
+        let handle = self.jetstream.get_stream_no_info(stream).await.map_err(failed("a stream"))?;
+        let info = handle.consumer_info(consumer).await.map_err(failed("a consumer"))?;
+        Ok(info.ack_floor.stream_sequence)
     }
 
     async fn consumer_facts(&self, stream: &str) -> Result<Vec<ConsumerFacts>, InspectError> {

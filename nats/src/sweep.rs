@@ -1,5 +1,5 @@
 //! Removing what is acknowledged and still there: after a crash, nats-server may keep messages of a work queue that
-//! were acknowledged before. No consumer is given them again, and they count as waiting work until they age away.
+//! were acknowledged before. No consumer is given them again, and they take room and count as waiting work.
 
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RetentionPolicy};
 
@@ -34,7 +34,7 @@ pub struct Swept {
 }
 
 impl Connection {
-    /// Looks at a durable consumer with one filter subject. When it is as quiet as it was at the look `before`, what is
+    /// Looks at a durable consumer with one filter subject, or none. When it is as quiet as it was at the look `before`, what is
     /// left at or below its ack floor is removed.
     ///
     /// Only acknowledged messages can be removed: the ack floor is the sequence up to which every message that matches
@@ -59,19 +59,20 @@ impl Connection {
         let handle = self.jetstream.get_stream(stream).await.map_err(|error| failed(Box::new(error)))?;
         let info = handle.consumer_info(consumer).await.map_err(|error| failed(Box::new(error)))?;
         let floor = info.ack_floor.stream_sequence;
-        let filter = info.config.filter_subject;
+        let config = info.config;
+        let filter = if config.filter_subject.is_empty() { ">" } else { &config.filter_subject };
         // A stream that lost its newest messages gives their sequences again, so a floor above them says nothing.
         let state = handle.cached_info();
         let is_queue = state.config.retention == RetentionPolicy::WorkQueue;
-        let is_quiet = info.num_pending == 0 && info.num_ack_pending == 0 && !filter.is_empty();
-        if !is_queue || !is_quiet || floor > state.state.last_sequence {
+        let is_quiet = info.num_pending == 0 && info.num_ack_pending == 0;
+        if !is_queue || !is_quiet || !config.filter_subjects.is_empty() || floor > state.state.last_sequence {
             return Ok(Swept { quiet: None, purged: 0 });
         }
         let swept = Swept { quiet: Some(Quiet { floor }), purged: 0 };
         if before != swept.quiet {
             return Ok(swept);
         }
-        let oldest = match handle.get_first_raw_message_by_subject(&filter, 0).await {
+        let oldest = match handle.get_first_raw_message_by_subject(filter, 0).await {
             Ok(message) => message.sequence,
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(swept),
             Err(error) => return Err(failed(Box::new(error))),

@@ -15,6 +15,10 @@ use super::change::{Change, Desired, Kind, Plan, Target};
 /// leader, which takes longer than a request may take in everyday work.
 const STEP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long the other side of a link takes to notice that a queue of state is gone (10 s of silence in 2.15.1, and as
+/// much again). Before that it acknowledges what a new one sends, unread.
+const NOTICED: Duration = Duration::from_secs(20);
+
 /// How long an origin may take to answer, and the pause before it is asked again.
 const ORIGIN_LIMIT: Duration = Duration::from_secs(5);
 const ORIGIN_PAUSE: Duration = Duration::from_millis(200);
@@ -81,6 +85,10 @@ async fn step(jetstream: &Context, change: &Change, allow_destructive: bool) -> 
     if matches!(change.kind, Kind::Recreate | Kind::Remove) {
         delete(jetstream, &change.target).await.map_err(failed("delete"))?;
     }
+    if matches!(&change.desired, Desired::Stream(config) if change.kind == Kind::Recreate && is_on_its_way(config))
+    {
+        tokio::time::sleep(NOTICED).await;
+    }
     match (&change.target, &change.desired) {
         (Target::Stream { .. }, Desired::Stream(config)) if change.kind == Kind::Update => {
             update_stream(jetstream, config).await.map_err(failed("update"))
@@ -145,7 +153,7 @@ impl Origin<'_> {
         };
         let info = self.ask::<stream::Info>(format!("STREAM.INFO.{}", self.stream), "").await?;
         let Response::Ok(stream::Info { config, .. }) = info else { return Ok(()) };
-        if config.retention == RetentionPolicy::WorkQueue {
+        if is_on_its_way(&config) {
             // What was handed on has left it; a new one takes everything once more from where it takes it.
             self.api.delete_stream(self.stream).await?;
             return self.create(&config, &consumer).await;
@@ -192,6 +200,11 @@ impl Origin<'_> {
             }
         }
     }
+}
+
+/// Whether what a stream holds leaves it once another domain has it.
+fn is_on_its_way(config: &stream::Config) -> bool {
+    config.retention == RetentionPolicy::WorkQueue && config.sources.is_some()
 }
 
 fn is_absent(code: ErrorCode) -> bool {

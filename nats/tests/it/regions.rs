@@ -245,6 +245,33 @@ async fn what_is_on_its_way_when_a_link_is_cut_outlives_what_is_written_again_an
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_region_knows_whether_the_hub_has_told_it_everything() {
+    let world = World::start().await;
+    let us = &world.us.connection;
+    let missing = async || us.state_missing(&named("hub")).await;
+    eventually("there is nothing to tell", async || matches!(missing().await, Ok(Some(0)))).await;
+    // Each its own key, so that none leaves the streams by being replaced.
+    let write = async |number: u64| {
+        let app: AppId = "shop".parse().unwrap();
+        world.eu.write(&RecordKey::new(Kind::Recipient, &app, &format!("u-{number}")), number).await;
+    };
+    write(0).await;
+    eventually("us has the first", async || us.stream_state(OTHERS_STATE).await.unwrap().messages == 1).await;
+    world.us.link.cut();
+    assert!(missing().await.is_err(), "nobody knows while the hub is out of reach");
+    for number in 1..300 {
+        write(number).await;
+    }
+    eventually("the hub has all", async || {
+        world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages == 300
+    })
+    .await;
+    world.us.link.heal();
+    eventually("it is told", async || matches!(missing().await, Ok(Some(0)))).await;
+    assert_eq!(us.stream_state(OTHERS_STATE).await.unwrap().messages, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_region_erases_leaves_the_streams_of_all() {
     let world = World::start().await;
     let profile = |record: &mut Record, stamp: &_| {
@@ -308,6 +335,95 @@ async fn a_copy_that_was_lost_is_filled_again_with_what_came_long_ago() {
     // What comes now goes on from there.
     world.eu.set("email", Some(false)).await;
     eventually("us knows the next one", || async { world.us.allowed("email") == Some(false) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_made_again_hands_on_everything_once_more() {
+    let world = World::start().await;
+    let app: AppId = "shop".parse().unwrap();
+    let write = async |number: u64| {
+        let key = RecordKey::new(Kind::Recipient, &app, &format!("u-{number}"));
+        world.eu.write(&key, number).await;
+    };
+    let us_has = async |messages: u64| {
+        let others = world.us.connection.stream_state(OTHERS_STATE).await;
+        others.is_ok_and(|others| others.messages == messages)
+    };
+    for number in 10..60 {
+        write(number).await;
+    }
+    eventually("us has them", async || us_has(50).await).await;
+    let hub = &world.hub_connection;
+    world.eu.connection.jetstream.delete_stream(state_to(&named("hub"))).await.unwrap();
+    hub.jetstream.delete_stream(state_to(&named("us"))).await.unwrap();
+    for number in 10..20 {
+        write(number).await;
+    }
+    world.eu.set("marketing", Some(false)).await;
+    // As the guide says.
+    for (connection, stream) in [(hub, ALL_STATE), (&world.us.connection, OTHERS_STATE)] {
+        eventually("the other side has noticed", async || {
+            let sources = connection.sources(stream).await.unwrap();
+            let silent = sources.iter().filter_map(|source| source.silent_for).max();
+            silent.is_some_and(|silent| silent > Duration::from_secs(20))
+        })
+        .await;
+    }
+    applied(&world.eu.connection.jetstream, &world.eu.topology).await;
+    applied(&hub.jetstream, &hub_topology()).await;
+    eventually("the opt-out is in force in us", async || world.us.allowed("marketing") == Some(false)).await;
+    write(60).await;
+    eventually("us has what came last", async || us_has(52).await).await;
+    let missing = async || world.us.connection.state_missing(&named("hub")).await;
+    eventually("nothing is missing", async || matches!(missing().await, Ok(Some(0)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_state_than_has_room_on_its_way_waits_in_the_bucket() {
+    let world = World::start().await;
+    world.eu.link.cut();
+    let large = "x".repeat(800 << 10);
+    let app: AppId = "shop".parse().unwrap();
+    for number in 1..100 {
+        let key = RecordKey::new(Kind::Recipient, &app, &format!("u-large-{number}"));
+        let change = |record: &mut Record, stamp: &_| {
+            record.set("large", json!(large), stamp);
+            Ok::<_, WriteError>(())
+        };
+        world.eu.writer.update(&key, change).await.unwrap();
+    }
+    world.eu.set("marketing", Some(false)).await;
+    let on_its_way = async || {
+        let queue = world.eu.connection.stream_state(&state_to(&named("hub"))).await.unwrap();
+        queue.messages
+    };
+    eventually("the queue is full", async || on_its_way().await >= 80).await;
+    assert!(on_its_way().await < 100, "not everything fits");
+    world.eu.link.heal();
+    eventually("the opt-out is in force in us", async || world.us.allowed("marketing") == Some(false)).await;
+    eventually("us has all of it", async || {
+        world.us.connection.stream_state(OTHERS_STATE).await.unwrap().messages == 100
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_not_made_while_what_it_missed_cannot_be_sent_again() {
+    let world = World::start().await;
+    world.eu.set("marketing", Some(false)).await;
+    eventually("us knows of the opt-out", async || world.us.allowed("marketing") == Some(false)).await;
+    let us = &world.us;
+    us.connection.jetstream.delete_stream(OTHERS_STATE).await.unwrap();
+    us.link.cut();
+    let current = Current::read(&us.connection.jetstream, &us.topology).await.unwrap();
+    let refused = apply(&us.connection.jetstream, &plan(&current, &us.topology), false).await.unwrap_err();
+    assert!(refused.to_string().starts_with("hub does not answer"), "{refused}");
+    us.link.heal();
+    applied(&us.connection.jetstream, &us.topology).await;
+    eventually("the opt-out is there again", async || {
+        us.connection.stream_state(OTHERS_STATE).await.is_ok_and(|state| state.messages == 1)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,10 @@ use futures_util::StreamExt as _;
 use peal_common::channel::{Channel, Priority};
 use peal_nats::publish::Outgoing;
 use peal_nats::sweep::Quiet;
-use peal_nats::topology::{Current, Options, Topology, apply, deliver_consumer, plan, work_stream};
-use peal_nats::{Connection, Subjects};
+use peal_nats::topology::{
+    Current, Links, Options, Topology, apply, deliver_consumer, plan, state_to, work_stream,
+};
+use peal_nats::{Connection, Region, Subjects};
 
 use crate::support;
 
@@ -38,14 +40,8 @@ impl Lanes {
         batch.next().await.unwrap().unwrap()
     }
 
-    /// Puts a consumer at a sequence, as if everything before had been acknowledged, and leaves the messages there:
-    /// what a server does that comes back with a consumer's state and without the removals that belong to it.
     async fn leave_behind(&self, priority: Priority, next: u64) {
-        let (region, stream, consumer) = (&self.connection.region, &self.stream, deliver_consumer(priority));
-        let subject = format!("$JS.{region}.API.CONSUMER.RESET.{stream}.{consumer}");
-        let request = format!("{{\"seq\":{next}}}");
-        let answer = self.connection.client.request(subject, request.into()).await.unwrap();
-        assert!(!String::from_utf8_lossy(&answer.payload).contains("error"), "{answer:?}");
+        leave_behind(&self.connection, &self.stream, &deliver_consumer(priority), next).await;
     }
 
     async fn sweep(&self, priority: Priority, before: Option<Quiet>) -> (Option<Quiet>, u64) {
@@ -57,6 +53,15 @@ impl Lanes {
     async fn messages(&self) -> u64 {
         self.connection.stream_state(&self.stream).await.unwrap().messages
     }
+}
+
+/// Puts a consumer at a sequence, as if everything before had been acknowledged, and leaves the messages there: what a
+/// server does that comes back with a consumer's state and without the removals that belong to it.
+async fn leave_behind(connection: &Connection, stream: &str, consumer: &str, next: u64) {
+    let subject = format!("$JS.{}.API.CONSUMER.RESET.{stream}.{consumer}", connection.region);
+    let request = format!("{{\"seq\":{next}}}");
+    let answer = connection.client.request(subject, request.into()).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer.payload).contains("error"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,4 +108,33 @@ async fn what_is_left_over_goes_and_what_waits_stays() {
     assert_eq!(lanes.sweep(swept, first).await, (None, 0));
     lanes.take(swept).await.double_ack().await.unwrap();
     assert_eq!(lanes.messages().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_whose_consumer_takes_everything_is_swept_as_well() {
+    let (running, connection) = support::connected().await;
+    let hub: Region = "hub".parse().unwrap();
+    let links = Links { hub: hub.clone(), others: Vec::new() };
+    let options = Options { links: Some(links), ..Options::laptop() };
+    let topology = Topology::for_region(&connection.region, &options);
+    let current = Current::read(&connection.jetstream, &topology).await.unwrap();
+    apply(&connection.jetstream, &plan(&current, &topology), false).await.unwrap();
+
+    let (queue, subjects) = (state_to(&hub), Subjects::new(&connection.region));
+    let write = async |key: &str| {
+        connection.publish(Outgoing::new(subjects.state(key), "{}")).await.unwrap();
+    };
+    for key in ["recipient.shop.u-1", "recipient.shop.u-2"] {
+        write(key).await;
+    }
+    let state = async || connection.stream_state(&queue).await.unwrap();
+    support::eventually("both are on their way", async || state().await.messages == 2).await;
+    assert_eq!(connection.sweep(&queue, hub.as_str(), None).await.unwrap().quiet, None);
+    leave_behind(&connection, &queue, hub.as_str(), state().await.last + 1).await;
+    let quiet = connection.sweep(&queue, hub.as_str(), None).await.unwrap().quiet;
+    assert_eq!(connection.sweep(&queue, hub.as_str(), quiet).await.unwrap().purged, 2);
+    write("recipient.shop.u-3").await;
+    support::eventually("the next one stays", async || state().await.messages == 1).await;
+    assert_eq!(connection.sweep(&queue, hub.as_str(), quiet).await.unwrap().purged, 0);
+    drop(running);
 }
