@@ -1,5 +1,7 @@
 //! Recipients: who they are and where they are reached.
 
+use std::ops::Bound;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -10,7 +12,7 @@ use crate::envelope::ContactRef;
 use crate::id::{AppId, GroupId, Region};
 use crate::preferences::Preferences;
 use crate::problem::FieldError;
-use crate::seal::{DataKey, SealError, Sealer};
+use crate::seal::{DataKey, DataKeys, SealError, Sealer};
 use crate::state::{Record, RecordKey};
 
 /// The most contacts that one recipient may have.
@@ -19,8 +21,10 @@ pub const MAX_CONTACTS: usize = 50;
 pub const MAX_ATTRIBUTES_BYTES: usize = 16 * 1024;
 const MAX_GROUPS: usize = 100;
 
-/// The facet that holds the wrapped data key.
-pub const DATA_KEY_FACET: &str = "data_key";
+/// How the facets begin that hold a wrapped data key. Each region that makes one keeps it in a facet of its own,
+/// `data_key.<region>`, so that no other region's takes its place when the records are merged: what was sealed with it
+/// would be lost.
+const DATA_KEY_FACETS: &str = "data_key";
 /// The facet that holds the sealed profile.
 pub const PROFILE_FACET: &str = "profile";
 /// The facet that holds the sealed contacts and their blind indexes.
@@ -253,8 +257,8 @@ pub struct Recipient {
     pub indexes: Vec<String>,
     /// What the recipient wants.
     pub preferences: Preferences,
-    /// The key that seals what is kept for this recipient, such as inbox items.
-    pub data_key: DataKey,
+    /// What seals what is kept for this recipient, such as inbox items.
+    pub data_keys: DataKeys,
 }
 
 impl Recipient {
@@ -263,16 +267,15 @@ impl Recipient {
     /// # Errors
     /// [`SealError`] when the record can't be opened with the region's key, or is damaged.
     pub fn open(record: &Record, key: &RecordKey, sealer: &Sealer) -> Result<Option<Self>, SealError> {
-        let Some(wrapped) = record.get(DATA_KEY_FACET).and_then(Value::as_str) else { return Ok(None) };
-        let data_key = sealer.unwrap(wrapped, key.as_str())?;
+        let Some(data_keys) = data_keys(record, key, sealer)? else { return Ok(None) };
         let profile: Profile = match record.get(PROFILE_FACET).and_then(Value::as_str) {
-            Some(sealed) => open_json(&data_key, sealed, key, PROFILE_FACET)?,
+            Some(sealed) => open_json(&data_keys, sealed, key, PROFILE_FACET)?,
             None => Profile::default(),
         };
         let (contacts, indexes) = match record.get(CONTACTS_FACET) {
             Some(value) => {
                 let facet = SealedContacts::deserialize(value).map_err(|_| SealError::CannotOpen)?;
-                let contacts: Vec<Contact> = open_json(&data_key, &facet.sealed, key, CONTACTS_FACET)?;
+                let contacts: Vec<Contact> = open_json(&data_keys, &facet.sealed, key, CONTACTS_FACET)?;
                 let indexes = facet.index.iter().map(|entry| bare_index(entry).to_owned()).collect();
                 (contacts, indexes)
             }
@@ -286,7 +289,7 @@ impl Recipient {
             groups: profile.groups,
             pinned_to: profile.pinned_to,
         };
-        Ok(Some(Recipient { body, indexes, preferences: Preferences::read(record), data_key }))
+        Ok(Some(Recipient { body, indexes, preferences: Preferences::read(record), data_keys }))
     }
 
     /// The contact that a stream names by its blind index, unless it has been removed since.
@@ -310,7 +313,9 @@ impl Outline {
     /// Reads a recipient's record. `None` when there is no such recipient, or it has been erased.
     #[must_use]
     pub fn read(record: &Record) -> Option<Self> {
-        record.get(DATA_KEY_FACET)?;
+        if !is_there(record) {
+            return None;
+        }
         let contact = |entry: &str| {
             let (channel, index) = entry.split_once(':')?;
             Some(ContactRef { channel: channel.parse().ok()?, index: index.to_owned() })
@@ -320,17 +325,37 @@ impl Outline {
     }
 }
 
+/// Whether a record is one of a recipient who has not been erased.
+#[must_use]
+pub fn is_there(record: &Record) -> bool {
+    wrapped_keys(record).next().is_some()
+}
+
+fn wrapped_keys(record: &Record) -> impl Iterator<Item = &str> {
+    let from = (Bound::Included(DATA_KEY_FACETS), Bound::Unbounded);
+    let facets = record.facets.range::<str, _>(from);
+    let keys = facets.take_while(|(name, _)| name.starts_with(DATA_KEY_FACETS));
+    keys.filter_map(|(_, facet)| facet.value.as_str())
+}
+
+/// The data keys of a record; `None` when there is none.
+fn data_keys(record: &Record, key: &RecordKey, sealer: &Sealer) -> Result<Option<DataKeys>, SealError> {
+    let mut keys = wrapped_keys(record).map(|wrapped| sealer.unwrap(wrapped, key.as_str()));
+    let Some(first) = keys.next().transpose()? else { return Ok(None) };
+    Ok(Some(DataKeys::new(first, keys.collect::<Result<_, _>>()?)))
+}
+
 fn bare_index(entry: &str) -> &str {
     entry.split_once(':').map_or(entry, |(_, index)| index)
 }
 
 fn open_json<T: serde::de::DeserializeOwned>(
-    data_key: &DataKey,
+    data_keys: &DataKeys,
     sealed: &str,
     key: &RecordKey,
     facet: &str,
 ) -> Result<T, SealError> {
-    let plain = data_key.open(sealed, &place(key, facet))?;
+    let plain = data_keys.open(sealed, &place(key, facet))?;
     serde_json::from_slice(&plain).map_err(|_| SealError::CannotOpen)
 }
 
@@ -338,7 +363,7 @@ fn place(key: &RecordKey, facet: &str) -> String {
     format!("{key}#{facet}")
 }
 
-/// Writes a recipient's profile and contacts into its record, sealed with the data key that the record has, or with a
+/// Writes a recipient's profile and contacts into its record, sealed with a data key that the record has, or with a
 /// new one.
 ///
 /// # Errors
@@ -352,13 +377,13 @@ pub fn write_body(
     sealer: &Sealer,
     rng: &mut impl rand::CryptoRng,
 ) -> Result<(), SealError> {
-    let data_key = match record.get(DATA_KEY_FACET).and_then(Value::as_str) {
-        Some(wrapped) => sealer.unwrap(wrapped, key.as_str())?,
+    let data_keys = match data_keys(record, key, sealer)? {
+        Some(found) => found,
         None => {
             let data_key = DataKey::generate(rng);
             let wrapped = sealer.wrap(&data_key, key.as_str(), rng)?;
-            record.set(DATA_KEY_FACET, Value::String(wrapped), stamp);
-            data_key
+            record.set(&format!("{DATA_KEY_FACETS}.{}", stamp.region), Value::String(wrapped), stamp);
+            DataKeys::new(data_key, Vec::new())
         }
     };
     let profile = Profile {
@@ -368,7 +393,7 @@ pub fn write_body(
         groups: body.groups.clone(),
         pinned_to: body.pinned_to.clone(),
     };
-    let mut seal = |value: Vec<u8>, facet: &str| data_key.seal(&value, &place(key, facet), rng);
+    let mut seal = |value: Vec<u8>, facet: &str| data_keys.seal(&value, &place(key, facet), rng);
     let profile = seal(to_json(&profile)?, PROFILE_FACET)?;
     let sealed = seal(to_json(&body.contacts)?, CONTACTS_FACET)?;
     let index = body
@@ -404,7 +429,9 @@ pub fn index_entries(record: &Record) -> impl Iterator<Item = &str> {
 /// has been erased.
 #[must_use]
 pub fn reach(record: &Record) -> Option<ChannelSet> {
-    record.get(DATA_KEY_FACET)?;
+    if !is_there(record) {
+        return None;
+    }
     let mut reach = ChannelSet::default();
     reach.insert(Channel::Inbox);
     for entry in index_entries(record) {
@@ -458,6 +485,40 @@ mod tests {
 
         record.erase(&stamp(2));
         assert!(Recipient::open(&record, &key, &sealer).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_regions_made_at_the_same_time_opens_in_all_of_them() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let sealer = Sealer::from_base64(&Sealer::generate_key(&mut rng)).unwrap();
+        let app: AppId = "shop".parse().unwrap();
+        let key = RecordKey::new(Kind::Recipient, &app, "u-42");
+        let mut write = |record: &mut Record, locale: &str, region: &str, ms| {
+            let body = RecipientBody { locale: Some(locale.to_owned()), ..RecipientBody::default() };
+            let stamp = Stamp { ms, counter: 0, region: region.parse().unwrap() };
+            write_body(record, &key, &app, &body, &stamp, &sealer, &mut rng).unwrap();
+        };
+        let opened = |record: &Record| Recipient::open(record, &key, &sealer).unwrap().unwrap();
+        // us made its key last, eu wrote last.
+        let (mut eu, mut us) = (Record::default(), Record::default());
+        write(&mut eu, "de", "eu", 1);
+        write(&mut us, "en", "us", 2);
+        write(&mut eu, "fr", "eu", 3);
+        let item = opened(&us).data_keys.seal(b"item", "inbox", &mut StdRng::seed_from_u64(2)).unwrap();
+
+        for (one, other) in [(&eu, &us), (&us, &eu)] {
+            let mut merged = one.clone();
+            merged.merge(other.clone());
+            let found = opened(&merged);
+            assert_eq!(found.body.locale.as_deref(), Some("fr"));
+            assert_eq!(found.data_keys.open(&item, "inbox").unwrap().as_slice(), b"item");
+            assert!(found.data_keys.open(&item, "elsewhere").is_err());
+            write(&mut merged, "ko", "us", 4);
+            assert_eq!(opened(&merged).body.locale.as_deref(), Some("ko"));
+            assert!(is_there(&merged) && reach(&merged).is_some() && Outline::read(&merged).is_some());
+            merged.erase(&stamp(5));
+            assert!(!is_there(&merged) && Recipient::open(&merged, &key, &sealer).unwrap().is_none());
+        }
     }
 
     #[test]

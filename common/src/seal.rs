@@ -73,6 +73,39 @@ impl DataKey {
     }
 }
 
+/// The data keys of one recipient: one, unless regions that could not hear of each other made the recipient at the same
+/// time. Whatever one of them sealed opens.
+#[derive(Debug)]
+pub struct DataKeys {
+    first: DataKey,
+    others: Vec<DataKey>,
+}
+
+impl DataKeys {
+    /// At least one key; what is sealed from now on is sealed with the first.
+    #[must_use]
+    pub const fn new(first: DataKey, others: Vec<DataKey>) -> Self {
+        DataKeys { first, others }
+    }
+
+    /// Seals with the first key.
+    ///
+    /// # Errors
+    /// As [`DataKey::seal`].
+    pub fn seal(&self, plain: &[u8], place: &str, rng: &mut impl CryptoRng) -> Result<String, SealError> {
+        self.first.seal(plain, place, rng)
+    }
+
+    /// Opens what one of the keys sealed.
+    ///
+    /// # Errors
+    /// As [`DataKey::open`], when none of them did.
+    pub fn open(&self, sealed: &str, place: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        let with_first = self.first.open(sealed, place);
+        self.others.iter().fold(with_first, |opened, key| opened.or_else(|_| key.open(sealed, place)))
+    }
+}
+
 /// The region's keys, derived from the one secret that an operator provides.
 pub struct Sealer {
     wrapping: Zeroizing<[u8; KEY_BYTES]>,

@@ -25,7 +25,7 @@ use peal_common::channel::Priority;
 use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
 use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
-use peal_common::seal::DataKey;
+use peal_common::seal::DataKeys;
 use peal_common::settings::SettingsError;
 use peal_common::template::Rendered;
 
@@ -60,7 +60,7 @@ pub struct Message<'a> {
     /// Where to.
     pub contact: &'a Contact,
     /// Seals what Peal itself keeps for the recipient.
-    pub data_key: &'a DataKey,
+    pub data_keys: &'a DataKeys,
     /// The text.
     pub rendered: &'a Rendered,
     /// When the gateway accepted the notification.

@@ -113,7 +113,7 @@ pub(super) async fn send(context: &Context, job: &Job, work: &Work, ready: &Read
         priority: notification.priority,
         recipient: &work.recipient,
         contact: &ready.contact,
-        data_key: &ready.recipient.data_key,
+        data_keys: &ready.recipient.data_keys,
         rendered: &ready.rendered,
         accepted_at: notification.accepted_at,
         expires_at: notification.expires_at,

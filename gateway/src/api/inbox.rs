@@ -17,7 +17,7 @@ use peal_common::envelope::{
 };
 use peal_common::event::{Event, EventType};
 use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
-use peal_common::seal::DataKey;
+use peal_common::seal::DataKeys;
 use peal_common::template::Rendered;
 use peal_nats::publish::Outgoing;
 use peal_nats::subjects;
@@ -116,7 +116,7 @@ pub async fn list(
             app.catalog.recipient(&caller.app, &id)?.ok_or_else(|| Problem::not_found("recipient"))?;
         let (items, next) = app.model.inbox(&caller.app, &id, after, limit, archived)?;
         let data =
-            items.into_iter().filter_map(|item| open(item, &caller.app, &id, &recipient.data_key)).collect();
+            items.into_iter().filter_map(|item| open(item, &caller.app, &id, &recipient.data_keys)).collect();
         let counts = app.model.inbox_counts(&caller.app, &id)?;
         Ok(Inbox { data, next: next.map(|sequence| to_cursor(&sequence.to_string())), counts })
     });
@@ -125,8 +125,8 @@ pub async fn list(
 
 /// Opens an item. One whose text can't be opened was sealed with a key that an erasure destroyed, or is damaged: it is
 /// left out.
-fn open(item: InboxItem, app: &AppId, recipient: &RecipientId, data_key: &DataKey) -> Option<ItemView> {
-    let plain = data_key.open(&item.sealed, &inbox_place(app, recipient, &item.item)).ok();
+fn open(item: InboxItem, app: &AppId, recipient: &RecipientId, data_keys: &DataKeys) -> Option<ItemView> {
+    let plain = data_keys.open(&item.sealed, &inbox_place(app, recipient, &item.item)).ok();
     let text = plain.and_then(|plain| serde_json::from_slice(&plain).ok());
     if text.is_none() {
         tracing::warn!(delivery.id = %item.item, "the text of an inbox item cannot be opened");
@@ -350,7 +350,7 @@ impl Watcher {
         for item in items {
             let name = if item.sequence > self.position { "item" } else { "change" };
             let changed = item.changed;
-            if let Some(view) = open(item, &self.of, &self.recipient, &recipient.data_key)
+            if let Some(view) = open(item, &self.of, &self.recipient, &recipient.data_keys)
                 && let Ok(event) = SseEvent::default().event(name).id(changed.to_string()).json_data(view)
             {
                 events.push(Ok(event));

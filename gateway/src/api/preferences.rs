@@ -5,7 +5,7 @@ use axum::extract::State;
 use peal_common::clock::Stamp;
 use peal_common::id::RecipientId;
 use peal_common::preferences::Preferences;
-use peal_common::recipient::DATA_KEY_FACET;
+use peal_common::recipient::is_there;
 use peal_common::state::Record;
 
 use crate::app::App;
@@ -57,8 +57,4 @@ pub async fn put(
     let written = app.writer.update(&key, change).await?;
     app.settle(&key, &written).await;
     Ok(Json(Preferences::read(&written.record)))
-}
-
-fn is_there(record: &Record) -> bool {
-    record.get(DATA_KEY_FACET).is_some()
 }

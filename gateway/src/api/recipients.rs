@@ -7,7 +7,7 @@ use peal_common::channel::Channel;
 use peal_common::clock::Stamp;
 use peal_common::id::RecipientId;
 use peal_common::problem::FieldError;
-use peal_common::recipient::{DATA_KEY_FACET, Recipient, RecipientBody, write_body};
+use peal_common::recipient::{Recipient, RecipientBody, is_there, write_body};
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::catalog::{CatalogError, INLINE_PREFIX};
 use peal_nats::topology::INBOX;
@@ -71,7 +71,7 @@ pub async fn put(
     }
     let mut is_new = false;
     let change = |record: &mut Record, stamp: &Stamp| {
-        is_new = record.get(DATA_KEY_FACET).is_none();
+        is_new = !is_there(record);
         // Sealing again would make another text of the same content: what is the same stays as it is.
         let same = Recipient::open(record, &key, &app.sealer)?.is_some_and(|found| found.body == body);
         if !same {

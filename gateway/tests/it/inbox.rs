@@ -21,8 +21,8 @@ async fn item(harness: &Harness, recipient: &str, notification: &str) -> String 
     let item = DeliveryId::derive(&app, &notification, &recipient_id, Channel::Inbox, "", 0);
     let text = json!({"title": "Shipped", "text": format!("Order {notification}")}).to_string();
     let place = inbox_place(&app, &recipient_id, &item);
-    let data_key = harness.recipient(recipient).await.data_key;
-    let sealed = data_key.seal(text.as_bytes(), &place, &mut rand::rng()).unwrap();
+    let data_keys = harness.recipient(recipient).await.data_keys;
+    let sealed = data_keys.seal(text.as_bytes(), &place, &mut rand::rng()).unwrap();
     let now = harness.clock.now();
     let expires_at = now + jiff::SignedDuration::from_hours(1);
     let what = InboxChange::Item { category: "orders".parse().unwrap(), expires_at, sealed };

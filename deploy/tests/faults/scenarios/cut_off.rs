@@ -30,6 +30,8 @@ const LEVEL: Duration = Duration::from_secs(15);
 const SAME: f64 = 0.95;
 const LEAVER: &str = "leaver";
 const SUPPRESSED: &str = "leaver-while-cut";
+const MADE_TWICE: &str = "made-in-both";
+const MADE_LAST: u64 = 3;
 
 /// What became of a notification to the one who leaves.
 async fn fate(region: &Region, id: &str) -> anyhow::Result<String> {
@@ -92,6 +94,11 @@ async fn run(
     prefer(us, false).await?;
     // Somebody who can't know of it says the opposite, later.
     prefer(eu, true).await?;
+    // Both make a recipient that the other one has not heard of. The key that us made is not the one that sealed last.
+    for (region, number) in [(eu, 1), (&*us, 2), (eu, MADE_LAST)] {
+        let body = json!({ "attributes": { "number": number } });
+        region.api.put(&format!("/v1/recipients/{MADE_TWICE}"), &body).await?;
+    }
     anyhow::ensure!(fate(us, SUPPRESSED).await? == "suppressed", "the opt-out does not count at once");
     let (_, during) = load.work(provider, next, Duration::from_secs(seconds), rate).await?;
     anyhow::ensure!(!hub.is_level_with(&[eu, us]).await, "the link was not cut");
@@ -119,6 +126,13 @@ async fn run(
             return Err(error.context(format!("messages at the hub, and in the regions: {counts:?}")));
         }
     };
+    for region in [eu, &*us] {
+        wait::until("both know what was written last", LIMIT, async || {
+            let answer = region.api.get(&format!("/v1/recipients/{MADE_TWICE}")).await.ok()?;
+            (answer.body["attributes"]["number"] == MADE_LAST).then_some(())
+        })
+        .await?;
+    }
     anyhow::ensure!(fate(eu, "leaver-after").await? == "suppressed", "the opt-out does not count everywhere");
 
     audit::settle(us, &journal, provider, &load.accepted()).await?;

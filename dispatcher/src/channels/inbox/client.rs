@@ -49,7 +49,7 @@ impl Client {
     fn entry(&self, message: &Message<'_>) -> Result<Vec<u8>, &'static str> {
         let plain = serde_json::to_vec(message.rendered).map_err(|_| "cannot_encode")?;
         let place = inbox_place(message.app, message.recipient, message.delivery);
-        let sealed = message.data_key.seal(&plain, &place, &mut rand::rng()).map_err(|_| "cannot_seal")?;
+        let sealed = message.data_keys.seal(&plain, &place, &mut rand::rng()).map_err(|_| "cannot_seal")?;
         let entry = InboxEntry {
             v: ENVELOPE_VERSION,
             at: self.clock.now(),

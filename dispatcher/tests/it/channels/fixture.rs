@@ -9,7 +9,7 @@ use peal_common::clock::Clock;
 use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
 use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
-use peal_common::seal::DataKey;
+use peal_common::seal::{DataKey, DataKeys};
 use peal_common::template::Rendered;
 use peal_dispatcher::channels::Message;
 use rand::SeedableRng as _;
@@ -33,7 +33,7 @@ pub struct Fixture {
     pub category: CategoryId,
     pub recipient: RecipientId,
     pub contact: Contact,
-    pub data_key: DataKey,
+    pub data_keys: DataKeys,
     pub rendered: Rendered,
     pub metadata: Map<String, Value>,
     pub accepted_at: Timestamp,
@@ -53,7 +53,10 @@ impl Fixture {
             category: "orders".parse().unwrap(),
             recipient,
             contact: Contact::at(channel, address.to_owned()),
-            data_key: DataKey::generate(&mut rand::rngs::StdRng::seed_from_u64(1)),
+            data_keys: DataKeys::new(
+                DataKey::generate(&mut rand::rngs::StdRng::seed_from_u64(1)),
+                Vec::new(),
+            ),
             rendered: Rendered {
                 title: Some("Shipped".to_owned()),
                 subject: Some("Your order is on its way".to_owned()),
@@ -75,7 +78,7 @@ impl Fixture {
             priority: Priority::Normal,
             recipient: &self.recipient,
             contact: &self.contact,
-            data_key: &self.data_key,
+            data_keys: &self.data_keys,
             rendered: &self.rendered,
             accepted_at: self.accepted_at,
             expires_at: "2026-11-23T11:59:00Z".parse().unwrap(),

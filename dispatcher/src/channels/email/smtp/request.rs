@@ -116,7 +116,7 @@ mod tests {
     use peal_common::channel::{Channel, Priority};
     use peal_common::id::{AppId, DeliveryId};
     use peal_common::recipient::Contact;
-    use peal_common::seal::DataKey;
+    use peal_common::seal::{DataKey, DataKeys};
     use peal_common::template::Rendered;
     use rand::SeedableRng as _;
 
@@ -136,7 +136,10 @@ mod tests {
             priority: Priority::Normal,
             recipient: &recipient,
             contact: &Contact::at(Channel::Email, address.to_owned()),
-            data_key: &DataKey::generate(&mut rand::rngs::StdRng::seed_from_u64(1)),
+            data_keys: &DataKeys::new(
+                DataKey::generate(&mut rand::rngs::StdRng::seed_from_u64(1)),
+                Vec::new(),
+            ),
             rendered,
             accepted_at: now,
             expires_at: now,
