@@ -251,6 +251,9 @@ pub struct Work {
     /// Whether it may be a repetition: its planning was redelivered.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub repeat: bool,
+    /// Since when it may have been settled in that case, if that is before this message was queued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat_since: Option<Timestamp>,
     /// How often it was replayed from the dead letters.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub replays: u32,

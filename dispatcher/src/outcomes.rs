@@ -13,7 +13,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use peal_common::envelope::Envelope as _;
+use jiff::Timestamp;
+use peal_common::envelope::{Envelope as _, Work};
 use peal_common::event::{Event, Status};
 use peal_common::id::DeliveryId;
 use peal_nats::Connection;
@@ -97,7 +98,7 @@ impl RecentOutcomes {
     /// # Errors
     /// [`UnknownOutcome`] when nobody can tell now.
     pub async fn prepare(&self, job: &Job) -> Result<(), UnknownOutcome> {
-        self.up_to_date(job, Suspicion::Forgotten, |_| ()).await
+        self.up_to_date(&Question::of(job, Suspicion::Forgotten), |_| ()).await
     }
 
     /// Whether a delivery has been settled whose message is suspected.
@@ -106,48 +107,41 @@ impl RecentOutcomes {
     /// [`UnknownOutcome`] when nobody can tell now.
     pub async fn is_settled(
         &self,
-        delivery: &DeliveryId,
-        replays: u32,
+        work: &Work,
         job: &Job,
         suspicion: Suspicion,
     ) -> Result<bool, UnknownOutcome> {
-        let key = (delivery.clone(), replays);
-        self.up_to_date(job, suspicion, |index| index.settled.contains(&key)).await
+        let mut question = Question::of(job, suspicion);
+        if let (Some(since), Some(repeated)) = (question.since_ms, work.repeat_since) {
+            question.since_ms = Some(since.min(repeated.as_millisecond()));
+        }
+        let key = (work.delivery.clone(), work.replays);
+        self.up_to_date(&question, |index| index.settled.contains(&key)).await
     }
 
     async fn up_to_date<T>(
         &self,
-        job: &Job,
-        suspicion: Suspicion,
+        question: &Question,
         answer: impl FnOnce(&Index) -> T,
     ) -> Result<T, UnknownOutcome> {
-        let asked = match suspicion {
-            Suspicion::Repeated => Instant::now(),
-            Suspicion::Forgotten => Instant::now().min(job.session.began + UNSAID),
-        };
         let mut slot = self.index.lock().await;
         // Whoever had to wait may find that the one before has read far enough for both.
         if let Some(index) = slot.as_ref()
-            && index.reaches(job, suspicion)
-            && index.complete_at.is_some_and(|complete| complete >= asked)
+            && index.reaches(question)
+            && index.complete_at.is_some_and(|complete| complete >= question.asked)
         {
             return Ok(answer(index));
         }
-        let caught_up = tokio::time::timeout(LIMIT, self.catch_up(&mut slot, job, suspicion)).await;
+        let caught_up = tokio::time::timeout(LIMIT, self.catch_up(&mut slot, question)).await;
         caught_up.map_err(|_| UnknownOutcome::TooSlow)??;
         slot.as_ref().map(answer).ok_or(UnknownOutcome::TooSlow)
     }
 
     /// Reads until the end that was reached is the stream's present end, or was a moment ago.
-    async fn catch_up(
-        &self,
-        slot: &mut Option<Index>,
-        job: &Job,
-        suspicion: Suspicion,
-    ) -> Result<(), UnknownOutcome> {
+    async fn catch_up(&self, slot: &mut Option<Index>, question: &Question) -> Result<(), UnknownOutcome> {
         loop {
             let began = Instant::now();
-            self.read_to_end(slot, job, suspicion).await?;
+            self.read_to_end(slot, question).await?;
             if began.elapsed() < FRESH {
                 return Ok(());
             }
@@ -155,17 +149,12 @@ impl RecentOutcomes {
     }
 
     /// Reads up to what is the stream's end now. When it is broken off, the next one goes on from there.
-    async fn read_to_end(
-        &self,
-        slot: &mut Option<Index>,
-        job: &Job,
-        suspicion: Suspicion,
-    ) -> Result<(), UnknownOutcome> {
+    async fn read_to_end(&self, slot: &mut Option<Index>, question: &Question) -> Result<(), UnknownOutcome> {
         // What is stored after this belongs to the next question.
         let now = Instant::now();
         let end = self.connection.stream_state(EVENTS).await?;
-        if !slot.as_ref().is_some_and(|index| index.reaches(job, suspicion)) {
-            *slot = Some(self.open(job, suspicion, &end).await?);
+        if !slot.as_ref().is_some_and(|index| index.reaches(question)) {
+            *slot = Some(self.open(question, &end).await?);
         }
         let Some(index) = slot else { return Ok(()) };
         while index.position < end.last {
@@ -186,20 +175,15 @@ impl RecentOutcomes {
         Ok(())
     }
 
-    async fn open(
-        &self,
-        job: &Job,
-        suspicion: Suspicion,
-        end: &StreamState,
-    ) -> Result<Index, UnknownOutcome> {
+    async fn open(&self, question: &Question, end: &StreamState) -> Result<Index, UnknownOutcome> {
         // While the server is away nothing is stored. What it may have forgotten was settled shortly before, so shortly
         // before the last event that is stored, or before the lane heard of the consumer last, however long ago that is.
         let last = match end.messages {
             0 => None,
             _ => self.connection.message_at(EVENTS, end.last).await?,
         };
-        let last_ms = last.map_or(job.at_ms, |last| last.at_ms);
-        let from_ms = last_ms.min(needed_ms(job, suspicion)) - MARGIN_MS;
+        let last_ms = last.map_or(question.at_ms, |last| last.at_ms);
+        let from_ms = question.since_ms.map_or(last_ms, |since| since.min(last_ms)) - MARGIN_MS;
         Ok(Index {
             follower: Follower::since(self.connection.clone(), EVENTS, from_ms),
             from_ms,
@@ -211,19 +195,36 @@ impl RecentOutcomes {
     }
 }
 
-/// From when on what is looked for can have been settled; the end of time when nobody knows.
-fn needed_ms(job: &Job, suspicion: Suspicion) -> i64 {
-    match suspicion {
-        Suspicion::Repeated => job.at_ms,
-        Suspicion::Forgotten => job.session.before_ms.unwrap_or(i64::MAX),
+/// Since when the deliveries of a message can have been settled that is suspected; `None` when nobody knows.
+#[must_use]
+pub fn settled_since(job: &Job, suspicion: Suspicion) -> Option<Timestamp> {
+    Timestamp::from_millisecond(Question::of(job, suspicion).since_ms?).ok()
+}
+
+/// What is asked of the index.
+struct Question {
+    /// Since when what is looked for can have been settled; `None` when nobody knows.
+    since_ms: Option<i64>,
+    /// When the message entered its stream.
+    at_ms: i64,
+    /// Everything counts that was stored before this moment.
+    asked: Instant,
+}
+
+impl Question {
+    fn of(job: &Job, suspicion: Suspicion) -> Self {
+        let (since_ms, asked) = match suspicion {
+            Suspicion::Repeated => (Some(job.at_ms), Instant::now()),
+            Suspicion::Forgotten => (job.session.before_ms, Instant::now().min(job.session.began + UNSAID)),
+        };
+        Question { since_ms, at_ms: job.at_ms, asked }
     }
 }
 
 impl Index {
     /// Whether what is looked for lies in what is read.
-    fn reaches(&self, job: &Job, suspicion: Suspicion) -> bool {
-        let needed = needed_ms(job, suspicion);
-        needed == i64::MAX || self.from_ms <= needed - MARGIN_MS
+    fn reaches(&self, question: &Question) -> bool {
+        question.since_ms.is_none_or(|since| self.from_ms <= since - MARGIN_MS)
     }
 
     fn note(&mut self, message: &Stored) {

@@ -121,7 +121,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
         false => context.outcomes.suspicion(job),
     };
     if let Some(suspicion) = suspicion
-        && context.outcomes.is_settled(&work.delivery, work.replays, job, suspicion).await?
+        && context.outcomes.is_settled(&work, job, suspicion).await?
     {
         return Ok(job.ack().await?);
     }

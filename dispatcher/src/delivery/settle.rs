@@ -201,6 +201,8 @@ pub(super) async fn hold(
 
 async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
     work.hops = work.hops.saturating_add(1);
+    // It was not settled until now.
+    work.repeat_since = None;
     let app = work.notification.app.as_str();
     let target =
         context.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);

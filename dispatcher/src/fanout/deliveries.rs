@@ -26,12 +26,19 @@ pub(super) struct Decided {
     pub(super) put_aside: Vec<Work>,
 }
 
-/// Decides for every target. `repeat` marks deliveries that may have been published before.
+/// Whether deliveries may have been published before, and since when they may have been settled in that case.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Repeat {
+    pub(super) is_possible: bool,
+    pub(super) since: Option<Timestamp>,
+}
+
+/// Decides for every target. `repeat` marks the deliveries.
 pub(super) fn decide(
     context: &Context,
     intake: &Intake,
     now: Timestamp,
-    repeat: bool,
+    repeat: Repeat,
 ) -> Result<Decided, CatalogError> {
     let notification = &intake.notification;
     let mut decided = Decided::default();
@@ -116,7 +123,8 @@ pub(super) fn decide(
 /// Deliveries that were planned before and may never have been queued.
 pub(super) fn planned_before(intake: &Intake, planned: Vec<PlannedDelivery>) -> Decided {
     let taken = planned.into_iter().map(|planned| TakenDelivery { planned, replays: 0, ambiguous: false });
-    let works = taken.map(|taken| taken_work(intake, &taken, true)).collect();
+    let repeat = Repeat { is_possible: true, since: None };
+    let works = taken.map(|taken| taken_work(intake, &taken, repeat)).collect();
     Decided { works, ..Decided::default() }
 }
 
@@ -143,7 +151,7 @@ impl Decided {
 }
 
 /// A delivery as the region planned it that is gone.
-fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: bool) -> Work {
+fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: Repeat) -> Work {
     let TakenDelivery { planned, replays, .. } = taken;
     Work {
         v: intake.notification.version(),
@@ -154,7 +162,8 @@ fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: bool) -> Work {
         state_seq: intake.state_seq,
         attempts: 0,
         hops: 0,
-        repeat,
+        repeat: repeat.is_possible,
+        repeat_since: repeat.since,
         replays: *replays,
         notification: intake.notification.clone(),
     }
@@ -164,7 +173,7 @@ const fn is_wish(reason: Reason) -> bool {
     matches!(reason, Reason::CategoryOptOut | Reason::ChannelOptOut | Reason::MarketingOptOut)
 }
 
-fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: bool) -> Work {
+fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: Repeat) -> Work {
     let notification = &intake.notification;
     Work {
         v: notification.version(),
@@ -182,7 +191,8 @@ fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: b
         state_seq: intake.state_seq,
         attempts: 0,
         hops: 0,
-        repeat,
+        repeat: repeat.is_possible,
+        repeat_since: repeat.since,
         replays: 0,
         notification: notification.clone(),
     }

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, SayError, Shared};
-use crate::outcomes::UnknownOutcome;
-use deliveries::Decided;
+use crate::outcomes::{UnknownOutcome, settled_since};
+use deliveries::{Decided, Repeat};
 use inherited::Standing;
 
 pub use inherited::Inherited;
@@ -160,7 +160,11 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
         context.event(&event).await?;
         return Ok(job.ack().await?);
     }
-    let mut decided = deliveries::decide(context, &intake, now, suspicion.is_some())?;
+    let repeat = Repeat {
+        is_possible: suspicion.is_some(),
+        since: suspicion.and_then(|suspicion| settled_since(job, suspicion)),
+    };
+    let mut decided = deliveries::decide(context, &intake, now, repeat)?;
     for work in std::mem::take(&mut decided.put_aside) {
         put_aside(context, job, work).await?;
     }

@@ -119,6 +119,7 @@ async fn busy() -> Harness {
                 attempts: 0,
                 hops: 0,
                 repeat: false,
+                repeat_since: None,
                 replays: 0,
                 notification: accepted(&harness, &id),
             };

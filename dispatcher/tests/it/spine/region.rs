@@ -370,6 +370,7 @@ pub fn work(
         attempts: 0,
         hops: 0,
         repeat: false,
+        repeat_since: None,
         replays: 0,
         notification: accepted(id),
     }

@@ -101,6 +101,7 @@ pub fn work(id: &str, channel: Channel, priority: Priority) -> Work {
         attempts: 0,
         hops: 0,
         repeat: false,
+        repeat_since: None,
         replays: 0,
         notification: accepted(id, priority),
     }
