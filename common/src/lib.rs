@@ -24,3 +24,4 @@ pub mod settings;
 pub mod state;
 pub mod takeover;
 pub mod template;
+pub mod vapid;

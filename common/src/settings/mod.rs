@@ -162,6 +162,7 @@ pub struct DispatcherSettings {
 pub struct ChannelSettings {
     pub webhook: WebhookSettings,
     pub inbox: InboxSettings,
+    pub webpush: Option<WebpushSettings>,
     #[serde(default)]
     pub email: EmailSettings,
     pub telegram: Option<TelegramSettings>,
@@ -191,6 +192,37 @@ pub struct InboxSettings {
 #[expect(missing_docs, reason = "see default.toml")]
 pub struct EmailSettings {
     pub smtp: Option<SmtpSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct WebpushSettings {
+    pub private_key: Option<Secret>,
+    pub private_key_file: Option<PathBuf>,
+    pub subject: String,
+    #[serde(default = "default_webpush_timeout")]
+    pub timeout_seconds: u64,
+    #[serde(default)]
+    pub allowed_networks: Vec<String>,
+}
+
+impl WebpushSettings {
+    /// The private key, from its file where that is named.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the file can't be read.
+    pub fn private_key(&self) -> Result<Option<Secret>, SettingsError> {
+        secret(
+            "channels.webpush.private_key_file",
+            self.private_key.as_ref(),
+            self.private_key_file.as_deref(),
+        )
+    }
+}
+
+const fn default_webpush_timeout() -> u64 {
+    15
 }
 
 /// How the connection to a mail server is protected.
@@ -262,7 +294,12 @@ pub struct SandboxSettings {
 }
 
 /// Keys that hold lists: their environment variables are split at commas.
-const LISTS: [&str; 3] = ["nats.urls", "topology.regions", "channels.webhook.allowed_networks"];
+const LISTS: [&str; 4] = [
+    "nats.urls",
+    "topology.regions",
+    "channels.webhook.allowed_networks",
+    "channels.webpush.allowed_networks",
+];
 
 impl Settings {
     /// Merges the defaults, the text of a settings file and environment variables, and checks the result.
@@ -331,6 +368,9 @@ impl Settings {
         // The acknowledgement wait of a delivery is 30 s: a call must end before it.
         if !(1..=20).contains(&self.channels.webhook.timeout_seconds) {
             return wrong("channels.webhook.timeout_seconds: write 1 to 20");
+        }
+        if self.channels.webpush.as_ref().is_some_and(|it| !(1..=20).contains(&it.timeout_seconds)) {
+            return wrong("channels.webpush.timeout_seconds: write 1 to 20");
         }
         if let Some(smtp) = &self.channels.email.smtp {
             if !(1..=20).contains(&smtp.timeout_seconds) {

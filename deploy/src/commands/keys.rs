@@ -10,7 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use peal_common::clock::Clock;
 use peal_common::id::{AppId, AppKey};
 use peal_common::key::{ApiKey, Grant, Scope};
+use peal_common::settings::Secret;
 use peal_common::state::{Record, RecordKey};
+use peal_common::vapid::VapidKey;
 use peal_nats::connect::Connection;
 use peal_nats::keys::{Keys, NewSecret};
 use rand::rngs::StdRng;
@@ -35,6 +37,8 @@ pub enum Command {
     Revoke(KeyArgs),
     /// Show the secret that signs an app's webhooks (Standard Webhooks)
     WebhookSecret(AppArgs),
+    /// Show the public key that browsers subscribe with, or make a pair where the settings name none (Web Push)
+    Vapid(ConfigArgs),
 }
 
 /// Arguments of `peal keys create`.
@@ -148,8 +152,26 @@ pub async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> 
             output.json(&json!({ "app": args.app, "secret": secret.as_str() }))?;
             output.line(secret.as_str())?;
         }
+        Command::Vapid(config) => vapid(&config, output)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn vapid(config: &ConfigArgs, output: &Output) -> anyhow::Result<()> {
+    if let Some(webpush) = &config.load()?.channels.webpush {
+        let private = webpush.private_key()?;
+        let key = VapidKey::parse(private.as_ref().map_or("", Secret::expose))
+            .map_err(|error| UsageError(format!("settings: channels.webpush.private_key: {error}")))?;
+        output.json(&json!({ "public_key": key.public() }))?;
+        output.line(key.public())?;
+        return Ok(());
+    }
+    let key = VapidKey::generate();
+    output.json(&json!({ "private_key": key.private().as_str(), "public_key": key.public() }))?;
+    output.line(format!("private_key  {}\npublic_key   {}", key.private().as_str(), key.public()))?;
+    output
+        .line("Dispatchers take the private key as channels.webpush.private_key, browsers the public one.")?;
+    Ok(())
 }
 
 async fn open(config: &ConfigArgs) -> anyhow::Result<(Keys, Connection)> {

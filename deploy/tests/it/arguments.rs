@@ -2,7 +2,7 @@
 
 use crate::support::run;
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 17] = [
     &[],
     &["up"],
     &["doctor"],
@@ -16,6 +16,7 @@ const COMMANDS: [&[&str]; 16] = [
     &["keys", "rotate"],
     &["keys", "revoke"],
     &["keys", "webhook-secret"],
+    &["keys", "vapid"],
     &["send"],
     &["tail"],
     &["dead-letters", "replay"],

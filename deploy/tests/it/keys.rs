@@ -61,3 +61,24 @@ async fn the_webhook_secret_belongs_to_the_app_and_needs_no_server() {
     let bank = region.run(["keys", "webhook-secret", "--app", "bank"]).await.exits(0);
     assert!(shop.stdout.starts_with("whsec_") && shop.stdout == again.stdout && shop.stdout != bank.stdout);
 }
+
+#[tokio::test]
+async fn a_vapid_key_is_made_and_its_public_half_shown_again() {
+    let mut region = Region::start().await;
+    region.server.kill().await.unwrap();
+    let made = region.run(["keys", "vapid", "--json"]).await.exits(0);
+    let made: serde_json::Value = serde_json::from_str(&made.stdout).unwrap();
+    let mut settings = std::fs::read_to_string(&region.config).unwrap();
+    settings += &format!(
+        "\n[channels.webpush]\nsubject = \"mailto:ops@example.com\"\nprivate_key = {}\n",
+        made["private_key"]
+    );
+    std::fs::write(&region.config, &settings).unwrap();
+    let shown = region.run(["keys", "vapid"]).await.exits(0);
+    assert_eq!(shown.stdout.trim(), made["public_key"].as_str().unwrap());
+    let broken = settings.replace(made["private_key"].as_str().unwrap(), "SECRET");
+    std::fs::write(&region.config, broken).unwrap();
+    let refused = region.run(["keys", "vapid"]).await.exits(2);
+    assert!(refused.stderr.contains("channels.webpush.private_key"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("SECRET"), "{}", refused.stderr);
+}

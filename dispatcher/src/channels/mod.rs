@@ -10,10 +10,14 @@ pub mod inbox;
 pub mod sandbox;
 pub mod telegram;
 pub mod webhook;
+pub mod webpush;
 
 mod http;
 mod providers;
 mod retry_after;
+mod target;
+
+pub use target::Hosts;
 
 use std::time::Duration;
 
@@ -119,6 +123,8 @@ impl ConfigError {
 pub enum Provider {
     /// Signed HTTP requests to the recipient's own endpoint.
     Webhook(webhook::Client),
+    /// Encrypted messages for browsers.
+    Webpush(webpush::Client),
     /// E-mail through an SMTP server.
     Smtp(email::Smtp),
     /// Messages of a Telegram bot.
@@ -135,6 +141,7 @@ impl Provider {
     pub const fn name(&self) -> &'static str {
         match self {
             Provider::Webhook(_) => "webhook",
+            Provider::Webpush(_) => "webpush",
             Provider::Smtp(_) => "smtp",
             Provider::Telegram(_) => "telegram",
             Provider::Inbox(_) => "inbox",
@@ -147,6 +154,7 @@ impl Provider {
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         match self {
             Provider::Webhook(client) => client.send(message).await,
+            Provider::Webpush(client) => client.send(message).await,
             Provider::Smtp(client) => client.send(message).await,
             Provider::Telegram(client) => client.send(message).await,
             Provider::Inbox(client) => client.send(message).await,

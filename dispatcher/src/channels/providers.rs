@@ -8,7 +8,7 @@ use peal_common::seal::Sealer;
 use peal_common::settings::ChannelSettings;
 use peal_nats::Connection;
 
-use super::{ConfigError, Provider, email, inbox, sandbox, telegram, webhook};
+use super::{ConfigError, Provider, email, inbox, sandbox, telegram, webhook, webpush};
 
 /// The providers by channel. A channel without one is refused when deliveries are planned.
 #[derive(Debug, Default)]
@@ -36,6 +36,11 @@ impl Providers {
             })?;
             let client = webhook::Client::new(options, secrets, clock.clone())?;
             providers.set(Channel::Webhook, Provider::Webhook(client));
+        }
+        if let Some(webpush) = &settings.webpush {
+            let options = webpush::Options::from_settings(webpush)?;
+            let client = webpush::Client::new(options, clock.clone())?;
+            providers.set(Channel::Webpush, Provider::Webpush(client));
         }
         if settings.inbox.enabled {
             providers

@@ -10,9 +10,9 @@ use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
 
 use super::signature::Signers;
-use super::target::{Resolver, Targets};
 use super::{Options, Secrets, outcome, request};
 use crate::channels::outcomes::{permanent, retry, unavailable};
+use crate::channels::target::{Resolver, Targets};
 use crate::channels::{ConfigError, Message, http as shared};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");

@@ -8,9 +8,7 @@ mod options;
 mod outcome;
 mod request;
 mod signature;
-mod target;
 
 pub use client::Client;
 pub use options::Options;
 pub use signature::{Secrets, SigningSecret, SigningSecretError};
-pub use target::Hosts;

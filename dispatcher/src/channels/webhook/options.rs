@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use peal_common::settings::WebhookSettings;
 
-use super::Hosts;
 use crate::channels::ConfigError;
+use crate::channels::target::{self, Hosts};
 
 /// How webhooks are called.
 #[derive(Debug, Clone)]
@@ -27,21 +27,12 @@ impl Options {
     /// # Errors
     /// [`ConfigError::Invalid`] when a network is none.
     pub fn from_settings(settings: &WebhookSettings) -> Result<Self, ConfigError> {
-        let allowed_networks = settings
-            .allowed_networks
-            .iter()
-            .map(|text| {
-                text.trim().parse().map_err(|_| {
-                    ConfigError::invalid(
-                        "channels.webhook.allowed_networks",
-                        "write networks such as 10.1.0.0/16 or fd00::/8",
-                    )
-                })
-            })
-            .collect::<Result<_, _>>()?;
         Ok(Options {
             timeout: Duration::from_secs(settings.timeout_seconds),
-            allowed_networks,
+            allowed_networks: target::networks(
+                "channels.webhook.allowed_networks",
+                &settings.allowed_networks,
+            )?,
             hosts: Hosts::default(),
         })
     }

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 
 use peal_common::outcome::Outcome;
 
-use super::target::{LookupFailed, PrivateTarget, is_caused_by};
 use crate::channels::outcomes::{address_dead, permanent, retry};
 use crate::channels::retry_after;
+use crate::channels::target::{LookupFailed, PrivateTarget, is_caused_by};
 
 /// The outcome of an answer. 2xx is success and 410 means that the endpoint wants nothing any more (Standard Webhooks,
 /// "Webhook endpoint operations"); 408, 425, 429 and 5xx may pass (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4).

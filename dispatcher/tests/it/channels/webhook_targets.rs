@@ -2,7 +2,8 @@
 
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
-use peal_dispatcher::channels::webhook::{Client, Hosts, Options, Secrets, SigningSecret};
+use peal_dispatcher::channels::Hosts;
+use peal_dispatcher::channels::webhook::{Client, Options, Secrets, SigningSecret};
 use peal_dispatcher::recording::Webhooks;
 
 use super::fixture::{Fixture, SOON, clock, permanent, retry};

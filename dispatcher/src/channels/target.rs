@@ -1,4 +1,5 @@
-//! Which machines a webhook may reach: the check of IP literals and the resolver that checks names.
+//! Which machines may be called whose addresses apps and recipients name: the check of IP literals and the resolver that
+//! checks names.
 //!
 //! The resolver hands on nothing but checked addresses, and the connection goes to one of them: a name whose addresses
 //! change between a check and the call (DNS rebinding) gains nothing.
@@ -14,18 +15,20 @@ use url::Url;
 
 use peal_common::address;
 
+use super::ConfigError;
+
 /// The name leads to private addresses alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the target is not a public address")]
-pub(super) struct PrivateTarget;
+pub(crate) struct PrivateTarget;
 
 /// The name leads nowhere.
 #[derive(Debug, thiserror::Error)]
 #[error("the name cannot be resolved")]
-pub(super) struct LookupFailed(#[source] Option<std::io::Error>);
+pub(crate) struct LookupFailed(#[source] Option<std::io::Error>);
 
 /// Whether `error` or anything that caused it is an `E`.
-pub(super) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.is::<E>() {
@@ -53,23 +56,23 @@ impl Hosts {
 
 /// The rule: public addresses and the networks that the settings allow.
 #[derive(Debug, Clone)]
-pub(super) struct Targets {
+pub(crate) struct Targets {
     allowed: Arc<[IpNet]>,
 }
 
 impl Targets {
-    pub(super) fn new(allowed: Vec<IpNet>) -> Self {
+    pub(crate) fn new(allowed: Vec<IpNet>) -> Self {
         Targets { allowed: allowed.into() }
     }
 
-    pub(super) fn allows(&self, ip: IpAddr) -> bool {
+    pub(crate) fn allows(&self, ip: IpAddr) -> bool {
         // A mapped address reaches the IPv4 machine inside it, so that is the one to compare.
         let ip = ip.to_canonical();
         address::is_public(ip) || self.allowed.iter().any(|network| network.contains(&ip))
     }
 
     /// Checks what a URL says by itself. The HTTP client connects to IP literals without asking the resolver.
-    pub(super) fn check_literal(&self, url: &Url) -> Result<(), PrivateTarget> {
+    pub(crate) fn check_literal(&self, url: &Url) -> Result<(), PrivateTarget> {
         match address::literal_target(url) {
             Some(ip) if !self.allows(ip) => Err(PrivateTarget),
             _ => Ok(()),
@@ -77,15 +80,24 @@ impl Targets {
     }
 }
 
+/// The networks that a setting lists.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] when one is none.
+pub(crate) fn networks(key: &'static str, texts: &[String]) -> Result<Vec<IpNet>, ConfigError> {
+    let invalid = |_| ConfigError::invalid(key, "write networks such as 10.1.0.0/16 or fd00::/8");
+    texts.iter().map(|text| text.trim().parse().map_err(invalid)).collect()
+}
+
 /// Resolves names to allowed addresses only.
 #[derive(Debug)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     targets: Targets,
     hosts: Hosts,
 }
 
 impl Resolver {
-    pub(super) fn new(targets: Targets, hosts: Hosts) -> Self {
+    pub(crate) fn new(targets: Targets, hosts: Hosts) -> Self {
         Resolver { targets, hosts }
     }
 }
