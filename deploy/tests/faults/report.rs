@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::audit::Findings;
 use crate::faults::Incident;
-use crate::load::Log;
+use crate::load::{Log, Request};
 use crate::provider::Calls;
 use crate::spread::Change;
 
@@ -83,11 +83,7 @@ impl Run<'_> {
         let mut accepting: Vec<_> = self.log.requests.iter().filter(|request| request.accepted > 0).collect();
         accepting.sort_by_key(|request| request.until_ms);
         let outages = outages(self.log);
-        let stalls: Vec<_> = arrivals
-            .windows(2)
-            .filter(|pair| pair[1] - pair[0] > STALL_MS)
-            .map(|pair| (pair[0], pair[1]))
-            .collect();
+        let stalls = stalls(&arrivals, &accepting);
         let mut rows = Vec::new();
         for (number, incident) in self.incidents.iter().enumerate() {
             // What came before the first one was at stake, too.
@@ -225,6 +221,16 @@ fn middle_and_most(times_ms: &[i64]) -> String {
         Some(most) => format!("{} / {} s", seconds(times[times.len() / 2]), seconds(*most)),
         None => String::new(),
     }
+}
+
+/// The times in which nothing was delivered although something had been accepted: from its acceptance until the next delivery.
+fn stalls(arrivals: &[i64], accepting: &[&Request]) -> Vec<(i64, i64)> {
+    let gaps = arrivals.windows(2).map(|pair| (pair[0], pair[1]));
+    gaps.filter_map(|(from, until)| {
+        let next = accepting.get(accepting.partition_point(|request| request.until_ms < from))?;
+        (until - next.until_ms > STALL_MS).then_some((next.until_ms, until))
+    })
+    .collect()
 }
 
 /// The times in which nothing was accepted although the sender asked: from when the first request was sent that failed,
