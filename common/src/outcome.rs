@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// The result of one attempt. A channel translates its provider's answers into this and nothing else; what follows
 /// (acknowledgement, retry, event, invalid contact) is decided in one place, by the dispatcher's delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum Outcome {
     AddressDead {
         /// A stable word for the event, such as `http_410`.
         reason: String,
+        /// Since when, where the provider says so: an address that was registered later is another one's.
+        since: Option<Timestamp>,
     },
     /// The account or the provider as a whole is out of order (credentials, suspension): retry without counting an
     /// attempt.

@@ -1,11 +1,20 @@
-//! What all HTTP providers share: the client's safe defaults and the reading of bounded bodies.
+//! What all HTTP providers share: the client's safe defaults, the call, and the reading of bounded bodies.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderMap, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use peal_common::outcome::Outcome;
 
 use super::ConfigError;
+use super::outcomes::{ambiguous, permanent, retry};
 
 /// Idle connections are kept this long: below the 60 s after which common proxies close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
@@ -19,8 +28,13 @@ const USER_AGENT: &str = concat!("Peal/", env!("CARGO_PKG_VERSION"));
 
 /// A client builder without redirects and proxies, with TLS from ring. Time limits are for the caller to set.
 pub(crate) fn client_builder() -> Result<reqwest::ClientBuilder, ConfigError> {
+    client_builder_trusting(RootCertStore::empty())
+}
+
+/// The same, trusting `more` beside the usual authorities.
+pub(crate) fn client_builder_trusting(more: RootCertStore) -> Result<reqwest::ClientBuilder, ConfigError> {
     Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(tls_config()?)
+        .tls_backend_preconfigured(tls_config(more)?)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .referer(false)
@@ -34,8 +48,7 @@ pub(crate) fn client_builder() -> Result<reqwest::ClientBuilder, ConfigError> {
 
 /// Trusts what the machine trusts (an operator's own authority among it) and, since a slim image may have no
 /// certificates at all, the bundled list of public authorities.
-fn tls_config() -> Result<ClientConfig, ConfigError> {
-    let mut roots = RootCertStore::empty();
+fn tls_config(mut roots: RootCertStore) -> Result<ClientConfig, ConfigError> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -48,8 +61,116 @@ fn tls_config() -> Result<ClientConfig, ConfigError> {
     Ok(config)
 }
 
+/// The authorities in a PEM file that a setting names; none where it names no file.
+pub(crate) fn authorities(key: &'static str, file: Option<&Path>) -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = file else { return Ok(roots) };
+    let unreadable = |why: String| ConfigError::invalid(key, format!("{}: {why}", path.display()));
+    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+        roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(unreadable("there is no certificate in it".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// A provider's base URL from the settings, to which paths are added.
+pub(crate) fn base_url(key: &'static str, text: &str) -> Result<Url, ConfigError> {
+    let invalid = || ConfigError::invalid(key, "write a URL such as https://api.example.com");
+    let mut url = Url::parse(text).map_err(|_| invalid())?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(invalid());
+    }
+    url.path_segments_mut().map_err(|()| invalid())?.pop_if_empty();
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// Adds segments to the path of a [`base_url`], each encoded as one.
+pub(crate) fn add_path<'a>(url: &mut Url, segments: impl IntoIterator<Item = &'a str>) {
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.extend(segments);
+    }
+}
+
+/// An answer: what a provider said.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// `None` when it was too long, broke off or did not end in time.
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// It can't be made, ever.
+    Invalid,
+    /// There was no connection: nobody saw the request.
+    NotSent,
+    /// Somebody may have seen it.
+    Lost,
+    /// Somebody may have seen it, and the time is over.
+    TimedOut,
+}
+
+impl NoAnswer {
+    pub(crate) fn of(error: &reqwest::Error) -> Self {
+        if error.is_builder() {
+            NoAnswer::Invalid
+        } else if error.is_connect() {
+            NoAnswer::NotSent
+        } else if error.is_timeout() {
+            NoAnswer::TimedOut
+        } else {
+            NoAnswer::Lost
+        }
+    }
+
+    /// The outcome where a second request does no harm, because it is recognised or takes the place of the first.
+    pub(crate) fn repeatable(self) -> Outcome {
+        match self {
+            NoAnswer::Invalid => permanent("invalid_request"),
+            NoAnswer::NotSent => retry("connect_failed", None),
+            NoAnswer::Lost => retry("connection_lost", None),
+            NoAnswer::TimedOut => retry("timeout", None),
+        }
+    }
+
+    /// The outcome where a second request may be a second message.
+    pub(crate) fn ambiguous(self) -> Outcome {
+        match self {
+            NoAnswer::Invalid => permanent("invalid_request"),
+            NoAnswer::NotSent => retry("connect_failed", None),
+            NoAnswer::Lost | NoAnswer::TimedOut => ambiguous("no_answer_after_send"),
+        }
+    }
+}
+
+/// Makes a call and reads at most `cap` bytes of what comes back, all of it before `deadline`.
+pub(crate) async fn call(
+    http: &reqwest::Client,
+    request: reqwest::Request,
+    deadline: Instant,
+    cap: usize,
+) -> Result<Answer, NoAnswer> {
+    let response = match timeout_at(deadline, http.execute(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(NoAnswer::of(&error)),
+        Err(_) => return Err(NoAnswer::TimedOut),
+    };
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = timeout_at(deadline, read_capped(response, cap)).await.ok().flatten();
+    Ok(Answer { status, headers, body })
+}
+
 /// Reads a body of at most `cap` bytes. `None` when it is longer or breaks off; then the connection is closed.
-pub(crate) async fn read_capped(mut response: reqwest::Response, cap: usize) -> Option<Vec<u8>> {
+async fn read_capped(mut response: reqwest::Response, cap: usize) -> Option<Vec<u8>> {
     let announced = response.content_length().unwrap_or(0);
     if announced > cap as u64 {
         return None;

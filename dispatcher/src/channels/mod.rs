@@ -13,6 +13,7 @@ pub mod webhook;
 pub mod webpush;
 
 mod http;
+mod jwt;
 mod providers;
 mod retry_after;
 mod target;
@@ -182,7 +183,7 @@ pub(crate) mod outcomes {
     }
 
     pub(crate) fn address_dead(reason: impl Into<String>) -> Outcome {
-        Outcome::AddressDead { reason: reason.into() }
+        Outcome::AddressDead { reason: reason.into(), since: None }
     }
 
     pub(crate) fn unavailable(reason: impl Into<String>) -> Outcome {

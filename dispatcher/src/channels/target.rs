@@ -14,8 +14,10 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
 use peal_common::address;
+use peal_common::outcome::Outcome;
 
 use super::ConfigError;
+use super::outcomes::{permanent, retry};
 
 /// The name leads to private addresses alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,8 +29,19 @@ pub(crate) struct PrivateTarget;
 #[error("the name cannot be resolved")]
 pub(crate) struct LookupFailed(#[source] Option<std::io::Error>);
 
+/// The outcome of a call that ended at a [`Resolver`].
+pub(crate) fn refusal(error: &reqwest::Error) -> Option<Outcome> {
+    if is_caused_by::<PrivateTarget>(error) {
+        Some(permanent("private_target"))
+    } else if is_caused_by::<LookupFailed>(error) {
+        Some(retry("dns_failed", None))
+    } else {
+        None
+    }
+}
+
 /// Whether `error` or anything that caused it is an `E`.
-pub(crate) fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if error.is::<E>() {

@@ -48,7 +48,7 @@ pub(super) async fn after_attempt(
         Outcome::Retry { reason, after } => {
             retry(context, job, Box::new(work.clone()), attempts, reason, *after).await
         }
-        Outcome::Permanent { reason } | Outcome::AddressDead { reason } => {
+        Outcome::Permanent { reason } | Outcome::AddressDead { reason, .. } => {
             refused(context, job, Box::new(work.clone()), attempts, reason).await
         }
         // The provider's trouble burns no attempt.

@@ -14,7 +14,8 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
@@ -175,7 +176,7 @@ struct Shared {
     otherwise: Mutex<Arc<Decide>>,
 }
 
-/// A recording HTTP/1.1 server.
+/// A recording server of HTTP/1.1 and, for clients that begin with it, HTTP/2.
 pub(super) struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -245,7 +246,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         connections.spawn(async move {
             let service = service_fn(move |request| handle(request, shared.clone()));
             // Errors are the business of whoever called.
-            let _ = hyper::server::conn::http1::Builder::new()
+            let _ = auto::Builder::new(TokioExecutor::new())
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
         });

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use http::header::{CONTENT_TYPE, HeaderValue};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
@@ -11,7 +11,7 @@ use peal_common::outcome::Outcome;
 use super::limits::{Limits, Pause};
 use super::request::{self, Chat};
 use super::{Options, outcome};
-use crate::channels::outcomes::{ambiguous, held_back, permanent};
+use crate::channels::outcomes::{held_back, permanent};
 use crate::channels::{ConfigError, Message, PROVIDER_PAUSED, THROTTLED, http as shared};
 
 /// The longest answer that is read: a message of 4,096 characters comes back with escapes and entities.
@@ -77,13 +77,12 @@ impl Client {
         let mut request = reqwest::Request::new(reqwest::Method::POST, self.options.endpoint.clone());
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         *request.body_mut() = Some(body.into());
-        let response = match timeout_at(deadline, self.http.execute(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return outcome::of_call_error(&error),
-            Err(_) => return ambiguous("no_answer_after_send"),
-        };
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = timeout_at(deadline, shared::read_capped(response, MAX_BODY_BYTES)).await.ok().flatten();
-        outcome::of_answer(status, &headers, body.as_deref(), self.clock.now())
+        match shared::call(&self.http, request, deadline, MAX_BODY_BYTES).await {
+            Ok(answer) => {
+                outcome::of_answer(answer.status, &answer.headers, answer.body.as_deref(), self.clock.now())
+            }
+            // There is no way to ask Telegram whether it got the message.
+            Err(no_answer) => no_answer.ambiguous(),
+        }
     }
 }

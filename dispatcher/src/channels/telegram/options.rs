@@ -7,7 +7,7 @@ use url::Url;
 
 use peal_common::settings::{Secret, TelegramSettings, secret};
 
-use crate::channels::ConfigError;
+use crate::channels::{ConfigError, http};
 
 /// How long a call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -60,17 +60,8 @@ fn endpoint(base: &str, token: &Secret) -> Result<Url, ConfigError> {
         let advice = "write the token as BotFather gave it, such as 123456:ABC…";
         return Err(ConfigError::invalid("channels.telegram.token", advice));
     }
-    let invalid =
-        || ConfigError::invalid("channels.telegram.base_url", "write a URL such as https://api.telegram.org");
-    let mut url = Url::parse(base).map_err(|_| invalid())?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(invalid());
-    }
-    url.path_segments_mut()
-        .map_err(|()| invalid())?
-        .pop_if_empty()
-        .push(&format!("bot{}", token.expose()))
-        .push("sendMessage");
+    let mut url = http::base_url("channels.telegram.base_url", base)?;
+    http::add_path(&mut url, [&format!("bot{}", token.expose()), "sendMessage"]);
     Ok(url)
 }
 

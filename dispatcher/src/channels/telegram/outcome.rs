@@ -98,17 +98,6 @@ fn of_bad_request(answer: &Answer) -> Outcome {
     }
 }
 
-/// The outcome of a call without an answer. There is no way to ask Telegram whether it got the message.
-pub(super) fn of_call_error(error: &reqwest::Error) -> Outcome {
-    if error.is_builder() {
-        permanent("invalid_request")
-    } else if error.is_connect() {
-        retry("connect_failed", None)
-    } else {
-        ambiguous("no_answer_after_send")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 
 use peal_common::outcome::Outcome;
 
+use crate::channels::http::NoAnswer;
 use crate::channels::outcomes::{address_dead, permanent, retry};
 use crate::channels::retry_after;
-use crate::channels::target::{LookupFailed, PrivateTarget, is_caused_by};
+use crate::channels::target;
 
 /// The outcome of an answer. 2xx is success and 410 means that the endpoint wants nothing any more (Standard Webhooks,
 /// "Webhook endpoint operations"); 408, 425, 429 and 5xx may pass (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4).
@@ -25,19 +26,7 @@ pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, now: Timestamp)
 /// The outcome of a call without an answer. Whether the endpoint got the request does not matter: the same request
 /// with the same `webhook-id` may be sent again.
 pub(super) fn of_error(error: &reqwest::Error) -> Outcome {
-    if is_caused_by::<PrivateTarget>(error) {
-        permanent("private_target")
-    } else if error.is_builder() {
-        permanent("invalid_request")
-    } else if is_caused_by::<LookupFailed>(error) {
-        retry("dns_failed", None)
-    } else if error.is_connect() {
-        retry("connect_failed", None)
-    } else if error.is_timeout() {
-        retry("timeout", None)
-    } else {
-        retry("connection_lost", None)
-    }
+    target::refusal(error).unwrap_or_else(|| NoAnswer::of(error).repeatable())
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use jiff::Timestamp;
 
 use peal_common::outcome::Outcome;
 
+use crate::channels::http::NoAnswer;
 use crate::channels::outcomes::{address_dead, permanent, retry};
 use crate::channels::retry_after;
-use crate::channels::target::{self, LookupFailed, PrivateTarget};
+use crate::channels::target;
 
 /// The outcome of an answer. 201 means that the push service has the message (RFC 8030 §5), not the browser; 404 and 410
 /// that the subscription is gone (§7.3).
@@ -26,19 +27,7 @@ pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, now: Timestamp)
 
 /// The outcome of a call without an answer. It may be made again: the topic makes the second message replace the first.
 pub(super) fn of_error(error: &reqwest::Error) -> Outcome {
-    if target::is_caused_by::<PrivateTarget>(error) {
-        permanent("private_target")
-    } else if error.is_builder() {
-        permanent("invalid_request")
-    } else if target::is_caused_by::<LookupFailed>(error) {
-        retry("dns_failed", None)
-    } else if error.is_connect() {
-        retry("connect_failed", None)
-    } else if error.is_timeout() {
-        retry("timeout", None)
-    } else {
-        retry("connection_lost", None)
-    }
+    target::refusal(error).unwrap_or_else(|| NoAnswer::of(error).repeatable())
 }
 
 #[cfg(test)]

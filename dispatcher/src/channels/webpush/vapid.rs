@@ -5,14 +5,13 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use p256::ecdsa::signature::Signer as _;
-use p256::ecdsa::{Signature, SigningKey};
+use p256::ecdsa::SigningKey;
 use peal_common::vapid::VapidKey;
 use serde_json::json;
 use url::Url;
+
+use crate::channels::jwt;
 
 /// How long a signed word counts: less than the 24 hours of RFC 8292 §2, with room for clocks that differ.
 const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
@@ -71,19 +70,18 @@ impl Vapid {
         Some(header)
     }
 
-    /// A JSON Web Token (RFC 7519), signed with ES256 (RFC 7518 §3.4: both numbers, 32 bytes each).
     fn sign(&self, origin: &str, expires: Timestamp) -> String {
-        let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"ES256"}"#);
-        let claims = json!({"aud": origin, "exp": expires.as_second(), "sub": self.subject}).to_string();
-        let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
-        let signature: Signature = self.key.sign(signed.as_bytes());
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
+        let claims = json!({"aud": origin, "exp": expires.as_second(), "sub": self.subject});
+        jwt::es256(&self.key, &json!({"typ": "JWT", "alg": "ES256"}), &claims)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use jiff::ToSpan as _;
+    use p256::ecdsa::Signature;
     use p256::ecdsa::VerifyingKey;
     use p256::ecdsa::signature::Verifier as _;
     use serde_json::Value;

@@ -102,7 +102,7 @@ pub fn permanent(reason: &str) -> Outcome {
 }
 
 pub fn address_dead(reason: &str) -> Outcome {
-    Outcome::AddressDead { reason: reason.to_owned() }
+    Outcome::AddressDead { reason: reason.to_owned(), since: None }
 }
 
 pub fn unavailable(reason: &str) -> Outcome {
