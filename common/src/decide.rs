@@ -26,6 +26,8 @@ pub enum Reason {
     NoUsableChannel,
     /// The contact was removed after the delivery was planned.
     ContactRemoved,
+    /// Nothing is sent to the recipient's addresses on the channel any more.
+    AddressSuppressed,
     /// The notification has no text for the channel.
     NoText,
     /// Nobody is set up to send on the channel.
@@ -46,6 +48,7 @@ impl Reason {
             Reason::MarketingOptOut => "marketing_opt_out",
             Reason::NoUsableChannel => "no_usable_channel",
             Reason::ContactRemoved => "contact_removed",
+            Reason::AddressSuppressed => "address_suppressed",
             Reason::NoText => "no_text",
             Reason::NoProvider => "no_provider",
             Reason::UnknownRecipient => "unknown_recipient",
@@ -149,6 +152,8 @@ pub struct Question<'a> {
     pub channels: Option<&'a [ChannelChoice]>,
     /// Only this contact.
     pub only: Option<&'a ContactRef>,
+    /// The contacts that nothing is sent to.
+    pub suppressed: &'a [ContactRef],
     /// Whether the notification has a text for a channel.
     pub has_text: &'a dyn Fn(Channel) -> bool,
     /// Whether somebody is set up to send on a channel.
@@ -174,11 +179,15 @@ pub fn plan(question: &Question<'_>) -> Plan {
     let mut plan = Plan::default();
     for choice in order(question) {
         for &channel in choice.channels() {
-            let contacts = contacts(question, channel);
+            let mut contacts = contacts(question, channel);
             if contacts.is_empty() {
                 continue;
             }
+            contacts.retain(|contact| !question.suppressed.contains(contact));
             match usable(question, channel) {
+                Ok(()) if contacts.is_empty() => {
+                    plan.passed_over.push((channel, Reason::AddressSuppressed));
+                }
                 Ok(()) => plan.deliveries.extend(contacts),
                 Err(reason) => {
                     if !plan.passed_over.contains(&(channel, reason)) {
@@ -276,7 +285,7 @@ mod tests {
         let contacts = contacts
             .iter()
             .map(|(channel, index)| ContactRef { channel: *channel, index: (*index).to_owned() });
-        Outline { contacts: contacts.collect(), preferences: preferences(wants) }
+        Outline { contacts: contacts.collect(), preferences: preferences(wants), registered_ms: 0 }
     }
 
     fn channels_of(
@@ -290,6 +299,7 @@ mod tests {
             rules,
             channels: asked,
             only: None,
+            suppressed: &[ContactRef { channel: Channel::Fcm, index: "gone".to_owned() }],
             has_text: &|_| true,
             has_provider: &|channel| channel != Channel::Sms,
         });
@@ -346,6 +356,19 @@ mod tests {
         assert_eq!(
             channels_of(&refused, &only_email, None),
             (vec![], vec![(Channel::Email, Reason::ChannelOptOut)])
+        );
+    }
+
+    #[test]
+    fn what_is_suppressed_is_passed_over() {
+        let plain =
+            category(json!({"class": "transactional", "mandatory": true, "channels": ["push", "email"]}));
+        let two = [(Channel::Fcm, "gone"), (Channel::Fcm, "f"), (Channel::Email, "e")];
+        assert_eq!(channels_of(&recipient(&two, json!({})), &plain, None), (vec![Channel::Fcm], vec![]));
+        let one = [(Channel::Fcm, "gone"), (Channel::Email, "e")];
+        assert_eq!(
+            channels_of(&recipient(&one, json!({})), &plain, None),
+            (vec![Channel::Email], vec![(Channel::Fcm, Reason::AddressSuppressed)])
         );
     }
 

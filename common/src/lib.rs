@@ -22,6 +22,7 @@ pub mod recipient;
 pub mod seal;
 pub mod settings;
 pub mod state;
+pub mod suppression;
 pub mod takeover;
 pub mod template;
 pub mod vapid;

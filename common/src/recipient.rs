@@ -259,6 +259,8 @@ pub struct Recipient {
     pub preferences: Preferences,
     /// What seals what is kept for this recipient, such as inbox items.
     pub data_keys: DataKeys,
+    /// When the contacts were registered, in milliseconds since the Unix epoch; 0 when there are none.
+    pub registered_ms: u64,
 }
 
 impl Recipient {
@@ -289,7 +291,8 @@ impl Recipient {
             groups: profile.groups,
             pinned_to: profile.pinned_to,
         };
-        Ok(Some(Recipient { body, indexes, preferences: Preferences::read(record), data_keys }))
+        let (preferences, registered_ms) = (Preferences::read(record), registered_ms(record));
+        Ok(Some(Recipient { body, indexes, preferences, data_keys, registered_ms }))
     }
 
     /// The contact that a stream names by its blind index, unless it has been removed since.
@@ -307,6 +310,8 @@ pub struct Outline {
     pub contacts: Vec<ContactRef>,
     /// What the recipient wants.
     pub preferences: Preferences,
+    /// As [`Recipient::registered_ms`].
+    pub registered_ms: u64,
 }
 
 impl Outline {
@@ -321,8 +326,16 @@ impl Outline {
             Some(ContactRef { channel: channel.parse().ok()?, index: index.to_owned() })
         };
         let contacts = index_entries(record).filter_map(contact).collect();
-        Some(Outline { contacts, preferences: Preferences::read(record) })
+        Some(Outline {
+            contacts,
+            preferences: Preferences::read(record),
+            registered_ms: registered_ms(record),
+        })
     }
+}
+
+fn registered_ms(record: &Record) -> u64 {
+    record.facets.get(CONTACTS_FACET).map_or(0, |facet| facet.stamp.ms)
 }
 
 /// Whether a record is one of a recipient who has not been erased.

@@ -39,11 +39,15 @@ pub enum Kind {
     Cancellation,
     /// The same of a notification that is pinned.
     PinnedCancellation,
+    /// An address that nothing is sent to.
+    Suppression,
+    /// The same of an address of somebody who is pinned.
+    PinnedSuppression,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Recipient,
         Kind::PinnedRecipient,
         Kind::Category,
@@ -52,12 +56,14 @@ impl Kind {
         Kind::Key,
         Kind::Cancellation,
         Kind::PinnedCancellation,
+        Kind::Suppression,
+        Kind::PinnedSuppression,
     ];
 
     /// Whether records of this kind stay in their region.
     #[must_use]
     pub const fn is_pinned(self) -> bool {
-        matches!(self, Kind::PinnedRecipient | Kind::PinnedCancellation)
+        matches!(self, Kind::PinnedRecipient | Kind::PinnedCancellation | Kind::PinnedSuppression)
     }
 
     /// The first token of the key.
@@ -72,6 +78,8 @@ impl Kind {
             Kind::Key => "key",
             Kind::Cancellation => "cancellation",
             Kind::PinnedCancellation => "pinned_cancellation",
+            Kind::Suppression => "suppression",
+            Kind::PinnedSuppression => "pinned_suppression",
         }
     }
 }

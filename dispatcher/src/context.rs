@@ -17,6 +17,7 @@ use peal_nats::dead_letter::dead_letter_id;
 use peal_nats::mirror::{Mirror, NotReady};
 use peal_nats::publish::{Outgoing, Pending, PublishError};
 use peal_nats::pull::Job;
+use peal_nats::state::StateWriter;
 use peal_nats::{Connection, Region, Subjects};
 
 use crate::channels::Providers;
@@ -57,6 +58,8 @@ pub struct Context {
     pub mirror: Mirror,
     /// Typed access to it.
     pub catalog: Catalog,
+    /// Changes of state.
+    pub writer: StateWriter,
     /// Who sends on which channel.
     pub providers: Providers,
     /// What recently became of deliveries, asked after redeliveries.
@@ -148,6 +151,21 @@ impl Context {
             Stop::Cancelled => "cancelled",
             Stop::TakenOver => TAKEN_OVER,
         }))
+    }
+
+    /// Whether nothing is to be sent to an address any more, which was registered at that time.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn is_suppressed(
+        &self,
+        notification: &Accepted,
+        channel: Channel,
+        index: &str,
+        registered_ms: u64,
+    ) -> Result<bool, CatalogError> {
+        let found = self.catalog.suppression(&notification.app, channel, index, notification.pinned)?;
+        Ok(found.is_some_and(|found| found.holds_for(channel, registered_ms)))
     }
 
     /// Deals with a message that can't be read. One of a later version is left to the newer dispatchers beside this one

@@ -31,6 +31,7 @@ use peal_nats::catalog::Catalog;
 use peal_nats::connect::Options;
 use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::service::{Description, Service};
+use peal_nats::state::StateWriter;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,12 +64,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         settings.dispatcher.data_dir.join("state.redb"),
         Keeps::Records,
         clock.clone(),
-        hybrid,
+        Arc::clone(&hybrid),
     );
     let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
     let context = Arc::new(Context {
         subjects: Subjects::new(&connection.region),
         catalog: Catalog::new(mirror.clone(), sealer),
+        writer: StateWriter::new(connection.clone(), mirror.clone(), hybrid),
         inherited: Inherited::new(connection.clone()),
         outcomes: RecentOutcomes::new(connection.clone()),
         in_hand: InHand::default(),

@@ -14,6 +14,7 @@ use peal_common::id::{AppId, CategoryId, NotificationId, RecipientId, TemplateId
 use peal_common::recipient::{Outline, Recipient};
 use peal_common::seal::{SealError, Sealer};
 use peal_common::state::{Kind, Record, RecordKey};
+use peal_common::suppression::{self, Suppression};
 use peal_common::template::{CompiledTemplate, Template, TemplateCache};
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -262,6 +263,27 @@ impl Catalog {
         Ok(elsewhere.map(|_| Stop::TakenOver))
     }
 
+    /// Why nothing is sent to an address any more, by its blind index; `None` when something may be. `pinned`: it is one
+    /// of somebody who is pinned.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn suppression(
+        &self,
+        app: &AppId,
+        channel: Channel,
+        index: &str,
+        pinned: bool,
+    ) -> Result<Option<Suppression>, CatalogError> {
+        for pinned in [Some(false), pinned.then_some(true)].into_iter().flatten() {
+            let record = self.mirror.get(&suppression::key(app, channel, index, pinned))?;
+            if let Some(found) = record.as_ref().and_then(Suppression::read) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// Objects of one kind in one app, in the order of their keys, after the object `after`. Records of objects that do
     /// not exist any more are left out; `read` says `None` for these.
     ///
@@ -296,6 +318,34 @@ impl Catalog {
             }
         }
         Ok(out)
+    }
+
+    /// Objects of one kind and then of another, as [`Catalog::list`] gives them; in `after` and in what comes back, the ids
+    /// of the second kind begin with `mark`.
+    ///
+    /// # Errors
+    /// As [`Catalog::list`].
+    pub fn list_both<T>(
+        &self,
+        kinds: [Kind; 2],
+        mark: &str,
+        app: &AppId,
+        after: Option<String>,
+        limit: usize,
+        read: impl Fn(&str, &RecordKey, &Record) -> Result<Option<T>, CatalogError>,
+    ) -> Result<Vec<(String, T)>, CatalogError> {
+        let [first, second] = kinds;
+        let (kinds, mut after) = match after.as_deref().and_then(|after| after.strip_prefix(mark)) {
+            Some(after) => (vec![(second, mark)], Some(after.to_owned())),
+            None => (vec![(first, ""), (second, mark)], after),
+        };
+        let mut all = Vec::new();
+        for (kind, mark) in kinds {
+            let missing = limit.saturating_sub(all.len());
+            let found = self.list(kind, app, after.take().as_deref(), missing, &read)?;
+            all.extend(found.into_iter().map(|(id, value)| (format!("{mark}{id}"), value)));
+        }
+        Ok(all)
     }
 }
 

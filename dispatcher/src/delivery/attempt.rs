@@ -27,7 +27,7 @@ pub(super) enum Decision {
 
 /// A delivery that may be sent.
 pub(super) struct Ready {
-    recipient: Recipient,
+    pub(super) recipient: Recipient,
     contact: Contact,
     rendered: Rendered,
     /// The class of its category.
@@ -62,6 +62,11 @@ pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, Catalog
         decide::permitted(&recipient.preferences, &notification.category, &rules, work.channel)
     {
         return end(EventType::Suppressed, reason);
+    }
+    if work.channel != Channel::Inbox
+        && context.is_suppressed(notification, work.channel, &work.contact, recipient.registered_ms)?
+    {
+        return end(EventType::Suppressed, Reason::AddressSuppressed);
     }
     let zone = recipient.body.time_zone.as_deref();
     // The inbox makes no noise: an item may arrive at any hour.

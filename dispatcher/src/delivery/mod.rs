@@ -3,6 +3,7 @@
 mod attempt;
 mod in_hand;
 mod settle;
+mod suppress;
 
 pub use in_hand::InHand;
 
@@ -135,6 +136,9 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             }
             let outcome = attempt::send(context, job, &work, &ready).await;
             crate::metrics::attempt(work.channel, &outcome);
+            if let Outcome::AddressDead { reason, since } = &outcome {
+                suppress::suppress(context, &work, ready.recipient.registered_ms, reason, *since).await;
+            }
             settle(context, job, work, ready.class, outcome).await
         }
         Decision::End(kind, reason) => settle::without_attempt(context, job, &work, kind, &reason).await,

@@ -11,6 +11,7 @@ use peal_common::envelope::{
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::DeliveryId;
+use peal_common::recipient::Outline;
 use peal_nats::catalog::CatalogError;
 
 use crate::context::Context;
@@ -74,22 +75,24 @@ pub(super) fn decide(
             (Text::Template { .. }, Some(template)) => template.has_body(channel, locale),
             (Text::Template { .. }, None) => false,
         };
+        let suppressed = suppressed(context, notification, &recipient, target.only.as_ref())?;
         let Plan { deliveries, passed_over } = decide::plan(&Question {
             recipient: &recipient,
             category: &notification.category,
             rules: &rules,
             channels: notification.channels.as_deref(),
             only: target.only.as_ref(),
+            suppressed: &suppressed,
             has_text: &has_text,
             has_provider: &|channel| context.providers.has(channel),
         });
         if deliveries.is_empty() && passed_over.is_empty() {
             decided.events.push(refusal(intake, target, None, Reason::NoUsableChannel, now));
         }
-        // A channel that the recipient refused is told even when another one is used; the other reasons only matter
-        // when nothing was left.
+        // A channel that must not be used is told even when another one is; the other reasons only matter when nothing
+        // was left.
         for (channel, reason) in passed_over {
-            if deliveries.is_empty() || is_wish(reason) {
+            if deliveries.is_empty() || is_suppression(reason) {
                 decided.events.push(refusal(intake, target, Some(channel), reason, now));
             }
         }
@@ -169,8 +172,31 @@ fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: Repeat) -> Work {
     }
 }
 
-const fn is_wish(reason: Reason) -> bool {
-    matches!(reason, Reason::CategoryOptOut | Reason::ChannelOptOut | Reason::MarketingOptOut)
+/// The contacts of a recipient that nothing is sent to.
+fn suppressed(
+    context: &Context,
+    notification: &Accepted,
+    recipient: &Outline,
+    only: Option<&ContactRef>,
+) -> Result<Vec<ContactRef>, CatalogError> {
+    let mut suppressed = Vec::new();
+    for contact in only.map_or(recipient.contacts.as_slice(), std::slice::from_ref) {
+        // A phone number serves Alimtalk, too.
+        let also = (contact.channel == Channel::Sms).then_some(Channel::Alimtalk);
+        for channel in [Some(contact.channel), also].into_iter().flatten() {
+            if context.is_suppressed(notification, channel, &contact.index, recipient.registered_ms)? {
+                suppressed.push(ContactRef { channel, index: contact.index.clone() });
+            }
+        }
+    }
+    Ok(suppressed)
+}
+
+const fn is_suppression(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::CategoryOptOut | Reason::ChannelOptOut | Reason::MarketingOptOut | Reason::AddressSuppressed
+    )
 }
 
 fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: Repeat) -> Work {
@@ -208,7 +234,7 @@ fn refusal(
 ) -> Event {
     let notification = &intake.notification;
     let kind = match reason {
-        reason if is_wish(reason) => EventType::Suppressed,
+        reason if is_suppression(reason) => EventType::Suppressed,
         Reason::UnknownRecipient => EventType::Erased,
         _ => EventType::Failed,
     };

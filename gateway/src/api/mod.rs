@@ -12,6 +12,7 @@ pub mod preferences;
 pub mod recipients;
 pub mod regions;
 pub mod submit;
+pub mod suppressions;
 pub mod templates;
 
 use utoipa_axum::router::OpenApiRouter;
@@ -50,6 +51,8 @@ pub fn read() -> OpenApiRouter<App> {
         .routes(routes!(recipients::list))
         .routes(routes!(recipients::get))
         .routes(routes!(preferences::get))
+        .routes(routes!(suppressions::list))
+        .routes(routes!(suppressions::get))
         .routes(routes!(inbox::list))
         .routes(routes!(inbox::watch))
         .routes(routes!(categories::list))
@@ -66,6 +69,7 @@ pub fn manage() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(recipients::put, recipients::delete))
         .routes(routes!(preferences::put))
+        .routes(routes!(suppressions::put, suppressions::delete))
         .routes(routes!(categories::put, categories::delete))
         .routes(routes!(dead_letters::replay))
         .routes(routes!(dead_letters::delete))

@@ -5,7 +5,7 @@ use axum::extract::State;
 use peal_common::address::AddressError;
 use peal_common::channel::Channel;
 use peal_common::clock::Stamp;
-use peal_common::id::RecipientId;
+use peal_common::id::{AppId, RecipientId};
 use peal_common::problem::FieldError;
 use peal_common::recipient::{Recipient, RecipientBody, is_there, write_body};
 use peal_common::state::{Kind, Record, RecordKey};
@@ -72,9 +72,11 @@ pub async fn put(
     let mut is_new = false;
     let change = |record: &mut Record, stamp: &Stamp| {
         is_new = !is_there(record);
-        // Sealing again would make another text of the same content: what is the same stays as it is.
-        let same = Recipient::open(record, &key, &app.sealer)?.is_some_and(|found| found.body == body);
-        if !same {
+        // Sealing again would make another text of the same content: what is the same stays as it is. A device whose token
+        // was given up registers again by this.
+        let known = Recipient::open(record, &key, &app.sealer)?;
+        let same = known.as_ref().is_some_and(|known| known.body == body);
+        if !same || has_dead_device(&app, &caller.app, known.as_ref(), pinned)? {
             write_body(record, &key, &caller.app, &body, stamp, &app.sealer, &mut rand::rng())?;
         }
         Ok::<_, Problem>(())
@@ -83,6 +85,25 @@ pub async fn put(
     app.settle(&key, &written).await;
     let view = RecipientView { id, body };
     Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
+}
+
+/// Whether nothing is sent to one of the recipient's devices any more.
+fn has_dead_device(
+    app: &App,
+    owner: &AppId,
+    recipient: Option<&Recipient>,
+    pinned: bool,
+) -> Result<bool, CatalogError> {
+    let Some(recipient) = recipient else { return Ok(false) };
+    for (contact, index) in recipient.body.contacts.iter().zip(&recipient.indexes) {
+        if contact.channel.is_push()
+            && let Some(found) = app.catalog.suppression(owner, contact.channel, index, pinned)?
+            && found.holds_for(contact.channel, recipient.registered_ms)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A call to a private address would be refused when it is made; whoever registers such a contact is told now.
@@ -145,18 +166,7 @@ pub async fn list(
             Ok(found.map(|found| RecipientView { id, body: found.body }))
         };
         // Those who are pinned come behind the others, and so do their cursors.
-        let (kinds, after) = match after.as_deref().and_then(|after| after.strip_prefix(PINNED_CURSOR)) {
-            Some(after) => (&KINDS[1..], Some(after.to_owned())),
-            None => (&KINDS[..], after),
-        };
-        let (mut all, mut after) = (Vec::new(), after);
-        for kind in kinds {
-            let missing = (limit + 1).saturating_sub(all.len());
-            let found = app.catalog.list(*kind, &caller.app, after.take().as_deref(), missing, read)?;
-            let prefix = if kind.is_pinned() { PINNED_CURSOR } else { "" };
-            all.extend(found.into_iter().map(|(id, view)| (format!("{prefix}{id}"), view)));
-        }
-        Ok::<_, CatalogError>(all)
+        app.catalog.list_both(KINDS, PINNED_CURSOR, &caller.app, after, limit + 1, read)
     });
     let found = found.await.map_err(|_| Problem::internal())??;
     Ok(Json(Page::of(found, limit)))

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use peal_common::channel::Channel;
 use peal_common::clock::{Clock, HybridClock, Stamp};
 use peal_common::envelope::Envelope;
 use peal_common::key::{Grant, Scope};
@@ -16,6 +17,7 @@ use peal_common::recipient::Recipient;
 use peal_common::seal::Sealer;
 use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
+use peal_common::suppression::{self, Suppression};
 use peal_nats::connect::{self, Connection, Options};
 use peal_nats::keys::Keys;
 use peal_nats::mirror::{Keeps, Mirror};
@@ -216,6 +218,17 @@ impl Harness {
         let written =
             self.writer.update(&key, |_: &mut Record, _: &Stamp| Ok::<_, WriteError>(())).await.unwrap();
         Recipient::open(&written.record, &key, &self.sealer).unwrap().unwrap()
+    }
+
+    /// Suppresses an address of [`APP`], as a dispatcher does.
+    pub async fn suppress(&self, channel: Channel, address: &str, suppression: &Suppression) {
+        let app = APP.parse().unwrap();
+        let index = self.sealer.blind_index(&app, channel, address);
+        let change = |record: &mut Record, stamp: &Stamp| {
+            suppression.write(record, stamp);
+            Ok::<_, WriteError>(())
+        };
+        self.writer.update(&suppression::key(&app, channel, &index, false), change).await.unwrap();
     }
 
     /// Publishes an envelope.

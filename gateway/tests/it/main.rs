@@ -23,4 +23,5 @@ mod operation;
 mod outage;
 mod readmodel;
 mod resources;
+mod suppressions;
 mod templates;

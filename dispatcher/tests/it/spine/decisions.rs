@@ -2,7 +2,7 @@
 
 use peal_common::channel::{Channel, ChannelChoice};
 use peal_common::event::EventType;
-use peal_dispatcher::recording::Webhooks;
+use peal_dispatcher::recording::{Answer, Webhooks};
 use serde_json::json;
 
 use super::LIMIT;
@@ -115,4 +115,34 @@ async fn a_channel_without_a_provider_is_refused_and_the_sandbox_takes_it_where_
     assert_eq!(region.event("n-2", EventType::Sent).await.provider.as_deref(), Some("sandbox"));
     region.drained().await;
     with.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_address_is_not_called_again() {
+    let region = Region::start().await;
+    let webhooks = Webhooks::start().await.unwrap();
+    let (gone, other) = (webhooks.url("/gone"), webhooks.url("/other"));
+    region.category("orders", json!({"class": "transactional"})).await;
+    region.recipient("two", &[(Channel::Webhook, &gone), (Channel::Webhook, &other)], json!({})).await;
+    let state = region.recipient("one", &[(Channel::Webhook, &gone)], json!({})).await;
+    webhooks.answer_with(|request| Answer::status(if request.path == "/gone" { 410 } else { 204 }));
+    let dispatcher = region.dispatcher("");
+
+    region.accept(&intake("n-1", &["one"], state)).await;
+    let failed = region.event("n-1", EventType::Failed).await;
+    assert_eq!(failed.reason.as_deref(), Some("http_410"));
+    // Somebody else has the same address, and another one.
+    region.accept(&intake("n-2", &["two"], state)).await;
+    region.event("n-2", EventType::Delivered).await;
+    region.accept(&intake("n-3", &["one"], state)).await;
+    let suppressed = region.event("n-3", EventType::Suppressed).await;
+    assert_eq!(suppressed.reason.as_deref(), Some("address_suppressed"));
+    // It was planned before the address was known to be dead.
+    region.queue(&work(&region.sealer, "n-4", "one", Channel::Webhook, &gone, state)).await;
+    let suppressed = region.event("n-4", EventType::Suppressed).await;
+    assert_eq!(suppressed.reason.as_deref(), Some("address_suppressed"));
+    region.drained().await;
+    let called: Vec<_> = webhooks.received().into_iter().map(|request| request.path).collect();
+    assert_eq!(called, ["/gone", "/other"]);
+    dispatcher.end().await;
 }
