@@ -6,12 +6,15 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
+use peal_common::channel::Channel;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Shared;
+use crate::channels::Account;
+use crate::context::{Context, Shared};
 
 #[derive(Clone)]
 struct Health {
@@ -26,6 +29,38 @@ struct Readiness {
     status: &'static str,
     /// What is missing, in plain words.
     reasons: Vec<&'static str>,
+    /// The accounts at providers. One that is out of order keeps its own channel waiting and nothing else.
+    accounts: Vec<AccountView>,
+}
+
+/// How an account at a provider stands.
+#[derive(Debug, Serialize)]
+struct AccountView {
+    channel: Channel,
+    provider: &'static str,
+    /// `closed` while it works, `open` while it is left alone.
+    circuit: &'static str,
+    /// What opened the circuit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Since when it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+}
+
+impl AccountView {
+    fn of(channel: Channel, account: &Account) -> Self {
+        let (circuit, reason, since) = match account.opened() {
+            Some(opened) => ("open", Some(opened.cause), Some(opened.since)),
+            None => ("closed", None, None),
+        };
+        AccountView { channel, provider: account.name(), circuit, reason, since }
+    }
+}
+
+fn accounts(context: &Context) -> impl Iterator<Item = (Channel, &Account)> {
+    let of = |channel| context.providers.of(channel).iter().map(move |account| (channel, account));
+    Channel::ALL.into_iter().flat_map(of)
 }
 
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
@@ -49,6 +84,9 @@ pub async fn serve(
 
 async fn measured(State(health): State<Arc<Health>>) -> String {
     crate::metrics::state_sequence(health.context.mirror.position());
+    for (channel, account) in accounts(&health.context) {
+        crate::metrics::circuit(channel, account.name(), account.opened().is_some());
+    }
     health.exporter.render()
 }
 
@@ -67,5 +105,6 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, Json<Readiness
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
     };
-    (code, Json(Readiness { status, reasons }))
+    let accounts = accounts(&health.context).map(|(channel, account)| AccountView::of(channel, account));
+    (code, Json(Readiness { status, reasons, accounts: accounts.collect() }))
 }

@@ -11,8 +11,11 @@ use peal_nats::mirror::{SEQUENCE_METRIC, SEQUENCE_METRIC_MEANS};
 
 /// Events published, by type and channel.
 const EVENTS: &str = "peal_dispatcher_events_total";
-/// Provider calls, by channel and outcome.
+/// Provider calls, by channel, provider and outcome.
 const ATTEMPTS: &str = "peal_dispatcher_attempts_total";
+
+/// Whether the circuit of an account is open, by channel and provider.
+const CIRCUITS: &str = "peal_dispatcher_circuit_open";
 
 /// Counts an event.
 pub fn event(kind: EventType, channel: Option<Channel>) {
@@ -21,8 +24,14 @@ pub fn event(kind: EventType, channel: Option<Channel>) {
 }
 
 /// Counts a provider call.
-pub fn attempt(channel: Channel, outcome: &Outcome) {
-    counter!(ATTEMPTS, "channel" => channel.as_str(), "outcome" => outcome.name()).increment(1);
+pub fn attempt(channel: Channel, provider: &'static str, outcome: &Outcome) {
+    counter!(ATTEMPTS, "channel" => channel.as_str(), "provider" => provider, "outcome" => outcome.name())
+        .increment(1);
+}
+
+/// Says whether the circuit of an account is open.
+pub fn circuit(channel: Channel, provider: &'static str, is_open: bool) {
+    gauge!(CIRCUITS, "channel" => channel.as_str(), "provider" => provider).set(f64::from(is_open));
 }
 
 /// Says how much of the region's state the mirror has.
@@ -43,6 +52,10 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     let handle = PrometheusBuilder::new().install_recorder()?;
     metrics::describe_counter!(EVENTS, "Events published");
     metrics::describe_counter!(ATTEMPTS, "Calls of providers by outcome");
+    metrics::describe_gauge!(
+        CIRCUITS,
+        "1 while an account at a provider is left alone because it is out of order"
+    );
     metrics::describe_gauge!(SEQUENCE_METRIC, SEQUENCE_METRIC_MEANS);
     *installed = Some(handle.clone());
     Ok(handle)

@@ -12,12 +12,15 @@ pub mod telegram;
 pub mod webhook;
 pub mod webpush;
 
+mod breaker;
 mod http;
 mod jwt;
 mod providers;
 mod retry_after;
 mod target;
 
+pub use breaker::Opened;
+pub use providers::{Account, Admitted};
 pub use target::Hosts;
 
 use std::time::Duration;
@@ -44,6 +47,9 @@ pub const THROTTLED: &str = "throttled";
 pub const PROVIDER_PAUSED: &str = "provider_paused";
 /// Held back because all connections were busy.
 pub const NO_FREE_CONNECTION: &str = "no_free_connection";
+
+/// Held back while the circuits of all accounts are open; what opened it follows after a colon.
+pub const CIRCUIT_OPEN: &str = "circuit_open";
 
 /// What a provider is asked to deliver: one text for one contact.
 #[derive(Clone, Copy)]
@@ -147,6 +153,15 @@ impl Provider {
             Provider::Telegram(_) => "telegram",
             Provider::Inbox(_) => "inbox",
             Provider::Sandbox(_) => "sandbox",
+        }
+    }
+
+    /// Whether one account carries all messages, so that its trouble is everybody's. Webhooks and browsers' push services
+    /// are as many as there are recipients, and what Peal keeps itself is out of order with JetStream alone.
+    const fn is_shared(&self) -> bool {
+        match self {
+            Provider::Smtp(_) | Provider::Telegram(_) => true,
+            Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
         }
     }
 

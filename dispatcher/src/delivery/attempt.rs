@@ -12,7 +12,7 @@ use peal_common::template::{RenderError, Rendered};
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
-use crate::channels::Message;
+use crate::channels::{Account, Admitted, CIRCUIT_OPEN, Message};
 use crate::context::Context;
 
 /// What is to be done with a delivery now.
@@ -103,11 +103,35 @@ fn render(
     })
 }
 
-/// Calls the provider.
-pub(super) async fn send(context: &Context, job: &Job, work: &Work, ready: &Ready) -> Outcome {
-    let Some(provider) = context.providers.of(work.channel) else {
-        return Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None };
-    };
+/// What came of an attempt, and of whom.
+pub(super) struct Attempted {
+    pub(super) outcome: Outcome,
+    pub(super) provider: Option<&'static str>,
+}
+
+/// Waits until an account of the channel may be called. `Err` is what comes of it when none may.
+pub(super) async fn admit<'a>(context: &'a Context, work: &Work) -> Result<Admitted<'a>, Attempted> {
+    context.providers.admit(work.channel).await.map_err(|opened| {
+        let provider = context.providers.of(work.channel).first().map(Account::name);
+        let outcome = match opened {
+            Some(opened) => Outcome::HeldBack {
+                reason: format!("{CIRCUIT_OPEN}: {}", opened.cause),
+                after: Some(opened.left),
+            },
+            None => Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None },
+        };
+        Attempted { outcome, provider }
+    })
+}
+
+/// Calls the account, and when that did certainly not take the message, the channel's next ones.
+pub(super) async fn send(
+    context: &Context,
+    job: &Job,
+    work: &Work,
+    ready: &Ready,
+    admitted: Admitted<'_>,
+) -> Attempted {
     let notification = &work.notification;
     let message = Message {
         app: &notification.app,
@@ -126,5 +150,16 @@ pub(super) async fn send(context: &Context, job: &Job, work: &Work, ready: &Read
         collapse_key: notification.collapse_key.as_deref(),
         metadata: &notification.metadata,
     };
-    provider.send(&message).await
+    let mut admitted = admitted;
+    loop {
+        let (outcome, account) = admitted.send(&message, &context.clock).await;
+        crate::metrics::attempt(work.channel, account.name(), &outcome);
+        if matches!(outcome, Outcome::Unavailable { .. } | Outcome::Retry { .. } | Outcome::HeldBack { .. })
+            && let Some(next) = context.providers.admit_after(work.channel, account).await
+        {
+            admitted = next;
+            continue;
+        }
+        return Attempted { outcome, provider: Some(account.name()) };
+    }
 }

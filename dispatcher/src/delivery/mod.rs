@@ -20,9 +20,11 @@ use peal_nats::topology::{deliver_consumer, work_stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channels::Account;
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
 use attempt::Decision;
+use settle::Settling;
 
 /// The pause before a delivery is taken up again that could not be settled.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -127,6 +129,8 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
         return Ok(job.ack().await?);
     }
     context.caught_up(work.state_seq).await?;
+    // It may have to wait for its provider: the decision comes after that.
+    let admitted = attempt::admit(context, &work).await;
     match attempt::decide(context, &work)? {
         Decision::Send(ready) => {
             // What could not be settled now would have to be sent again, and a server that was started again may have
@@ -134,32 +138,36 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             if !job.is_ours() {
                 return Err(DeliveryError::Disconnected);
             }
-            let outcome = attempt::send(context, job, &work, &ready).await;
-            crate::metrics::attempt(work.channel, &outcome);
-            if let Outcome::AddressDead { reason, since } = &outcome {
+            let attempted = match admitted {
+                Ok(admitted) => attempt::send(context, job, &work, &ready, admitted).await,
+                Err(held_back) => held_back,
+            };
+            if let Outcome::AddressDead { reason, since } = &attempted.outcome {
                 suppress::suppress(context, &work, ready.recipient.registered_ms, reason, *since).await;
             }
-            settle(context, job, work, ready.class, outcome).await
+            let to = Settling { context, job, provider: attempted.provider };
+            settle(&to, &work, ready.class, &attempted.outcome).await
         }
-        Decision::End(kind, reason) => settle::without_attempt(context, job, &work, kind, &reason).await,
-        Decision::Hold(until) => settle::hold(context, job, *work, until).await,
+        Decision::End(kind, reason) => {
+            settle::without_attempt(&untried(context, job, &work), &work, kind, &reason).await
+        }
+        Decision::Hold(until) => settle::hold(&untried(context, job, &work), *work, until).await,
     }
 }
 
 /// Settles what was tried. What came of a call is known to this process alone until an event says it: while JetStream
 /// can't store that event, the process keeps the delivery in hand, since giving it back would call the provider again.
 async fn settle(
-    context: &Context,
-    job: &Job,
-    work: Box<Work>,
+    to: &Settling<'_>,
+    work: &Work,
     class: Class,
-    outcome: Outcome,
+    outcome: &Outcome,
 ) -> Result<(), DeliveryError> {
     loop {
-        match settle::after_attempt(context, job, &work, class, &outcome).await {
+        match settle::after_attempt(to, work, class, outcome).await {
             Err(DeliveryError::Say(SayError::Publish(error @ PublishError::Unavailable { .. }))) => {
                 tracing::debug!(
-                    sequence = job.sequence,
+                    sequence = to.job.sequence,
                     error = &error as &dyn std::error::Error,
                     "what came of a delivery cannot be said yet"
                 );
@@ -168,6 +176,12 @@ async fn settle(
         }
         tokio::time::sleep(UNSAID_PAUSE).await;
     }
+}
+
+/// What is not sent is told of the channel's first account.
+fn untried<'a>(context: &'a Context, job: &'a Job, work: &Work) -> Settling<'a> {
+    let provider = context.providers.of(work.channel).first().map(Account::name);
+    Settling { context, job, provider }
 }
 
 #[cfg(test)]

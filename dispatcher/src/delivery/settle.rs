@@ -25,178 +25,168 @@ const HELD_BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The wait before a message is sent again that may have been sent: time for a bounce or a receipt to come in.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(90);
 
+/// A delivery that is being settled, and with whom.
+pub(super) struct Settling<'a> {
+    pub(super) context: &'a Context,
+    pub(super) job: &'a Job,
+    /// The provider that was called, or would have been.
+    pub(super) provider: Option<&'static str>,
+}
+
 /// Settles a delivery that was tried. What it takes over is copied only where more follows than an event.
 pub(super) async fn after_attempt(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: &Work,
     class: Class,
     outcome: &Outcome,
 ) -> Result<(), DeliveryError> {
-    let attempts = work.attempts.saturating_add(job.deliveries.max(1));
+    let attempts = work.attempts.saturating_add(to.job.deliveries.max(1));
     match outcome {
         Outcome::Delivered { provider_id } => {
-            sent(context, job, work, EventType::Delivered, attempts, provider_id.as_deref()).await
+            sent(to, work, EventType::Delivered, attempts, provider_id.as_deref()).await
         }
         Outcome::Sent { provider_id } => {
-            sent(context, job, work, EventType::Sent, attempts, provider_id.as_deref()).await
+            sent(to, work, EventType::Sent, attempts, provider_id.as_deref()).await
         }
         Outcome::HeldBack { reason, after } => {
             let wait = after.unwrap_or_default().max(HELD_BACK_PAUSE);
-            wait_for(context, job, work.clone(), attempts - 1, reason, wait).await
+            wait_for(to, work.clone(), attempts - 1, reason, wait).await
         }
-        Outcome::Retry { reason, after } => {
-            retry(context, job, Box::new(work.clone()), attempts, reason, *after).await
-        }
+        Outcome::Retry { reason, after } => retry(to, Box::new(work.clone()), attempts, reason, *after).await,
         Outcome::Permanent { reason } | Outcome::AddressDead { reason, .. } => {
-            refused(context, job, Box::new(work.clone()), attempts, reason).await
+            refused(to, Box::new(work.clone()), attempts, reason).await
         }
         // The provider's trouble burns no attempt.
         Outcome::Unavailable { reason, after } => {
             let wait =
-                after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(context.policy.backoff.cap);
-            wait_for(context, job, work.clone(), attempts - 1, reason, wait).await
+                after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(to.context.policy.backoff.cap);
+            wait_for(to, work.clone(), attempts - 1, reason, wait).await
         }
-        Outcome::Ambiguous { reason } => {
-            ambiguous(context, job, Box::new(work.clone()), class, attempts, reason).await
-        }
+        Outcome::Ambiguous { reason } => ambiguous(to, Box::new(work.clone()), class, attempts, reason).await,
     }
 }
 
 async fn sent(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: &Work,
     kind: EventType,
     attempts: u32,
     provider_id: Option<&str>,
 ) -> Result<(), DeliveryError> {
-    let mut event = event(context, work, kind, attempts);
+    let mut event = event(to, work, kind, attempts);
     event.provider_id = provider_id.map(str::to_owned);
-    context.event(&event).await?;
-    Ok(job.ack().await?)
+    to.context.event(&event).await?;
+    Ok(to.job.ack().await?)
 }
 
 async fn retry(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: Box<Work>,
     attempts: u32,
     reason: &str,
     after: Option<Duration>,
 ) -> Result<(), DeliveryError> {
-    if attempts >= context.policy.max_attempts {
-        return give_up(context, job, work, attempts, "attempts_exhausted", reason).await;
+    if attempts >= to.context.policy.max_attempts {
+        return give_up(to, work, attempts, "attempts_exhausted", reason).await;
     }
-    let wait = context.policy.backoff.delay(attempts, after, &mut rand::rng());
+    let wait = to.context.policy.backoff.delay(attempts, after, &mut rand::rng());
     if wait > LONGEST_NAK {
-        return wait_for(context, job, *work, attempts, reason, wait).await;
+        return wait_for(to, *work, attempts, reason, wait).await;
     }
-    let mut event = event(context, &work, EventType::Retried, attempts);
+    let mut event = event(to, &work, EventType::Retried, attempts);
     event.reason = Some(reason.to_owned());
-    event.until = Some(later(context, wait));
-    context.event(&event).await?;
-    Ok(job.nak(wait).await?)
+    event.until = Some(later(to.context, wait));
+    to.context.event(&event).await?;
+    Ok(to.job.nak(wait).await?)
 }
 
 /// Waits through SCHEDULE: the message is put down there with the attempts made so far, and this one is done.
 async fn wait_for(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     mut work: Work,
     attempts: u32,
     reason: &str,
     wait: Duration,
 ) -> Result<(), DeliveryError> {
-    let until = later(context, wait);
-    let mut event = event(context, &work, EventType::Retried, attempts);
+    let until = later(to.context, wait);
+    let mut event = event(to, &work, EventType::Retried, attempts);
     event.reason = Some(reason.to_owned());
     event.until = Some(until);
     work.attempts = attempts;
-    reschedule(context, work, until).await?;
-    context.event(&event).await?;
-    Ok(job.ack().await?)
+    reschedule(to.context, work, until).await?;
+    to.context.event(&event).await?;
+    Ok(to.job.ack().await?)
 }
 
 async fn refused(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: Box<Work>,
     attempts: u32,
     reason: &str,
 ) -> Result<(), DeliveryError> {
-    let mut event = event(context, &work, EventType::Failed, attempts);
+    let mut event = event(to, &work, EventType::Failed, attempts);
     event.reason = Some(reason.to_owned());
     // It is kept as a dead letter too: when the receiving side has been put right, it can be replayed.
-    context.dead_letter(job, work, attempts, reason).await?;
-    context.event(&event).await?;
-    Ok(job.term(&context.connection, reason).await?)
+    to.context.dead_letter(to.job, work, attempts, reason).await?;
+    to.context.event(&event).await?;
+    Ok(to.job.term(&to.context.connection, reason).await?)
 }
 
 async fn give_up(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: Box<Work>,
     attempts: u32,
     reason: &str,
     last: &str,
 ) -> Result<(), DeliveryError> {
-    let mut event = event(context, &work, EventType::DeadLettered, attempts);
+    let mut event = event(to, &work, EventType::DeadLettered, attempts);
     let reason = format!("{reason}: {last}");
     event.reason = Some(reason.clone());
-    context.dead_letter(job, work, attempts, &reason).await?;
-    context.event(&event).await?;
-    Ok(job.term(&context.connection, &reason).await?)
+    to.context.dead_letter(to.job, work, attempts, &reason).await?;
+    to.context.event(&event).await?;
+    Ok(to.job.term(&to.context.connection, &reason).await?)
 }
 
 /// It may have been sent or not. What that means depends on the channel.
 async fn ambiguous(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: Box<Work>,
     class: Class,
     attempts: u32,
     reason: &str,
 ) -> Result<(), DeliveryError> {
-    if decide::may_repeat(work.channel, class) && attempts < context.policy.max_attempts {
-        return wait_for(context, job, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE)
-            .await;
+    if decide::may_repeat(work.channel, class) && attempts < to.context.policy.max_attempts {
+        return wait_for(to, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE).await;
     }
-    let mut event = event(context, &work, EventType::Ambiguous, attempts);
+    let mut event = event(to, &work, EventType::Ambiguous, attempts);
     event.reason = Some(reason.to_owned());
-    context.dead_letter(job, work, attempts, &format!("ambiguous: {reason}")).await?;
-    context.event(&event).await?;
-    Ok(job.term(&context.connection, reason).await?)
+    to.context.dead_letter(to.job, work, attempts, &format!("ambiguous: {reason}")).await?;
+    to.context.event(&event).await?;
+    Ok(to.job.term(&to.context.connection, reason).await?)
 }
 
 /// Settles a delivery that is not to be sent.
 pub(super) async fn without_attempt(
-    context: &Context,
-    job: &Job,
+    to: &Settling<'_>,
     work: &Work,
     kind: EventType,
     reason: &str,
 ) -> Result<(), DeliveryError> {
-    let mut event = event(context, work, kind, work.attempts.saturating_add(job.deliveries - 1));
+    let mut event = event(to, work, kind, work.attempts.saturating_add(to.job.deliveries - 1));
     event.reason = Some(reason.to_owned());
-    context.event(&event).await?;
-    Ok(job.ack().await?)
+    to.context.event(&event).await?;
+    Ok(to.job.ack().await?)
 }
 
 /// Puts a delivery off until the recipient wants to be disturbed.
-pub(super) async fn hold(
-    context: &Context,
-    job: &Job,
-    mut work: Work,
-    until: Timestamp,
-) -> Result<(), DeliveryError> {
-    let mut event = event(context, &work, EventType::Held, work.attempts);
+pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) -> Result<(), DeliveryError> {
+    let mut event = event(to, &work, EventType::Held, work.attempts);
     event.reason = Some("quiet_hours".to_owned());
     event.until = Some(until);
-    work.attempts = work.attempts.saturating_add(job.deliveries - 1);
-    reschedule(context, work, until).await?;
-    context.event(&event).await?;
-    Ok(job.ack().await?)
+    work.attempts = work.attempts.saturating_add(to.job.deliveries - 1);
+    reschedule(to.context, work, until).await?;
+    to.context.event(&event).await?;
+    Ok(to.job.ack().await?)
 }
 
 async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
@@ -214,12 +204,12 @@ fn later(context: &Context, wait: Duration) -> Timestamp {
     now.checked_add(wait).unwrap_or(now)
 }
 
-fn event(context: &Context, work: &Work, kind: EventType, attempts: u32) -> Event {
-    let mut event = Event::about(kind, context.clock.now(), &work.notification);
+fn event(to: &Settling<'_>, work: &Work, kind: EventType, attempts: u32) -> Event {
+    let mut event = Event::about(kind, to.context.clock.now(), &work.notification);
     event.delivery = Some(work.delivery.clone());
     event.recipient = Some(work.recipient.clone());
     event.channel = Some(work.channel);
-    event.provider = context.providers.of(work.channel).map(|provider| provider.name().to_owned());
+    event.provider = to.provider.map(str::to_owned);
     event.attempts = Some(attempts).filter(|attempts| *attempts > 0);
     event.replays = Some(work.replays).filter(|replays| *replays > 0);
     event

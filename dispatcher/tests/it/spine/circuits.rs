@@ -1,0 +1,73 @@
+//! An account at a provider that is out of order.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use peal_common::channel::Channel;
+use peal_common::event::EventType;
+use peal_dispatcher::recording::{Answer, Telegram};
+use serde_json::{Value, json};
+
+use super::region::{Region, eventually, intake};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_while_a_provider_is_down_waits_and_burns_no_attempt() {
+    let region = Region::start().await;
+    let bot = Telegram::start().await.unwrap();
+    let is_down = Arc::new(AtomicBool::new(true));
+    let down = Arc::clone(&is_down);
+    bot.answer_with(move |_| match down.load(Ordering::Relaxed) {
+        true => Answer::status(502),
+        false => Answer::status(200).body(r#"{"ok":true,"result":{"message_id":1}}"#),
+    });
+    region.category("orders", json!({"class": "transactional"})).await;
+    let mut state = 0;
+    for number in 0..20 {
+        state = region
+            .recipient(&format!("u-{number}"), &[(Channel::Telegram, &format!("10{number}"))], json!({}))
+            .await;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dispatcher = region.dispatcher(&format!(
+        "[dispatcher]\nlisten = \"127.0.0.1:{port}\"\nmax_attempts = 20\n\
+         [channels.telegram]\ntoken = \"1:secret\"\nbase_url = \"{}\"\n",
+        bot.base_url()
+    ));
+    let accounts = async || {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.ok()?;
+        // The other channels work.
+        let is_ready = answer.status().is_success();
+        let mut body: Value = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
+        let telegram = body["accounts"].as_array_mut()?.drain(..).find(|it| it["channel"] == "telegram");
+        telegram.filter(|_| is_ready)
+    };
+    for number in 0..15 {
+        region.accept(&intake(&format!("n-{number}"), &[&format!("u-{number}")], state)).await;
+    }
+    eventually("the circuit is open", async || {
+        accounts().await.is_some_and(|account| {
+            account["circuit"] == "open" && account["reason"] == "http_502" && account["since"].is_string()
+        })
+    })
+    .await;
+    let called = bot.count();
+    assert!((10..=20).contains(&called), "{called} calls");
+    for number in 15..20 {
+        region.accept(&intake(&format!("n-{number}"), &[&format!("u-{number}")], state)).await;
+    }
+    region.event("n-19", EventType::Planned).await;
+    is_down.store(false, Ordering::Relaxed);
+    for number in 0..20 {
+        let sent = region.event(&format!("n-{number}"), EventType::Sent).await;
+        assert_eq!(sent.provider.as_deref(), Some("telegram"));
+        if number >= 15 {
+            assert_eq!(sent.attempts, Some(1), "it waited in hand");
+        }
+    }
+    assert_eq!(accounts().await.unwrap()["circuit"], "closed");
+    assert_eq!(bot.count(), called + 20);
+    region.drained().await;
+    dispatcher.end().await;
+}
