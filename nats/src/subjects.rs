@@ -178,10 +178,10 @@ impl Subjects {
         format!("{}.dead.>", self.prefix)
     }
 
-    /// The intent to call a provider: `peal.<r>.attempt.<channel>.<node>`.
+    /// The intent to call a provider: `peal.<r>.attempt.<channel>.<delivery>`.
     #[must_use]
-    pub fn attempt(&self, channel: Channel, node: &str) -> String {
-        format!("{}.attempt.{channel}.{}", self.prefix, token(node))
+    pub fn attempt(&self, channel: Channel, delivery: &str) -> String {
+        format!("{}.attempt.{channel}.{}", self.prefix, token(delivery))
     }
 
     /// `peal.<r>.attempt.>`.

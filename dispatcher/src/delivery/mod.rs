@@ -2,6 +2,7 @@
 
 mod attempt;
 mod in_hand;
+mod intents;
 mod settle;
 mod suppress;
 
@@ -14,6 +15,7 @@ use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
 use peal_common::envelope::{Envelope as _, Work};
 use peal_common::outcome::Outcome;
+use peal_nats::follow::StateError;
 use peal_nats::publish::PublishError;
 use peal_nats::pull::{AckError, Job, Lane};
 use peal_nats::topology::{deliver_consumer, work_stream};
@@ -24,6 +26,7 @@ use crate::channels::Account;
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
 use attempt::Decision;
+use intents::Intent;
 use settle::Settling;
 
 /// The pause before a delivery is taken up again that could not be settled.
@@ -40,6 +43,9 @@ enum DeliveryError {
     /// Nobody can tell whether it was settled before.
     #[error(transparent)]
     Unknown(#[from] UnknownOutcome),
+    /// Nobody can tell whether the provider was called before.
+    #[error(transparent)]
+    Intent(#[from] StateError),
     /// JetStream did not take what follows.
     #[error(transparent)]
     Say(#[from] SayError),
@@ -128,6 +134,13 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     {
         return Ok(job.ack().await?);
     }
+    if let Some(suspicion) = suspicion {
+        match intents::find(context, &work, suspicion == Suspicion::Repeated).await? {
+            Intent::None => {}
+            Intent::Young(left) => return Ok(job.nak(left).await?),
+            Intent::Open => return interrupted(context, job, &work).await,
+        }
+    }
     context.caught_up(work.state_seq).await?;
     // It may have to wait for its provider: the decision comes after that.
     let admitted = attempt::admit(context, &work).await;
@@ -138,6 +151,10 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             if !job.is_ours() {
                 return Err(DeliveryError::Disconnected);
             }
+            let is_declared = admitted.is_ok() && intents::are_kept(work.channel, ready.class);
+            if is_declared {
+                intents::declare(context, &work).await?;
+            }
             let attempted = match admitted {
                 Ok(admitted) => attempt::send(context, job, &work, &ready, admitted).await,
                 Err(held_back) => held_back,
@@ -146,7 +163,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 suppress::suppress(context, &work, ready.recipient.registered_ms, reason, *since).await;
             }
             let to = Settling { context, job, provider: attempted.provider };
-            settle(&to, &work, ready.class, &attempted.outcome).await
+            settle(&to, &work, ready.class, &attempted.outcome, is_declared).await
         }
         Decision::End(kind, reason) => {
             settle::without_attempt(&untried(context, job, &work), &work, kind, &reason).await
@@ -162,9 +179,10 @@ async fn settle(
     work: &Work,
     class: Class,
     outcome: &Outcome,
+    is_declared: bool,
 ) -> Result<(), DeliveryError> {
     loop {
-        match settle::after_attempt(to, work, class, outcome).await {
+        match tell(to, work, class, outcome, is_declared).await {
             Err(DeliveryError::Say(SayError::Publish(error @ PublishError::Unavailable { .. }))) => {
                 tracing::debug!(
                     sequence = to.job.sequence,
@@ -176,6 +194,35 @@ async fn settle(
         }
         tokio::time::sleep(UNSAID_PAUSE).await;
     }
+}
+
+/// `is_declared`: the intent to call stands in the log.
+async fn tell(
+    to: &Settling<'_>,
+    work: &Work,
+    class: Class,
+    outcome: &Outcome,
+    is_declared: bool,
+) -> Result<(), DeliveryError> {
+    if is_declared && intents::is_unheard(outcome) {
+        intents::withdraw(to.context, work).await?;
+    }
+    settle::after_attempt(to, work, class, outcome).await?;
+    if is_declared && !intents::is_unheard(outcome) {
+        intents::forget(to.context, work).await;
+    }
+    Ok(())
+}
+
+/// Settles a delivery whose provider may have been called by a dispatcher that did not live to tell.
+async fn interrupted(context: &Context, job: &Job, work: &Work) -> Result<(), DeliveryError> {
+    let notification = &work.notification;
+    let rules = context.catalog.category(&notification.app, &notification.category)?;
+    let class = rules.map_or(Class::Marketing, |rules| rules.class);
+    let outcome = Outcome::Ambiguous { reason: "dispatcher_lost".to_owned() };
+    settle::after_attempt(&untried(context, job, work), work, class, &outcome).await?;
+    intents::forget(context, work).await;
+    Ok(())
 }
 
 /// What is not sent is told of the channel's first account.

@@ -27,9 +27,9 @@ pub const SANDBOX: &str = "SANDBOX";
 /// The durable consumer of `SCHEDULE` that takes what has become due.
 pub const DUE_CONSUMER: &str = "due";
 
-/// An intent is of interest only until the delivery is known to have ended; this is far above `ack_wait` and any
-/// provider's time limit.
-const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(15 * 60);
+/// An intent is of interest until the delivery is known to have ended, which may be when dispatchers are back: longer than
+/// the longest time to live of a notification. What is settled goes by itself.
+const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 /// Items kept per recipient; marks count on their own, as they have a subject of their own.
 const INBOX_PER_SUBJECT: i64 = 500;
 /// What the sandbox's page in the console can show.
@@ -208,6 +208,8 @@ impl Definition<'_> {
                 // An intent that was dropped early would allow a second send.
                 discard: DiscardPolicy::New,
                 max_age: ATTEMPTS_MAX_AGE,
+                max_messages_per_subject: 1,
+                allow_message_ttl: true,
                 max_bytes: bytes(self.options.max_bytes.attempts),
                 ..self.stream(
                     ATTEMPTS,

@@ -4,6 +4,7 @@ mod circuits;
 mod decisions;
 mod foreign;
 mod inherited;
+mod intents;
 mod region;
 mod retries;
 mod takeovers;

@@ -30,6 +30,7 @@ use peal_nats::topology::{
 use peal_nats::{Connection, Subjects};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,11 @@ impl Region {
 
     /// With streams of other sizes or ages.
     pub async fn start_with(options: Options) -> Self {
+        Region::start_adapted(options, |_| {}).await
+    }
+
+    /// With other consumers, too.
+    pub async fn start_adapted(options: Options, adapt: impl FnOnce(&mut Topology)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let region: peal_nats::Region = "test-1".parse().unwrap();
         let mut config = ServerConfig::new(region.clone(), folder.path().join("nats"));
@@ -79,11 +85,13 @@ impl Region {
         let server = Server::start(config).await.unwrap();
         let connection = connect(&ConnectOptions::new([server.url()], region.clone(), "test")).await.unwrap();
         let key = Sealer::generate_key(&mut rand::rng());
+        let mut topology = Topology::for_region(&connection.region, &options);
+        adapt(&mut topology);
         let made = Region {
             subjects: Subjects::new(&region),
             sealer: Sealer::from_base64(&key).unwrap(),
             hybrid: HybridClock::new(Clock::System, region),
-            topology: Topology::for_region(&connection.region, &options),
+            topology,
             server,
             connection,
             folder,
@@ -132,6 +140,14 @@ impl Region {
         let stop = CancellationToken::new();
         let task = tokio::spawn(peal_dispatcher::run(self.settings(more), stop.clone()));
         Dispatcher { stop, task }
+    }
+
+    /// Starts a dispatcher with threads of its own: shut down in the background, they end with all that they have in
+    /// hand, as in a crash.
+    pub fn doomed_dispatcher(&self, more: &str) -> Runtime {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(peal_dispatcher::run(self.settings(more), CancellationToken::new()));
+        runtime
     }
 
     async fn put(&self, key: &RecordKey, record: &Record) -> u64 {

@@ -1,0 +1,95 @@
+//! The intent log: before a call that must not be made twice, the intent to make it is durable.
+//!
+//! A message that comes again, and of which no event tells how it ended, may have been sent by a dispatcher that was killed
+//! between the call and its event. For a channel where a second call does no harm it is simply called again. For the others
+//! an intent that nobody withdrew says that nobody can know: the delivery is ambiguous, and what follows is the policy's
+//! business. Each intent costs a write before the call and one after it; in normal running none is ever read.
+
+use std::time::Duration;
+
+use peal_common::category::Class;
+use peal_common::channel::Channel;
+use peal_common::decide;
+use peal_common::envelope::Work;
+use peal_common::outcome::Outcome;
+use peal_nats::follow::StateError;
+use peal_nats::publish::Outgoing;
+use peal_nats::topology::ATTEMPTS;
+
+use crate::channels::CALL_LIMIT;
+use crate::context::{Context, SayError};
+
+/// How long what is settled stays readable, for whoever asks at the same moment.
+const SETTLED_TTL: Duration = Duration::from_secs(60);
+/// What stands in the place of an intent that is settled or withdrawn.
+const SETTLED: &[u8] = b"-";
+/// An intent that is younger may be that of a call under way: a server that was started again hands out once more what
+/// others have in hand.
+const YOUNG: Duration = Duration::from_secs(CALL_LIMIT.as_secs() + 10);
+
+/// Whether calls for deliveries of this class are declared.
+pub(super) const fn are_kept(channel: Channel, class: Class) -> bool {
+    !decide::may_repeat(channel, class)
+}
+
+/// Whether a call that ended so was certainly heard by nobody.
+pub(super) const fn is_unheard(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Retry { .. } | Outcome::HeldBack { .. } | Outcome::Unavailable { .. })
+}
+
+/// What is known of an earlier call.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Intent {
+    /// There was none, or it is known how it ended.
+    None,
+    /// It may be under way, for at most so long.
+    Young(Duration),
+    /// Nobody can tell how it ended.
+    Open,
+}
+
+/// Makes the intent to call durable.
+pub(super) async fn declare(context: &Context, work: &Work) -> Result<(), SayError> {
+    let intent = Outgoing::new(subject(context, work), work.replays.to_string());
+    context.connection.publish(intent).await?;
+    Ok(())
+}
+
+/// The call was heard by nobody: another may follow.
+pub(super) async fn withdraw(context: &Context, work: &Work) -> Result<(), SayError> {
+    context.connection.publish(settled(context, work)).await?;
+    Ok(())
+}
+
+/// An event says how it ended: nobody will ask. When this is lost, the intent goes with age.
+pub(super) async fn forget(context: &Context, work: &Work) {
+    if let Err(error) = context.connection.send(settled(context, work)).await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "an intent is left to its age");
+    }
+}
+
+/// Looks for an intent of a delivery that came again.
+pub(super) async fn find(context: &Context, work: &Work, is_taken_back: bool) -> Result<Intent, StateError> {
+    // No class of the channel may have one.
+    if decide::may_repeat(work.channel, Class::Marketing) {
+        return Ok(Intent::None);
+    }
+    let Some(found) = context.connection.last_of(ATTEMPTS, &subject(context, work)).await? else {
+        return Ok(Intent::None);
+    };
+    if *found.payload != *work.replays.to_string().as_bytes() {
+        return Ok(Intent::None);
+    }
+    let age_ms = u64::try_from(context.clock.now_ms().saturating_sub(found.at_ms)).unwrap_or(0);
+    let left = YOUNG.saturating_sub(Duration::from_millis(age_ms));
+    // Whoever had a message that the server took back told nothing for longer than a call may take.
+    Ok(if left.is_zero() || is_taken_back { Intent::Open } else { Intent::Young(left) })
+}
+
+fn settled(context: &Context, work: &Work) -> Outgoing {
+    Outgoing::new(subject(context, work), SETTLED).ttl(SETTLED_TTL)
+}
+
+fn subject(context: &Context, work: &Work) -> String {
+    context.subjects.attempt(work.channel, work.delivery.as_str())
+}
