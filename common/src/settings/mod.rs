@@ -162,6 +162,7 @@ pub struct DispatcherSettings {
 pub struct ChannelSettings {
     pub webhook: WebhookSettings,
     pub inbox: InboxSettings,
+    pub apns: Option<ApnsSettings>,
     pub webpush: Option<WebpushSettings>,
     #[serde(default)]
     pub email: EmailSettings,
@@ -192,6 +193,32 @@ pub struct InboxSettings {
 #[expect(missing_docs, reason = "see default.toml")]
 pub struct EmailSettings {
     pub smtp: Option<SmtpSettings>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct ApnsSettings {
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub key_id: String,
+    #[serde(default)]
+    pub team_id: String,
+    pub topic: Option<String>,
+    #[serde(default = "default_apns_url")]
+    pub base_url: String,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_apns_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_apns_url() -> String {
+    "https://api.push.apple.com".to_owned()
+}
+
+const fn default_apns_timeout() -> u64 {
+    15
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -369,6 +396,9 @@ impl Settings {
         if !(1..=20).contains(&self.channels.webhook.timeout_seconds) {
             return wrong("channels.webhook.timeout_seconds: write 1 to 20");
         }
+        if self.channels.apns.as_ref().is_some_and(|it| !(1..=20).contains(&it.timeout_seconds)) {
+            return wrong("channels.apns.timeout_seconds: write 1 to 20");
+        }
         if self.channels.webpush.as_ref().is_some_and(|it| !(1..=20).contains(&it.timeout_seconds)) {
             return wrong("channels.webpush.timeout_seconds: write 1 to 20");
         }
@@ -504,6 +534,8 @@ mod tests {
         let smtp = "[channels.email.smtp]\nhost = \"m\"\nfrom = \"a@example.com\"\n";
         assert!(refused(&format!("{smtp}timeout_seconds = 30")).contains("1 to 20"));
         assert!(refused(&format!("{smtp}max_connections = 0")).contains("1 to 200"));
+        assert!(refused("[channels.apns]\ntimeout_seconds = 21").contains("channels.apns.timeout_seconds"));
+        assert!(refused("[channels.apns]\nkeyid = \"ABC\"").contains("keyid"));
         let unknown = environment(&[("PEAL__GATEWAY__LISTN", "x")]);
         assert!(Settings::parse(None, unknown).is_err());
     }

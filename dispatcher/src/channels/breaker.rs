@@ -86,11 +86,21 @@ fn verdict(outcome: &Outcome) -> Verdict {
     }
 }
 
-/// Whether a reason to try again is the provider's trouble rather than one message's.
+/// The reasons to try again that are the provider's trouble rather than one message's, beside its 5xx.
+const GENERAL: [&str; 9] = [
+    "connect_failed",
+    "connection_lost",
+    "dns_failed",
+    "internal_server_error",
+    "service_unavailable",
+    "shutdown",
+    "timeout",
+    "tls_failed",
+    "unreadable_answer",
+];
+
 fn is_general(reason: &str) -> bool {
-    matches!(reason, "connect_failed" | "connection_lost" | "dns_failed" | "timeout" | "tls_failed")
-        || reason.starts_with("http_5")
-        || reason.starts_with("smtp_421")
+    GENERAL.contains(&reason) || reason.starts_with("http_5") || reason.starts_with("smtp_421")
 }
 
 impl Breaker {

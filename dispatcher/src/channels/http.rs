@@ -33,8 +33,25 @@ pub(crate) fn client_builder() -> Result<reqwest::ClientBuilder, ConfigError> {
 
 /// The same, trusting `more` beside the usual authorities.
 pub(crate) fn client_builder_trusting(more: RootCertStore) -> Result<reqwest::ClientBuilder, ConfigError> {
-    Ok(reqwest::Client::builder()
-        .tls_backend_preconfigured(tls_config(more)?)
+    Ok(builder(tls_config(more)?))
+}
+
+/// TLS for a provider that speaks HTTP/2 alone: a server that does not is refused in the handshake (RFC 9113 §3.2). It
+/// is made once and copied for each client, which share the list of authorities.
+pub(crate) fn http2_tls_config(more: RootCertStore) -> Result<ClientConfig, ConfigError> {
+    let mut config = tls_config(more)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// The builder of a client that speaks HTTP/2 alone, also without TLS, where the base URL says `http`.
+pub(crate) fn http2_client_builder(tls: ClientConfig) -> reqwest::ClientBuilder {
+    builder(tls).http2_prior_knowledge()
+}
+
+fn builder(tls: ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .referer(false)
@@ -43,7 +60,7 @@ pub(crate) fn client_builder_trusting(more: RootCertStore) -> Result<reqwest::Cl
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(POOL_PER_HOST)
         .http2_keep_alive_interval(HTTP2_PING)
-        .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT))
+        .http2_keep_alive_timeout(HTTP2_PING_TIMEOUT)
 }
 
 /// Trusts what the machine trusts (an operator's own authority among it) and, since a slim image may have no
@@ -170,7 +187,7 @@ pub(crate) async fn call(
 }
 
 /// Reads a body of at most `cap` bytes. `None` when it is longer or breaks off; then the connection is closed.
-async fn read_capped(mut response: reqwest::Response, cap: usize) -> Option<Vec<u8>> {
+pub(crate) async fn read_capped(mut response: reqwest::Response, cap: usize) -> Option<Vec<u8>> {
     let announced = response.content_length().unwrap_or(0);
     if announced > cap as u64 {
         return None;

@@ -5,6 +5,7 @@
 //! call ends within [`CALL_LIMIT`], whatever the other side does, and nothing in here logs an address, a token, a
 //! secret or a text.
 
+pub mod apns;
 pub mod email;
 pub mod inbox;
 pub mod sandbox;
@@ -130,6 +131,8 @@ impl ConfigError {
 pub enum Provider {
     /// Signed HTTP requests to the recipient's own endpoint.
     Webhook(webhook::Client),
+    /// Pushes to Apple's devices.
+    Apns(apns::Client),
     /// Encrypted messages for browsers.
     Webpush(webpush::Client),
     /// E-mail through an SMTP server.
@@ -148,6 +151,7 @@ impl Provider {
     pub const fn name(&self) -> &'static str {
         match self {
             Provider::Webhook(_) => "webhook",
+            Provider::Apns(_) => "apns",
             Provider::Webpush(_) => "webpush",
             Provider::Smtp(_) => "smtp",
             Provider::Telegram(_) => "telegram",
@@ -160,7 +164,7 @@ impl Provider {
     /// are as many as there are recipients, and what Peal keeps itself is out of order with JetStream alone.
     const fn is_shared(&self) -> bool {
         match self {
-            Provider::Smtp(_) | Provider::Telegram(_) => true,
+            Provider::Apns(_) | Provider::Smtp(_) | Provider::Telegram(_) => true,
             Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
         }
     }
@@ -170,6 +174,7 @@ impl Provider {
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         match self {
             Provider::Webhook(client) => client.send(message).await,
+            Provider::Apns(client) => client.send(message).await,
             Provider::Webpush(client) => client.send(message).await,
             Provider::Smtp(client) => client.send(message).await,
             Provider::Telegram(client) => client.send(message).await,

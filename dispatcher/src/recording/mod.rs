@@ -4,6 +4,7 @@
 //! They are part of the library so that tests and benchmarks of every crate can use them. Each listens on a port of its
 //! own and stops when it is dropped.
 
+mod apns;
 mod http;
 mod smtp;
 mod telegram;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use apns::Apns;
 pub use http::{Answer, Request};
 pub use smtp::{Command, Mail, Reply, Smtp, SmtpTlsMode};
 pub use telegram::{Telegram, TelegramCall};

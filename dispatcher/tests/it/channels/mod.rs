@@ -1,6 +1,9 @@
 //! The channels against recording providers, over real sockets.
 
+mod apns;
+mod apns_http2;
 mod fixture;
+mod http2_peer;
 mod peers;
 mod smtp;
 mod smtp_faults;

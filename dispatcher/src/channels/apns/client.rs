@@ -1,0 +1,103 @@
+//! The call of APNs.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use reqwest::Request;
+use tokio::time::{Instant, timeout, timeout_at};
+use url::Url;
+
+use peal_common::clock::Clock;
+use peal_common::outcome::Outcome;
+
+use super::connections::Connections;
+use super::provider_token::ProviderToken;
+use super::{Options, outcome, request};
+use crate::channels::http::NoAnswer;
+use crate::channels::outcomes::permanent;
+use crate::channels::{ConfigError, Message, http as shared};
+
+/// The longest answer that is read; a refusal has one short word and a number.
+const MAX_BODY_BYTES: usize = 16 * 1024;
+/// How much of a success's body is read (and dropped), and how long that may take, so that its stream ends by itself: a
+/// server may take many streams that are broken off for an attack.
+const MAX_DROPPED_BYTES: u64 = 16 * 1024;
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
+
+/// Sends pushes as one team, with one key, to one server.
+///
+/// A request that the server has not processed, by its own word (a stream that it refused, or that came after those that
+/// its GOAWAY counts), is sent again by reqwest, twice at most. Whatever else gets no answer is left to the delivery, which
+/// repeats it under the same ids.
+pub struct Client {
+    connections: Connections,
+    token: ProviderToken,
+    devices: Url,
+    topic: Option<HeaderValue>,
+    clock: Clock,
+    timeout: Duration,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client. `clock` is what the provider token is dated by.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when TLS can't be set up.
+    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        Ok(Client {
+            connections: Connections::new(&options)?,
+            token: ProviderToken::new(options.key, &options.key_id, options.team_id),
+            devices: options.devices,
+            topic: options.topic,
+            clock,
+            timeout: options.timeout,
+        })
+    }
+
+    /// Sends one push.
+    pub async fn send(&self, message: &Message<'_>) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
+        let Some(word) = self.token.authorization(self.clock.now()) else {
+            return permanent("invalid_request");
+        };
+        let first = match self.request(message, word.clone()) {
+            Ok(request) => self.call(request, deadline).await,
+            Err(refused) => return refused,
+        };
+        if let Outcome::Unavailable { reason, .. } = &first
+            && reason == outcome::EXPIRED_PROVIDER_TOKEN
+            && let Some(renewed) = self.token.renewed(&word, self.clock.now())
+            && let Ok(request) = self.request(message, renewed)
+        {
+            return self.call(request, deadline).await;
+        }
+        first
+    }
+
+    fn request(&self, message: &Message<'_>, authorization: HeaderValue) -> Result<Request, Outcome> {
+        request::request(message, &self.devices, self.topic.as_ref(), authorization)
+    }
+
+    async fn call(&self, request: Request, deadline: Instant) -> Outcome {
+        let place = self.connections.place();
+        let response = match timeout_at(deadline, place.http().execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return NoAnswer::of(&error).repeatable(),
+            Err(_) => return NoAnswer::TimedOut.repeatable(),
+        };
+        if let Some(sent) = outcome::of_head(response.status(), response.headers()) {
+            let _ = timeout(DRAIN_LIMIT, shared::discard_capped(response, MAX_DROPPED_BYTES)).await;
+            return sent;
+        }
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = timeout_at(deadline, shared::read_capped(response, MAX_BODY_BYTES)).await.ok().flatten();
+        outcome::of_answer(status, &headers, body.as_deref(), self.clock.now())
+    }
+}
