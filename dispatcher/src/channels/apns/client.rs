@@ -27,9 +27,9 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Sends pushes as one team, with one key, to one server.
 ///
-/// A request that the server has not processed, by its own word (a stream that it refused, or that came after those that
-/// its GOAWAY counts), is sent again by reqwest, twice at most. Whatever else gets no answer is left to the delivery, which
-/// repeats it under the same ids.
+/// A request that the server has not processed, by its own word (a stream that it refused, or that came after those
+/// that its GOAWAY counts), is sent again by reqwest, twice at most. Whatever else gets no answer is left to the
+/// delivery, which repeats it under the same ids.
 pub struct Client {
     connections: Connections,
     token: ProviderToken,

@@ -1,8 +1,8 @@
 //! The HTTP/2 connections to APNs.
 //!
 //! A client of reqwest has one connection for all that it sends to a server, and the server says how many requests that
-//! carries at once. Apple recommends several connections to whoever sends much and wants connections kept: so there is a
-//! fixed number, and the next one is used while those before it are busy.
+//! carries at once. Apple recommends several connections to whoever sends much and wants connections kept: so there is
+//! a fixed number, and the next one is used while those before it are busy.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Pushes to Apple's devices through APNs, the Apple Push Notification service (Apple, "Sending notification requests to
-//! APNs"), over HTTP/2 and signed with a provider token.
+//! Pushes to Apple's devices through APNs, the Apple Push Notification service (Apple, "Sending notification requests
+//! to APNs"), over HTTP/2 and signed with a provider token.
 //!
 //! The client is our own: a2's knows Apple's two servers alone, is bound to a rustls with open advisories, limits the
 //! wait for the headers but not for the body, and lacks several of the documented reasons.

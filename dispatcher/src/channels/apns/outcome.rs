@@ -36,8 +36,8 @@ enum Meaning {
 ///
 /// `BadDeviceToken` comes also for a token of the other environment: for this server the address is dead all the same.
 /// `DeviceTokenNotForTopic` says that token and topic do not belong together, not that either is wrong: it is no reason
-/// to give up the address, least of all for a mistake in the topic of all contacts. `TopicDisallowed` is about the topics
-/// that the account may use. `IdleTimeout` and `Shutdown` are about the connection.
+/// to give up the address, least of all for a mistake in the topic of all contacts. `TopicDisallowed` is about the
+/// topics that the account may use. `IdleTimeout` and `Shutdown` are about the connection.
 const REASONS: [(u16, &str, &str, Meaning); 32] = [
     (400, "BadCollapseId", "bad_collapse_id", Meaning::Wrong),
     (400, "BadDeviceToken", "bad_device_token", Meaning::Dead),

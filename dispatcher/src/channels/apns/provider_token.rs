@@ -15,8 +15,8 @@ use crate::channels::jwt;
 const RENEW: i64 = 50 * 60;
 /// It is not signed anew before this age, in seconds: Apple refuses whoever does so more often.
 const LEAST: i64 = 20 * 60;
-/// How far into the future a token may be dated, in seconds. When the clock was set back by more than that, the token is
-/// signed anew.
+/// How far into the future a token may be dated, in seconds. When the clock was set back by more than that, the token
+/// is signed anew.
 const SKEW: i64 = 60;
 
 /// The provider token of one key.
@@ -53,7 +53,8 @@ impl ProviderToken {
         ProviderToken { key, header, team_id, word: RwLock::new(None) }
     }
 
-    /// The value of `authorization`: the same for everybody until it is old. `None` never happens with a token of ASCII.
+    /// The value of `authorization`: the same for everybody until it is old. `None` never happens with a token of
+    /// ASCII.
     pub(super) fn authorization(&self, now: Timestamp) -> Option<HeaderValue> {
         let now = now.as_second();
         let fresh = |word: &Option<Word>| {

@@ -116,8 +116,9 @@ fn once(mut value: HeaderValue) -> HeaderValue {
     value
 }
 
-/// The push's UUID in lower case: the delivery's own name, which is the beginning of a SHA-256, in the form that RFC 9562
-/// §5.8 and appendix B.2 have for that. A repetition has the same. `None` when the delivery's name is no such number.
+/// The push's UUID in lower case: the delivery's own name, which is the beginning of a SHA-256, in the form that RFC
+/// 9562 §5.8 and appendix B.2 have for that. A repetition has the same. `None` when the delivery's name is no such
+/// number.
 fn apns_id(delivery: &str) -> Option<String> {
     const VERSION: u128 = 0x8 << 76;
     const VARIANT: u128 = 0b10 << 62;
@@ -139,9 +140,9 @@ fn expiration(expires_at: Timestamp) -> u64 {
     u64::try_from(expires_at.as_second()).unwrap_or_default().max(1)
 }
 
-/// What makes a push take the place of an earlier one, also of one that is shown: the collapse key, or else the delivery,
-/// so that a push that is sent twice is seen once. The app finds it as the notification's identifier; a key that is too
-/// long for that, or is no ASCII, is hashed.
+/// What makes a push take the place of an earlier one, also of one that is shown: the collapse key, or else the
+/// delivery, so that a push that is sent twice is seen once. The app finds it as the notification's identifier; a key
+/// that is too long for that, or is no ASCII, is hashed.
 fn collapse_id(message: &Message<'_>) -> String {
     let Some(key) = message.collapse_key else { return message.delivery.as_str().to_owned() };
     if key.len() <= MAX_COLLAPSE_ID && key.bytes().all(|byte| byte.is_ascii_graphic()) {
