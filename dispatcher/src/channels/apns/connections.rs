@@ -63,7 +63,7 @@ impl Connections {
                 .map_err(ConfigError::Http)?;
             Ok(Connection { http, busy: AtomicUsize::new(0) })
         };
-        Ok(Connections((0..CONNECTIONS).map(|_| connection()).collect::<Result<_, _>>()?))
+        Ok(Connections((0..CONNECTIONS).map(|_| connection()).collect::<Result<_, ConfigError>>()?))
     }
 
     /// A place for one request: on the first connection that is not busy, or on the least busy one.

@@ -15,7 +15,7 @@ use zeroize::Zeroize as _;
 use peal_common::settings::{ApnsSettings, secret};
 
 use super::request;
-use crate::channels::{ConfigError, http};
+use crate::channels::{ConfigError, http as shared};
 
 /// How long a key id and a team id are, in characters (Apple, "Establishing a token-based connection to APNs").
 const ID_LENGTH: usize = 10;
@@ -61,15 +61,15 @@ impl Options {
                 ConfigError::invalid("channels.apns.topic", "write a bundle id such as com.example.app")
             })
         });
-        let mut devices = http::base_url("channels.apns.base_url", &settings.base_url)?;
-        http::add_path(&mut devices, ["3", "device"]);
+        let mut devices = shared::base_url("channels.apns.base_url", &settings.base_url)?;
+        shared::add_path(&mut devices, ["3", "device"]);
         Ok(Options {
             key,
             key_id: id("channels.apns.key_id", "the key's", &settings.key_id)?,
             team_id: id("channels.apns.team_id", "the team's", &settings.team_id)?,
             topic: topic.transpose()?,
             devices,
-            authorities: http::authorities("channels.apns.tls_ca_file", settings.tls_ca_file.as_deref())?,
+            authorities: shared::authorities("channels.apns.tls_ca_file", settings.tls_ca_file.as_deref())?,
             timeout: Duration::from_secs(settings.timeout_seconds),
         })
     }

@@ -328,7 +328,7 @@ async fn silence_is_bounded() {
         assert_eq!(client.send(&to(DEVICE, 1).message()).await, expected);
         assert!((SHORT..SOON).contains(&started.elapsed()));
     }
-    // One connection carries all of it: the silence of one push is not that of the next.
+    // The silence of one push is not that of the next.
     assert_eq!(client.send(&to(DEVICE, 2).message()).await, sent(&to(DEVICE, 2)));
     drop(server);
     let closed = async { while client.send(&to(DEVICE, 3).message()).await != retry("connect_failed") {} };
@@ -349,7 +349,7 @@ async fn what_can_not_be_sent_is_refused_before_anything_is() {
     (empty.rendered.title, empty.rendered.text) = (None, String::new());
     empty.metadata.insert("apns".to_owned(), json!({"push_type": "alert"}));
     for (fixture, reason) in [
-        (large, "payload_too_large: 4155 of 4096 bytes"),
+        (large, "payload_too_large: 4167 of 4096 bytes"),
         (topic, "invalid_topic"),
         (metadata, "invalid_metadata"),
         (empty, "message_empty"),
@@ -376,7 +376,7 @@ async fn a_payload_of_just_the_limit_is_sent() {
     let server = Apns::start().await.unwrap();
     let client = client(&settings(&server.base_url()));
     let mut fixture = to(DEVICE, 1);
-    fixture.rendered.text = "x".repeat(3_941);
+    fixture.rendered.text = "x".repeat(3_929);
     assert_eq!(client.send(&fixture.message()).await, sent(&fixture));
     assert_eq!(server.received()[0].body.len(), 4_096);
     fixture.rendered.text.push('x');
