@@ -20,7 +20,7 @@ use peal_nats::pull::Job;
 use peal_nats::state::StateWriter;
 use peal_nats::{Connection, Region, Subjects};
 
-use crate::channels::Providers;
+use crate::channels::CurrentProviders;
 use crate::delivery::InHand;
 use crate::fanout::Inherited;
 use crate::outcomes::RecentOutcomes;
@@ -61,7 +61,7 @@ pub struct Context {
     /// Changes of state.
     pub writer: StateWriter,
     /// Who sends on which channel.
-    pub providers: Providers,
+    pub providers: CurrentProviders,
     /// What recently became of deliveries, asked after redeliveries.
     pub outcomes: RecentOutcomes,
     /// What is left of INTAKE when a consumer of it was made again.

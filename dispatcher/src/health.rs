@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::Account;
-use crate::context::{Context, Shared};
+use crate::channels::{Account, Providers};
+use crate::context::Shared;
 
 #[derive(Clone)]
 struct Health {
@@ -58,8 +58,8 @@ impl AccountView {
     }
 }
 
-fn accounts(context: &Context) -> impl Iterator<Item = (Channel, &Account)> {
-    let of = |channel| context.providers.of(channel).iter().map(move |account| (channel, account));
+fn accounts(providers: &Providers) -> impl Iterator<Item = (Channel, &Account)> {
+    let of = |channel| providers.of(channel).iter().map(move |account| (channel, account));
     Channel::ALL.into_iter().flat_map(of)
 }
 
@@ -84,7 +84,7 @@ pub async fn serve(
 
 async fn measured(State(health): State<Arc<Health>>) -> String {
     crate::metrics::state_sequence(health.context.mirror.position());
-    for (channel, account) in accounts(&health.context) {
+    for (channel, account) in accounts(&health.context.providers.get()) {
         crate::metrics::circuit(channel, account.name(), account.opened().is_some());
     }
     health.exporter.render()
@@ -105,6 +105,7 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, Json<Readiness
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
     };
-    let accounts = accounts(&health.context).map(|(channel, account)| AccountView::of(channel, account));
+    let providers = health.context.providers.get();
+    let accounts = accounts(&providers).map(|(channel, account)| AccountView::of(channel, account));
     (code, Json(Readiness { status, reasons, accounts: accounts.collect() }))
 }

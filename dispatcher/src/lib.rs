@@ -16,6 +16,7 @@ pub mod homecoming;
 pub mod metrics;
 pub mod outcomes;
 pub mod recording;
+pub mod reload;
 pub mod sweep;
 
 use std::sync::Arc;
@@ -32,11 +33,12 @@ use peal_nats::connect::Options;
 use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::service::{Description, Service};
 use peal_nats::state::StateWriter;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use channels::Providers;
+use channels::{CurrentProviders, Providers};
 use context::{Context, Policy, Shared};
 use delivery::InHand;
 use fanout::Inherited;
@@ -50,6 +52,18 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(25);
 /// # Errors
 /// When it can't be set up, or one of its tasks ends by itself.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    run_reloading(settings, mpsc::channel(1).1, stop).await
+}
+
+/// The same, with other settings of the providers each time that `reloads` brings some.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_reloading(
+    settings: Settings,
+    reloads: mpsc::Receiver<Settings>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     if settings.is_hub() {
         bail!("region.name: {} is the hub; dispatchers run in regions", settings.region.name);
     }
@@ -67,6 +81,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         Arc::clone(&hybrid),
     );
     let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
+    let channels: Vec<_> = providers.channels().collect();
     let context = Arc::new(Context {
         subjects: Subjects::new(&connection.region),
         catalog: Catalog::new(mirror.clone(), sealer),
@@ -75,7 +90,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         outcomes: RecentOutcomes::new(connection.clone()),
         in_hand: InHand::default(),
         policy: policy(&settings),
-        providers,
+        providers: CurrentProviders::new(providers),
         hub: settings.topology.hub.clone(),
         mirror,
         clock,
@@ -98,13 +113,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let in_flight = TaskTracker::new();
     for priority in Priority::ALL {
         tasks.spawn(fanout::run(Arc::clone(&context), priority, in_flight.clone(), stop.clone()));
-        for channel in context.providers.channels() {
+        for &channel in &channels {
             let context = Arc::clone(&context);
             tasks.spawn(delivery::run(context, channel, priority, in_flight.clone(), stop.clone()));
         }
     }
     tasks.spawn(due::run(Arc::clone(&context), in_flight.clone(), stop.clone()));
     tasks.spawn(sweep::run(Arc::clone(&context), stop.clone()));
+    tasks.spawn(reload::run(Arc::clone(&context), channels, reloads, stop.clone()));
     tracing::info!(region = %context.connection.region, "the dispatcher runs");
 
     // Every task runs until it is told to stop: one that ends before has failed.
@@ -154,7 +170,13 @@ async fn register(context: Shared, stop: CancellationToken) {
             ("region".to_owned(), context.connection.region.to_string()),
             (
                 "channels".to_owned(),
-                context.providers.channels().map(|channel| channel.as_str()).collect::<Vec<_>>().join(","),
+                context
+                    .providers
+                    .get()
+                    .channels()
+                    .map(|channel| channel.as_str())
+                    .collect::<Vec<_>>()
+                    .join(","),
             ),
         ]),
     };

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use peal_common::settings::Settings;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match start(settings) {
+    match start(settings, arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the dispatcher ends");
@@ -60,9 +62,9 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn start(settings: Settings) -> anyhow::Result<()> {
+async fn start(settings: Settings, config: Option<PathBuf>) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let signalled = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -71,5 +73,19 @@ async fn start(settings: Settings) -> anyhow::Result<()> {
         }
         signalled.cancel();
     });
-    peal_dispatcher::run(settings, stop).await
+    let (reload, reloads) = mpsc::channel(1);
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match Settings::load(config.as_deref()) {
+                Ok(settings) => {
+                    if reload.send(settings).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the settings are not taken over"),
+            }
+        }
+    });
+    peal_dispatcher::run_reloading(settings, reloads, stop).await
 }

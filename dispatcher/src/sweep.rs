@@ -59,8 +59,8 @@ type Lane = (Region, String, String);
 /// The queues that this dispatcher works on, and those that carry state from this region and to it.
 fn lanes(context: &Context) -> Vec<Lane> {
     let here = &context.connection.region;
-    let channels = context.providers.channels();
-    let deliveries = channels.flat_map(|channel| {
+    let providers = context.providers.get();
+    let deliveries = providers.channels().flat_map(|channel| {
         Priority::ALL.map(|priority| (here.clone(), work_stream(channel), deliver_consumer(priority)))
     });
     let between = |from: &Region, to: &Region| (from.clone(), state_to(to), to.to_string());

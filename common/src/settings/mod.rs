@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, File, FileFormat};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -162,8 +162,8 @@ pub struct DispatcherSettings {
 pub struct ChannelSettings {
     pub webhook: WebhookSettings,
     pub inbox: InboxSettings,
-    pub apns: Option<ApnsSettings>,
-    pub webpush: Option<WebpushSettings>,
+    pub apns: Option<Box<ApnsSettings>>,
+    pub webpush: Option<Box<WebpushSettings>>,
     #[serde(default)]
     pub email: EmailSettings,
     pub telegram: Option<TelegramSettings>,
@@ -192,7 +192,7 @@ pub struct InboxSettings {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see default.toml")]
 pub struct EmailSettings {
-    pub smtp: Option<SmtpSettings>,
+    pub smtp: Option<Box<SmtpSettings>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -335,23 +335,22 @@ impl Settings {
     /// [`SettingsError::Invalid`] with what to write when something does not fit.
     pub fn parse(file: Option<&str>, environment: HashMap<String, String>) -> Result<Self, SettingsError> {
         let invalid = |error: config::ConfigError| SettingsError::Invalid(error.to_string());
-        // PEAL_CONFIG itself and other tools' variables are not keys: keys have two underscores.
-        let variables = environment.into_iter().filter(|(name, _)| name.starts_with("PEAL__")).collect();
-        let mut environment = Environment::with_prefix("PEAL")
-            .prefix_separator("__")
-            .separator("__")
-            .try_parsing(true)
-            .list_separator(",")
-            .source(Some(variables));
-        for list in LISTS {
-            environment = environment.with_list_parse_key(list);
-        }
         let mut builder = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(file) = file {
             builder = builder.add_source(File::from_str(file, FileFormat::Toml));
         }
-        let settings: Settings =
-            builder.add_source(environment).build().map_err(invalid)?.try_deserialize().map_err(invalid)?;
+        for (name, value) in environment {
+            // PEAL_CONFIG itself and other tools' variables are not keys: keys have two underscores.
+            let Some(key) = name.strip_prefix("PEAL__") else { continue };
+            let key = key.replace("__", ".").to_ascii_lowercase();
+            // Numbers are read where a number is expected: a password may look like one, and keep its zeros.
+            builder = match LISTS.contains(&key.as_str()) {
+                true => builder.set_override(&key, entries(&value)),
+                false => builder.set_override(&key, value),
+            }
+            .map_err(invalid)?;
+        }
+        let settings: Settings = builder.build().map_err(invalid)?.try_deserialize().map_err(invalid)?;
         settings.check()?;
         Ok(settings)
     }
@@ -472,6 +471,11 @@ pub fn secret(
     }
 }
 
+/// The entries of a list in a variable.
+fn entries(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
+}
+
 fn read(key: &'static str, path: &Path) -> Result<String, SettingsError> {
     std::fs::read_to_string(path).map_err(|source| SettingsError::Unreadable {
         key,
@@ -504,7 +508,9 @@ mod tests {
             ("PEAL__CHANNELS__TELEGRAM__BASE_URL", "http://127.0.0.1:9"),
             ("PEAL__CHANNELS__EMAIL__SMTP__HOST", "mail"),
             ("PEAL__CHANNELS__EMAIL__SMTP__FROM", "a@example.com"),
-            ("PEAL__CHANNELS__EMAIL__SMTP__PASSWORD", "12345"),
+            ("PEAL__CHANNELS__EMAIL__SMTP__PASSWORD", "0012E5"),
+            ("PEAL__DISPATCHER__MAX_ATTEMPTS", "7"),
+            ("PEAL__CHANNELS__SANDBOX__ENABLED", "true"),
             ("PEAL__CHANNELS__WEBHOOK__ALLOWED_NETWORKS", "127.0.0.0/8"),
             ("PEAL_CONFIG", "ignored"),
         ]);
@@ -514,7 +520,8 @@ mod tests {
         assert_eq!(settings.nats.urls, ["nats://a:1", "nats://b:2"]);
         assert_eq!(settings.channels.telegram.unwrap().base_url, "http://127.0.0.1:9");
         let smtp = settings.channels.email.smtp.unwrap();
-        assert_eq!((smtp.port, smtp.password.unwrap().expose()), (587, "12345"));
+        assert_eq!((smtp.port, smtp.password.unwrap().expose()), (587, "0012E5"));
+        assert_eq!((settings.dispatcher.max_attempts, settings.channels.sandbox.enabled), (7, true));
         assert_eq!(settings.channels.webhook.allowed_networks, ["127.0.0.0/8"]);
     }
 
@@ -536,8 +543,15 @@ mod tests {
         assert!(refused(&format!("{smtp}max_connections = 0")).contains("1 to 200"));
         assert!(refused("[channels.apns]\ntimeout_seconds = 21").contains("channels.apns.timeout_seconds"));
         assert!(refused("[channels.apns]\nkeyid = \"ABC\"").contains("keyid"));
-        let unknown = environment(&[("PEAL__GATEWAY__LISTN", "x")]);
-        assert!(Settings::parse(None, unknown).is_err());
+        for (name, value) in [
+            ("PEAL__GATEWAY__LISTN", "x"),
+            ("PEAL__DISPATCHER__MAX_ATTEMPTS", "many"),
+            ("PEAL__", "x"),
+            ("PEAL__GATEWAY", "x"),
+            ("PEAL__NATS__URLS", ","),
+        ] {
+            assert!(Settings::parse(None, environment(&[(name, value)])).is_err(), "{name}");
+        }
     }
 
     #[test]

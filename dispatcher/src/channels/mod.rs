@@ -21,7 +21,7 @@ mod retry_after;
 mod target;
 
 pub use breaker::Opened;
-pub use providers::{Account, Admitted};
+pub use providers::{Account, Admitted, CurrentProviders};
 pub use target::Hosts;
 
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Which providers carry which channel.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use peal_common::channel::Channel;
@@ -178,5 +178,29 @@ impl Providers {
     /// The channels that have an account.
     pub fn channels(&self) -> impl Iterator<Item = Channel> {
         Channel::ALL.into_iter().filter(|channel| self.has(*channel))
+    }
+}
+
+/// The providers as they are set up at present. A reload puts others in their place; what is under way ends with those it
+/// began with.
+#[derive(Debug)]
+pub struct CurrentProviders(RwLock<Arc<Providers>>);
+
+impl CurrentProviders {
+    /// Begins with these.
+    #[must_use]
+    pub fn new(providers: Providers) -> Self {
+        CurrentProviders(RwLock::new(Arc::new(providers)))
+    }
+
+    /// Those of this moment.
+    #[must_use]
+    pub fn get(&self) -> Arc<Providers> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts others in their place.
+    pub fn replace(&self, providers: Providers) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(providers);
     }
 }

@@ -12,7 +12,7 @@ use peal_common::template::{RenderError, Rendered};
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
-use crate::channels::{Account, Admitted, CIRCUIT_OPEN, Message};
+use crate::channels::{Account, Admitted, CIRCUIT_OPEN, Message, Providers};
 use crate::context::Context;
 
 /// What is to be done with a delivery now.
@@ -110,9 +110,9 @@ pub(super) struct Attempted {
 }
 
 /// Waits until an account of the channel may be called. `Err` is what comes of it when none may.
-pub(super) async fn admit<'a>(context: &'a Context, work: &Work) -> Result<Admitted<'a>, Attempted> {
-    context.providers.admit(work.channel).await.map_err(|opened| {
-        let provider = context.providers.of(work.channel).first().map(Account::name);
+pub(super) async fn admit<'a>(providers: &'a Providers, work: &Work) -> Result<Admitted<'a>, Attempted> {
+    providers.admit(work.channel).await.map_err(|opened| {
+        let provider = providers.of(work.channel).first().map(Account::name);
         let outcome = match opened {
             Some(opened) => Outcome::HeldBack {
                 reason: format!("{CIRCUIT_OPEN}: {}", opened.cause),
@@ -130,6 +130,7 @@ pub(super) async fn send(
     job: &Job,
     work: &Work,
     ready: &Ready,
+    providers: &Providers,
     admitted: Admitted<'_>,
 ) -> Attempted {
     let notification = &work.notification;
@@ -155,7 +156,7 @@ pub(super) async fn send(
         let (outcome, account) = admitted.send(&message, &context.clock).await;
         crate::metrics::attempt(work.channel, account.name(), &outcome);
         if matches!(outcome, Outcome::Unavailable { .. } | Outcome::Retry { .. } | Outcome::HeldBack { .. })
-            && let Some(next) = context.providers.admit_after(work.channel, account).await
+            && let Some(next) = providers.admit_after(work.channel, account).await
         {
             admitted = next;
             continue;

@@ -143,7 +143,8 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     }
     context.caught_up(work.state_seq).await?;
     // It may have to wait for its provider: the decision comes after that.
-    let admitted = attempt::admit(context, &work).await;
+    let providers = context.providers.get();
+    let admitted = attempt::admit(&providers, &work).await;
     match attempt::decide(context, &work)? {
         Decision::Send(ready) => {
             // What could not be settled now would have to be sent again, and a server that was started again may have
@@ -156,7 +157,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 intents::declare(context, &work).await?;
             }
             let attempted = match admitted {
-                Ok(admitted) => attempt::send(context, job, &work, &ready, admitted).await,
+                Ok(admitted) => attempt::send(context, job, &work, &ready, &providers, admitted).await,
                 Err(held_back) => held_back,
             };
             if let Outcome::AddressDead { reason, since } = &attempted.outcome {
@@ -227,7 +228,7 @@ async fn interrupted(context: &Context, job: &Job, work: &Work) -> Result<(), De
 
 /// What is not sent is told of the channel's first account.
 fn untried<'a>(context: &'a Context, job: &'a Job, work: &Work) -> Settling<'a> {
-    let provider = context.providers.of(work.channel).first().map(Account::name);
+    let provider = context.providers.get().of(work.channel).first().map(Account::name);
     Settling { context, job, provider }
 }
 

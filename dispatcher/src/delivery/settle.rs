@@ -18,8 +18,8 @@ use crate::context::{Context, SayError};
 
 /// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
 const LONGEST_NAK: Duration = Duration::from_secs(60);
-/// The least wait while a provider as a whole is out of order.
-const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(30);
+/// The least wait while a provider as a whole is out of order. Its circuit says how long it is left alone.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(5);
 /// The least wait of what a rate limit held back; schedules are in whole seconds.
 const HELD_BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The wait before a message is sent again that may have been sent: time for a bounce or a receipt to come in.

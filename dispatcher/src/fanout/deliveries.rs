@@ -58,6 +58,7 @@ pub(super) fn decide(
         }
         Text::Content(_) => None,
     };
+    let providers = context.providers.get();
     for target in &intake.targets {
         let Some(recipient) = context.catalog.outline(&notification.app, &target.recipient)? else {
             decided.events.push(refusal(intake, target, None, Reason::UnknownRecipient, now));
@@ -84,7 +85,7 @@ pub(super) fn decide(
             only: target.only.as_ref(),
             suppressed: &suppressed,
             has_text: &has_text,
-            has_provider: &|channel| context.providers.has(channel),
+            has_provider: &|channel| providers.has(channel),
         });
         if deliveries.is_empty() && passed_over.is_empty() {
             decided.events.push(refusal(intake, target, None, Reason::NoUsableChannel, now));

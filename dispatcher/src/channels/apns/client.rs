@@ -78,7 +78,15 @@ impl Client {
         {
             return self.call(request, deadline).await;
         }
-        first
+        match first {
+            // A topic that the contact brought along says nothing about the others'.
+            Outcome::Unavailable { reason, .. }
+                if reason == outcome::TOPIC_DISALLOWED && message.contact.topic.is_some() =>
+            {
+                permanent(reason)
+            }
+            first => first,
+        }
     }
 
     fn request(&self, message: &Message<'_>, authorization: HeaderValue) -> Result<Request, Outcome> {

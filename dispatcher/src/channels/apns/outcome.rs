@@ -16,6 +16,8 @@ use crate::channels::retry_after;
 
 /// The provider token is too old.
 pub(super) const EXPIRED_PROVIDER_TOKEN: &str = "expired_provider_token";
+/// The account may not send to the app.
+pub(super) const TOPIC_DISALLOWED: &str = "topic_disallowed";
 /// Nothing that Apple sends as an id is longer, in bytes.
 const MAX_PROVIDER_ID: usize = 64;
 
@@ -52,7 +54,7 @@ const REASONS: [(u16, &str, &str, Meaning); 32] = [
     (400, "MissingDeviceToken", "missing_device_token", Meaning::Wrong),
     (400, "MissingTopic", "missing_topic", Meaning::Wrong),
     (400, "PayloadEmpty", "payload_empty", Meaning::Wrong),
-    (400, "TopicDisallowed", "topic_disallowed", Meaning::Out),
+    (400, "TopicDisallowed", TOPIC_DISALLOWED, Meaning::Out),
     (403, "BadCertificate", "bad_certificate", Meaning::Out),
     (403, "BadCertificateEnvironment", "bad_certificate_environment", Meaning::Out),
     (403, "BadEnvironmentKeyIdInToken", "bad_environment_key_id", Meaning::Out),

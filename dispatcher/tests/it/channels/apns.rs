@@ -312,6 +312,17 @@ async fn answers_become_outcomes() {
 }
 
 #[tokio::test]
+async fn a_topic_of_the_contacts_own_does_not_stop_the_others() {
+    let server = Apns::start().await.unwrap();
+    server.answer(Apns::refusal(400, "TopicDisallowed", None));
+    let client = client(&settings(&server.base_url()));
+    let mut fixture = to(DEVICE, 1);
+    assert_eq!(client.send(&fixture.message()).await, unavailable("topic_disallowed"));
+    fixture.contact.topic = Some("com.example.other".to_owned());
+    assert_eq!(client.send(&fixture.message()).await, permanent("topic_disallowed"));
+}
+
+#[tokio::test]
 async fn silence_is_bounded() {
     let server = Apns::start().await.unwrap();
     let mut options = Options::from_settings(&settings(&server.base_url())).unwrap();

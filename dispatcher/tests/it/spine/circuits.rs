@@ -71,3 +71,30 @@ async fn what_comes_while_a_provider_is_down_waits_and_burns_no_attempt() {
     region.drained().await;
     dispatcher.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_put_right_while_it_runs() {
+    let region = Region::start().await;
+    let bot = Telegram::start().await.unwrap();
+    bot.answer_with(|call| match call.token.as_str() {
+        "1:right" => Answer::status(200).body(r#"{"ok":true,"result":{"message_id":1}}"#),
+        _ => Telegram::error(401, "Unauthorized", None),
+    });
+    region.category("orders", json!({"class": "transactional"})).await;
+    let state = region.recipient("u", &[(Channel::Telegram, "4711")], json!({})).await;
+    let with =
+        |token: &str, url: &str| format!("[channels.telegram]\ntoken = \"{token}\"\nbase_url = \"{url}\"\n");
+    let (dispatcher, reload) = region.reloading_dispatcher(&with("1:wrong", &bot.base_url()));
+    region.accept(&intake("n-1", &["u"], state)).await;
+    let retried = region.event("n-1", EventType::Retried).await;
+    assert_eq!(retried.reason.as_deref(), Some("token_refused"));
+
+    // What can't be used changes nothing.
+    reload.send(region.settings("")).await.unwrap();
+    reload.send(region.settings(&with("no/token", &bot.base_url()))).await.unwrap();
+    reload.send(region.settings(&with("1:right", &bot.base_url()))).await.unwrap();
+    let sent = region.event("n-1", EventType::Sent).await;
+    assert_eq!(sent.attempts, Some(1), "it burnt none");
+    region.drained().await;
+    dispatcher.end().await;
+}

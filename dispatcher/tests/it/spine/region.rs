@@ -31,6 +31,7 @@ use peal_nats::{Connection, Subjects};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -140,6 +141,13 @@ impl Region {
         let stop = CancellationToken::new();
         let task = tokio::spawn(peal_dispatcher::run(self.settings(more), stop.clone()));
         Dispatcher { stop, task }
+    }
+
+    /// Starts a dispatcher that takes other settings over.
+    pub fn reloading_dispatcher(&self, more: &str) -> (Dispatcher, mpsc::Sender<Settings>) {
+        let (stop, (reload, reloads)) = (CancellationToken::new(), mpsc::channel(1));
+        let task = tokio::spawn(peal_dispatcher::run_reloading(self.settings(more), reloads, stop.clone()));
+        (Dispatcher { stop, task }, reload)
     }
 
     /// Starts a dispatcher with threads of its own: shut down in the background, they end with all that they have in
