@@ -163,6 +163,7 @@ pub struct ChannelSettings {
     pub webhook: WebhookSettings,
     pub inbox: InboxSettings,
     pub apns: Option<Box<ApnsSettings>>,
+    pub fcm: Option<Box<FcmSettings>>,
     pub webpush: Option<Box<WebpushSettings>>,
     #[serde(default)]
     pub email: EmailSettings,
@@ -218,6 +219,31 @@ fn default_apns_url() -> String {
 }
 
 const fn default_apns_timeout() -> u64 {
+    15
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct FcmSettings {
+    pub service_account: Option<Secret>,
+    pub service_account_file: Option<PathBuf>,
+    pub project_id: Option<String>,
+    #[serde(default = "default_fcm_url")]
+    pub base_url: String,
+    pub token_url: Option<String>,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default)]
+    pub validate_only: bool,
+    #[serde(default = "default_fcm_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_fcm_url() -> String {
+    "https://fcm.googleapis.com".to_owned()
+}
+
+const fn default_fcm_timeout() -> u64 {
     15
 }
 
@@ -398,6 +424,9 @@ impl Settings {
         if self.channels.apns.as_ref().is_some_and(|it| !(1..=20).contains(&it.timeout_seconds)) {
             return wrong("channels.apns.timeout_seconds: write 1 to 20");
         }
+        if self.channels.fcm.as_ref().is_some_and(|it| !(1..=20).contains(&it.timeout_seconds)) {
+            return wrong("channels.fcm.timeout_seconds: write 1 to 20");
+        }
         if self.channels.webpush.as_ref().is_some_and(|it| !(1..=20).contains(&it.timeout_seconds)) {
             return wrong("channels.webpush.timeout_seconds: write 1 to 20");
         }
@@ -552,6 +581,8 @@ mod tests {
         ] {
             assert!(Settings::parse(None, environment(&[(name, value)])).is_err(), "{name}");
         }
+        assert!(refused("[channels.fcm]\ntimeout_seconds = 0").contains("channels.fcm.timeout_seconds"));
+        assert!(refused("[channels.fcm]\nproject = \"x\"").contains("project"));
     }
 
     #[test]

@@ -36,17 +36,24 @@ pub(crate) fn client_builder_trusting(more: RootCertStore) -> Result<reqwest::Cl
     Ok(builder(tls_config(more)?))
 }
 
-/// TLS for a provider that speaks HTTP/2 alone: a server that does not is refused in the handshake (RFC 9113 §3.2). It
-/// is made once and copied for each client, which share the list of authorities.
-pub(crate) fn http2_tls_config(more: RootCertStore) -> Result<ClientConfig, ConfigError> {
-    let mut config = tls_config(more)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(config)
+/// Builders of several clients that trust the same authorities: those are read once.
+pub(crate) fn client_builders_trusting(
+    more: RootCertStore,
+    count: usize,
+) -> Result<Vec<reqwest::ClientBuilder>, ConfigError> {
+    let tls = tls_config(more)?;
+    Ok((0..count).map(|_| builder(tls.clone())).collect())
 }
 
-/// The builder of a client that speaks HTTP/2 alone, also without TLS, where the base URL says `http`.
-pub(crate) fn http2_client_builder(tls: ClientConfig) -> reqwest::ClientBuilder {
-    builder(tls).http2_prior_knowledge()
+/// The same for a provider that speaks HTTP/2 alone, also without TLS, where the base URL says `http`. A server that does
+/// not speak it is refused in the handshake (RFC 9113 §3.2).
+pub(crate) fn http2_client_builders_trusting(
+    more: RootCertStore,
+    count: usize,
+) -> Result<Vec<reqwest::ClientBuilder>, ConfigError> {
+    let mut tls = tls_config(more)?;
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Ok((0..count).map(|_| builder(tls.clone()).http2_prior_knowledge()).collect())
 }
 
 fn builder(tls: ClientConfig) -> reqwest::ClientBuilder {

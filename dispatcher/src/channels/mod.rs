@@ -7,6 +7,7 @@
 
 pub mod apns;
 pub mod email;
+pub mod fcm;
 pub mod inbox;
 pub mod sandbox;
 pub mod telegram;
@@ -14,6 +15,7 @@ pub mod webhook;
 pub mod webpush;
 
 mod breaker;
+mod connections;
 mod http;
 mod jwt;
 mod providers;
@@ -133,6 +135,8 @@ pub enum Provider {
     Webhook(webhook::Client),
     /// Pushes to Apple's devices.
     Apns(apns::Client),
+    /// Pushes through Firebase Cloud Messaging.
+    Fcm(fcm::Client),
     /// Encrypted messages for browsers.
     Webpush(webpush::Client),
     /// E-mail through an SMTP server.
@@ -152,6 +156,7 @@ impl Provider {
         match self {
             Provider::Webhook(_) => "webhook",
             Provider::Apns(_) => "apns",
+            Provider::Fcm(_) => "fcm",
             Provider::Webpush(_) => "webpush",
             Provider::Smtp(_) => "smtp",
             Provider::Telegram(_) => "telegram",
@@ -164,7 +169,7 @@ impl Provider {
     /// are as many as there are recipients, and what Peal keeps itself is out of order with JetStream alone.
     const fn is_shared(&self) -> bool {
         match self {
-            Provider::Apns(_) | Provider::Smtp(_) | Provider::Telegram(_) => true,
+            Provider::Apns(_) | Provider::Fcm(_) | Provider::Smtp(_) | Provider::Telegram(_) => true,
             Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
         }
     }
@@ -175,6 +180,7 @@ impl Provider {
         match self {
             Provider::Webhook(client) => client.send(message).await,
             Provider::Apns(client) => client.send(message).await,
+            Provider::Fcm(client) => client.send(message).await,
             Provider::Webpush(client) => client.send(message).await,
             Provider::Smtp(client) => client.send(message).await,
             Provider::Telegram(client) => client.send(message).await,

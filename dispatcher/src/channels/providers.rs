@@ -11,7 +11,7 @@ use peal_common::settings::ChannelSettings;
 use peal_nats::Connection;
 
 use super::breaker::{Admission, Breaker, Opened};
-use super::{ConfigError, Message, Provider, apns, email, inbox, sandbox, telegram, webhook, webpush};
+use super::{ConfigError, Message, Provider, apns, email, fcm, inbox, sandbox, telegram, webhook, webpush};
 
 /// How long a delivery waits in hand for its channel's only account to work again. What waits keeps its lane from taking
 /// more, so a backlog stays in its queue; a dispatcher that ends waits for it.
@@ -100,6 +100,10 @@ impl Providers {
         if let Some(apns) = &settings.apns {
             let client = apns::Client::new(apns::Options::from_settings(apns)?, clock.clone())?;
             providers.add(Channel::Apns, Provider::Apns(client));
+        }
+        if let Some(fcm) = &settings.fcm {
+            let client = fcm::Client::new(fcm::Options::from_settings(fcm)?, clock.clone())?;
+            providers.add(Channel::Fcm, Provider::Fcm(client));
         }
         if let Some(webpush) = &settings.webpush {
             let options = webpush::Options::from_settings(webpush)?;

@@ -5,6 +5,7 @@
 //! own and stops when it is dropped.
 
 mod apns;
+mod fcm;
 mod http;
 mod smtp;
 mod telegram;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 pub use apns::Apns;
+pub use fcm::Fcm;
 pub use http::{Answer, Request};
 pub use smtp::{Command, Mail, Reply, Smtp, SmtpTlsMode};
 pub use telegram::{Telegram, TelegramCall};

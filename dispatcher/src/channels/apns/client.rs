@@ -11,13 +11,20 @@ use url::Url;
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
 
-use super::connections::Connections;
 use super::provider_token::ProviderToken;
 use super::{Options, outcome, request};
+use crate::channels::connections::Connections;
 use crate::channels::http::NoAnswer;
 use crate::channels::outcomes::permanent;
 use crate::channels::{ConfigError, Message, http as shared};
 
+/// The most connections of one dispatcher: Apple recommends several to whoever sends much.
+const CONNECTIONS: usize = 4;
+/// How long looking up a name, connecting and the TLS handshake may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A connection that nothing was sent over for so long is not used again. Apple wants connections left open, and takes
+/// frequent connecting for an attack.
+const IDLE: Duration = Duration::from_secs(60 * 60);
 /// The longest answer that is read; a refusal has one short word and a number.
 const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How much of a success's body is read (and dropped), and how long that may take, so that its stream ends by itself: a
@@ -51,8 +58,15 @@ impl Client {
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
     pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        let build = |builder: reqwest::ClientBuilder| {
+            let builder = builder.connect_timeout(options.timeout.min(CONNECT_LIMIT)).pool_idle_timeout(IDLE);
+            // One that broke while nothing was sent is noticed before the next push is.
+            builder.http2_keep_alive_while_idle(true).build().map_err(ConfigError::Http)
+        };
+        let builders = shared::http2_client_builders_trusting(options.authorities, CONNECTIONS)?;
+        let clients = builders.into_iter().map(build).collect::<Result<_, _>>()?;
         Ok(Client {
-            connections: Connections::new(&options)?,
+            connections: Connections::new(clients),
             token: ProviderToken::new(options.key, &options.key_id, options.team_id),
             devices: options.devices,
             topic: options.topic,

@@ -5,7 +5,6 @@
 //! wait for the headers but not for the body, and lacks several of the documented reasons.
 
 mod client;
-mod connections;
 mod options;
 mod outcome;
 mod overrides;

@@ -12,3 +12,4 @@ mod vapid;
 
 pub use client::Client;
 pub use options::Options;
+pub(super) use request::{time_to_live, topic, urgency};

@@ -66,13 +66,13 @@ pub(super) fn payload(message: &Message<'_>) -> Option<Vec<u8>> {
 }
 
 /// For how many seconds the push service keeps the message while the browser is away (RFC 8030 §5.2).
-pub(super) fn time_to_live(expires_at: Timestamp, now: Timestamp) -> u64 {
+pub(in crate::channels) fn time_to_live(expires_at: Timestamp, now: Timestamp) -> u64 {
     let left = expires_at.since((Unit::Second, now)).map_or(0, |span| span.get_seconds());
     u64::try_from(left).unwrap_or(0)
 }
 
 /// How much of its battery a device should spend on it (RFC 8030 §5.3).
-pub(super) fn urgency(priority: Priority) -> &'static str {
+pub(in crate::channels) fn urgency(priority: Priority) -> &'static str {
     match priority {
         Priority::Critical | Priority::High => "high",
         Priority::Normal => "normal",
@@ -82,7 +82,7 @@ pub(super) fn urgency(priority: Priority) -> &'static str {
 
 /// What makes a message replace one that the browser has not got yet (RFC 8030 §5.4): its collapse key, or its own name,
 /// so that one that is sent twice comes once. The push service learns no key.
-pub(super) fn topic(message: &Message<'_>) -> String {
+pub(in crate::channels) fn topic(message: &Message<'_>) -> String {
     let Some(key) = message.collapse_key else {
         return message.delivery.as_str().chars().take(MAX_TOPIC).collect();
     };

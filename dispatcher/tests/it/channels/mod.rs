@@ -2,6 +2,9 @@
 
 mod apns;
 mod apns_http2;
+mod fcm;
+mod fcm_schema;
+mod fcm_token;
 mod fixture;
 mod http2_peer;
 mod peers;
