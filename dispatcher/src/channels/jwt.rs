@@ -16,8 +16,8 @@ pub(crate) fn es256(key: &SigningKey, header: &Value, claims: &Value) -> String 
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
 }
 
-/// A token signed with RS256 (RFC 7518 §3.3). `None` when the machine has no random numbers, with which the signature is
-/// made without telling the key by the time that it takes.
+/// A token signed with RS256 (RFC 7518 §3.3). `None` when the machine has no random numbers, with which the signature
+/// is made without telling the key by the time that it takes.
 pub(crate) fn rs256(key: &KeyPair, header: &Value, claims: &Value) -> Option<String> {
     let signed = signing_input(header, claims);
     let mut signature = vec![0; key.public().modulus_len()];

@@ -22,8 +22,8 @@ const ROOM: Duration = Duration::from_secs(300);
 const ROOM_PART: u32 = 4;
 /// After a failure nobody asks again for so long, in milliseconds.
 const FAILURE_PAUSE_MS: i64 = 5_000;
-/// A token that Firebase refuses is replaced, and for so long the next one is not, in milliseconds: when Firebase refuses
-/// that too, another would not help.
+/// A token that Firebase refuses is replaced, and for so long the next one is not, in milliseconds: when Firebase
+/// refuses that too, another would not help.
 const REFUSAL_PAUSE_MS: i64 = 10_000;
 /// How long a renewal may take while the old token still serves, unless the call has less time.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(5);
@@ -109,7 +109,8 @@ impl fmt::Debug for AccessToken {
 }
 
 impl AccessToken {
-    /// The token of `account`, which is asked for at `url`. `clock` is what signatures are dated and lifetimes counted by.
+    /// The token of `account`, which is asked for at `url`. `clock` is what signatures are dated and lifetimes counted
+    /// by.
     pub(super) fn new(http: reqwest::Client, account: ServiceAccount, url: Url, clock: Clock) -> Self {
         AccessToken { http, account, url, clock, kept: RwLock::default(), turn: Semaphore::new(1) }
     }
@@ -184,8 +185,8 @@ impl AccessToken {
         }
     }
 
-    /// A new token while an old one still serves; `None` when somebody else is asking for one, or none is given in a part
-    /// of the time.
+    /// A new token while an old one still serves; `None` when somebody else is asking for one, or none is given in a
+    /// part of the time.
     async fn renewed(&self, deadline: Instant) -> Option<Access> {
         let turn = self.turn.try_acquire().ok()?;
         match self.present() {

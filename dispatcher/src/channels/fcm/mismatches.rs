@@ -15,7 +15,8 @@ const SPIKE: u32 = 10;
 pub(super) struct Mismatches(AtomicU32);
 
 impl Mismatches {
-    /// Looks at the outcome of a send. Once mismatches come one after the other, no message is given up for another one.
+    /// Looks at the outcome of a send. Once mismatches come one after the other, no message is given up for another
+    /// one.
     pub(super) fn judge(&self, outcome: Outcome) -> Outcome {
         match &outcome {
             Outcome::Permanent { reason } if reason == SENDER_ID_MISMATCH => {

@@ -40,8 +40,8 @@ impl Options {
     /// Takes the settings.
     ///
     /// # Errors
-    /// [`ConfigError`] when there is no service account or it can't be one, no project is named, a URL is none, or a file
-    /// can't be read.
+    /// [`ConfigError`] when there is no service account or it can't be one, no project is named, a URL is none, or a
+    /// file can't be read.
     pub fn from_settings(settings: &FcmSettings) -> Result<Self, ConfigError> {
         let json = secret(
             "channels.fcm.service_account_file",

@@ -89,8 +89,8 @@ pub(super) fn of_answer(
     }
 }
 
-/// A success names the message. Any other one was not FCM's, or it can't be told: the message goes out again, which does
-/// no harm, because it takes the place of the first on the screen and bears the same id for the app.
+/// A success names the message. Any other one was not FCM's, or it can't be told: the message goes out again, which
+/// does no harm, because it takes the place of the first on the screen and bears the same id for the app.
 fn of_success(body: Option<&[u8]>) -> Outcome {
     let sent: Option<Value> = body.and_then(|body| serde_json::from_slice(body).ok());
     let name = sent.as_ref().and_then(|sent| sent["name"].as_str());
@@ -100,8 +100,8 @@ fn of_success(body: Option<&[u8]>) -> Outcome {
     }
 }
 
-/// Which field is wrong is said by `BadRequest`. FCM's own code alone means the device's token, except for a message that
-/// is too long, which its text tells.
+/// Which field is wrong is said by `BadRequest`. FCM's own code alone means the device's token, except for a message
+/// that is too long, which its text tells.
 fn of_bad_request(error: &Error) -> Outcome {
     let is_token = |field: &String| matches!(field.as_str(), "message.token" | "message.fid");
     let is_known = matches!(error.code.as_str(), "INVALID_ARGUMENT" | "UNREGISTERED");

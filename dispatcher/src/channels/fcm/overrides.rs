@@ -6,7 +6,8 @@ use url::Url;
 
 /// Where the object stands in the metadata. It is not passed on to the app.
 pub(super) const KEY: &str = "fcm";
-/// The longest label, in characters (Firebase, "Understanding message delivery", "Adding analytics labels to messages").
+/// The longest label, in characters (Firebase, "Understanding message delivery", "Adding analytics labels to
+/// messages").
 const MAX_LABEL: usize = 50;
 
 /// The object, with Firebase's words (FCM reference, `Message`).
@@ -40,7 +41,8 @@ pub(super) enum AndroidPriority {
 }
 
 impl<'a> Overrides<'a> {
-    /// Reads the object. `None` when a key is unknown, a value is of another type, or nobody could see what it asks for.
+    /// Reads the object. `None` when a key is unknown, a value is of another type, or nobody could see what it asks
+    /// for.
     pub(super) fn of(metadata: &'a Map<String, Value>) -> Option<Self> {
         let Some(object) = metadata.get(KEY) else { return Some(Overrides::default()) };
         if !object.is_object() {

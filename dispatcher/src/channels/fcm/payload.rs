@@ -181,7 +181,8 @@ pub(super) fn body(
 }
 
 impl Push<'_> {
-    /// What FCM counts: the keys and the values of what the device gets (FCM reference, `ErrorCode`, "Message too big").
+    /// What FCM counts: the keys and the values of what the device gets (FCM reference, `ErrorCode`, "Message too
+    /// big").
     fn bytes(&self) -> usize {
         self.notification.bytes() + self.android.notification.bytes() + self.data.bytes()
     }
@@ -231,7 +232,8 @@ impl<'a> Draft<'a> {
         (rendered.title.as_deref(), Some(rendered.text.as_str()).filter(|text| !text.is_empty()))
     }
 
-    /// What the app gets. None of the keys is one that FCM keeps for itself: `from`, `message_type`, `google.…`, `gcm…`.
+    /// What the app gets. None of the keys is one that FCM keeps for itself: `from`, `message_type`, `google.…`,
+    /// `gcm…`.
     fn data(&self) -> Option<Strings<'a>> {
         let Message { rendered, delivery, notification, .. } = *self.message;
         let mut data = Strings::default()
@@ -278,8 +280,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// High priority wakes a sleeping device. Firebase advises it for most of what people see, and takes it from apps whose
-    /// messages of high priority show nothing ("Set and manage Android message priority").
+    /// High priority wakes a sleeping device. Firebase advises it for most of what people see, and takes it from apps
+    /// whose messages of high priority show nothing ("Set and manage Android message priority").
     fn priority(&self) -> AndroidPriority {
         let by_urgency = match self.message.priority {
             Priority::Critical => AndroidPriority::High,

@@ -1,8 +1,8 @@
 //! FCM: what Firebase gets, against Google's own description of the API.
 //!
 //! The description is what Google's clients for Python are made from (an API discovery document). It names fields in
-//! camel case; as everywhere in JSON forms of protocol buffers, the names with underscores that Firebase's own reference
-//! has are taken too.
+//! camel case; as everywhere in JSON forms of protocol buffers, the names with underscores that Firebase's own
+//! reference has are taken too.
 
 use peal_common::channel::Priority;
 use peal_common::settings::FcmSettings;

@@ -1,5 +1,5 @@
-//! Providers that nobody here wrote, from the packages that `tests/peers/package.json` names, and what providers publish of
-//! their APIs, from those of `tests/peers/requirements.txt`.
+//! Providers that nobody here wrote, from the packages that `tests/peers/package.json` names, and what providers
+//! publish of their APIs, from those of `tests/peers/requirements.txt`.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -38,8 +38,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts a script of the folder on a free port of the loopback and waits for its first line. `None` where the packages
-    /// can't be installed, unless `PEAL_REQUIRE_TOOLS` is 1.
+    /// Starts a script of the folder on a free port of the loopback and waits for its first line. `None` where the
+    /// packages can't be installed, unless `PEAL_REQUIRE_TOOLS` is 1.
     pub async fn start(script: &str) -> Option<Self> {
         let modules = installed("install").await?.join("node_modules");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
