@@ -175,6 +175,7 @@ impl ServerConfig {
             }
         }
         line(format_args!("}}"));
+        line(format_args!("\n{}", FEATURE_FLAGS.trim_end()));
         if let Some(login) = &self.login {
             line(format_args!("\nauthorization {{"));
             line(format_args!("  user: {}", quoted(&login.user)));
@@ -230,6 +231,15 @@ impl ServerConfig {
         text
     }
 }
+
+/// What the servers of every region and of the hub must have switched on (nats-server 2.14 and later know it).
+pub(super) const FEATURE_FLAGS: &str = "\
+feature_flags {
+  # Acknowledgements name their domain. Without it they cross the links, and one of a region settles the message with the
+  # same number in the queue of the same name of another region.
+  js_ack_fc_v2: true
+}
+";
 
 /// A text as a part of a URL (RFC 3986, section 2.1).
 pub(super) fn in_url(text: &str) -> String {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::config::{ServerConfig, in_url, quoted};
+use super::config::{FEATURE_FLAGS, ServerConfig, in_url, quoted};
 use crate::subjects::Region;
 
 /// The file that each configuration includes. See [`Secrets::render`].
@@ -108,6 +108,7 @@ impl NodeConfig<'_> {
         line("  # of 6 to 35 in publishing.");
         line("  sync_interval: \"10s\"");
         line("}");
+        line(&format!("\n{}", FEATURE_FLAGS.trim_end()));
         if self.nodes.len() > 1 {
             let routes = self
                 .nodes

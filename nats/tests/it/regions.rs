@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{Context, Message};
+use futures_util::StreamExt as _;
+use peal_common::channel::{Channel, Priority};
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
@@ -14,7 +17,8 @@ use peal_nats::publish::Outgoing;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
 use peal_nats::state::{StateWriter, WriteError, Written};
 use peal_nats::topology::{
-    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, plan, state_to,
+    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, deliver_consumer, plan,
+    state_to, work_stream,
 };
 use peal_nats::{Region, Subjects};
 use serde_json::json;
@@ -181,6 +185,47 @@ async fn what_a_region_writes_reaches_the_hub_and_the_others() {
     let others = world.eu.connection.stream_state(OTHERS_STATE).await.unwrap();
     assert_eq!(others.messages, 1);
     assert_eq!(world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_region_acknowledges_stays_in_the_queue_of_the_other() {
+    let world = World::start().await;
+    let mut in_hand = Vec::new();
+    for place in [&world.eu, &world.us] {
+        let subjects = Subjects::new(&place.connection.region);
+        let work = subjects.work(Channel::Webhook, Priority::Normal, "shop");
+        place.connection.publish(Outgoing::new(work, "{}")).await.unwrap();
+        let queue =
+            place.connection.jetstream.get_stream_no_info(work_stream(Channel::Webhook)).await.unwrap();
+        let lane = queue.get_consumer::<pull::Config>(&deliver_consumer(Priority::Normal)).await.unwrap();
+        let mut messages = lane.fetch().max_messages(1).messages().await.unwrap();
+        in_hand.push(messages.next().await.unwrap().unwrap());
+    }
+    let [of_eu, of_us] = &in_hand[..] else { unreachable!() };
+    let sequence = |message: &Message| message.info().unwrap().stream_sequence;
+    assert_eq!(sequence(of_eu), sequence(of_us), "else there is nothing to confuse");
+    of_us.double_ack().await.unwrap();
+    // Whatever crosses the links because of that comes before this.
+    let (from, to) = (&world.us.connection.client, &world.eu.connection.client);
+    let mut heard = to.subscribe("fence").await.unwrap();
+    let said = async {
+        let mut again = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            again.tick().await;
+            from.publish("fence", "".into()).await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = said => {}
+        found = tokio::time::timeout(LIMIT, heard.next()) => assert!(found.unwrap().is_some()),
+    }
+    let waiting = async || {
+        let state = world.eu.connection.stream_state(&work_stream(Channel::Webhook)).await;
+        state.unwrap().messages
+    };
+    assert_eq!(waiting().await, 1);
+    of_eu.double_ack().await.unwrap();
+    assert_eq!(waiting().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -179,7 +179,14 @@ impl Region {
             time_zone: Some("Asia/Seoul".into()),
             contacts: contacts
                 .iter()
-                .map(|(channel, address)| Contact::at(*channel, (*address).into()))
+                .map(|(channel, address)| match channel.is_push() {
+                    true => Contact {
+                        address: None,
+                        token: Some((*address).into()),
+                        ..Contact::at(*channel, String::new())
+                    },
+                    false => Contact::at(*channel, (*address).into()),
+                })
                 .collect(),
             ..RecipientBody::default()
         }
