@@ -1,0 +1,223 @@
+//! The settings of the channels and their providers.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Secret, SettingsError, secret};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct ChannelSettings {
+    pub webhook: WebhookSettings,
+    pub inbox: InboxSettings,
+    pub apns: Option<Box<ApnsSettings>>,
+    pub fcm: Option<Box<FcmSettings>>,
+    pub webpush: Option<Box<WebpushSettings>>,
+    #[serde(default)]
+    pub email: EmailSettings,
+    pub telegram: Option<TelegramSettings>,
+    pub sandbox: SandboxSettings,
+}
+
+impl ChannelSettings {
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        let timeouts = [
+            ("webhook", Some(self.webhook.timeout_seconds)),
+            ("apns", self.apns.as_ref().map(|it| it.timeout_seconds)),
+            ("fcm", self.fcm.as_ref().map(|it| it.timeout_seconds)),
+            ("webpush", self.webpush.as_ref().map(|it| it.timeout_seconds)),
+            ("email.smtp", self.email.smtp.as_ref().map(|it| it.timeout_seconds)),
+        ];
+        // The acknowledgement wait of a delivery is 30 s: a call must end before it.
+        for (section, seconds) in timeouts {
+            if seconds.is_some_and(|seconds| !(1..=20).contains(&seconds)) {
+                return Err(SettingsError::Invalid(format!(
+                    "channels.{section}.timeout_seconds: write 1 to 20"
+                )));
+            }
+        }
+        if self.email.smtp.as_ref().is_some_and(|it| !(1..=200).contains(&it.max_connections)) {
+            return Err(SettingsError::Invalid(
+                "channels.email.smtp.max_connections: write 1 to 200".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct WebhookSettings {
+    pub enabled: bool,
+    pub secret: Option<Secret>,
+    pub secret_file: Option<PathBuf>,
+    pub timeout_seconds: u64,
+    pub allowed_networks: Vec<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct InboxSettings {
+    pub enabled: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct EmailSettings {
+    pub smtp: Option<Box<SmtpSettings>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct ApnsSettings {
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub key_id: String,
+    #[serde(default)]
+    pub team_id: String,
+    pub topic: Option<String>,
+    #[serde(default = "default_apns_url")]
+    pub base_url: String,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_apns_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_apns_url() -> String {
+    "https://api.push.apple.com".to_owned()
+}
+
+const fn default_apns_timeout() -> u64 {
+    15
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct FcmSettings {
+    pub service_account: Option<Secret>,
+    pub service_account_file: Option<PathBuf>,
+    pub project_id: Option<String>,
+    #[serde(default = "default_fcm_url")]
+    pub base_url: String,
+    pub token_url: Option<String>,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default)]
+    pub validate_only: bool,
+    #[serde(default = "default_fcm_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_fcm_url() -> String {
+    "https://fcm.googleapis.com".to_owned()
+}
+
+const fn default_fcm_timeout() -> u64 {
+    15
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct WebpushSettings {
+    pub private_key: Option<Secret>,
+    pub private_key_file: Option<PathBuf>,
+    pub subject: String,
+    #[serde(default = "default_webpush_timeout")]
+    pub timeout_seconds: u64,
+    #[serde(default)]
+    pub allowed_networks: Vec<String>,
+}
+
+impl WebpushSettings {
+    /// The private key, from its file where that is named.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the file can't be read.
+    pub fn private_key(&self) -> Result<Option<Secret>, SettingsError> {
+        secret(
+            "channels.webpush.private_key_file",
+            self.private_key.as_ref(),
+            self.private_key_file.as_deref(),
+        )
+    }
+}
+
+const fn default_webpush_timeout() -> u64 {
+    15
+}
+
+/// How the connection to a mail server is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SmtpTls {
+    /// Not at all: only for a relay on the same machine.
+    None,
+    /// STARTTLS (RFC 3207), required.
+    #[default]
+    Starttls,
+    /// TLS from the first byte (RFC 8314).
+    Implicit,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmtpSettings {
+    pub host: String,
+    #[serde(default = "default_smtp_port")]
+    pub port: u16,
+    #[serde(default)]
+    pub tls: SmtpTls,
+    pub user: Option<String>,
+    pub password: Option<Secret>,
+    pub password_file: Option<PathBuf>,
+    pub from: String,
+    pub hello_name: Option<String>,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_smtp_timeout")]
+    pub timeout_seconds: u64,
+    #[serde(default = "default_smtp_connections")]
+    pub max_connections: usize,
+}
+
+/// The submission port (RFC 6409).
+const fn default_smtp_port() -> u16 {
+    587
+}
+
+const fn default_smtp_timeout() -> u64 {
+    20
+}
+
+const fn default_smtp_connections() -> usize {
+    10
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct TelegramSettings {
+    pub token: Option<Secret>,
+    pub token_file: Option<PathBuf>,
+    #[serde(default = "default_telegram_url")]
+    pub base_url: String,
+}
+
+fn default_telegram_url() -> String {
+    "https://api.telegram.org".to_owned()
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SandboxSettings {
+    pub enabled: bool,
+}
