@@ -23,6 +23,9 @@ pub enum IdError {
     /// Not `[a-z0-9-]{1,32}`.
     #[error("must be 1 to 32 characters of a-z 0-9 -")]
     Region,
+    /// Not 32 hexadecimal digits.
+    #[error("must be 32 hexadecimal digits")]
+    Delivery,
 }
 
 fn is_plain(byte: u8) -> bool {
@@ -173,6 +176,17 @@ impl DeliveryId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.len() != 32 || !text.bytes().all(|byte| HEX.contains(&byte)) {
+            return Err(IdError::Delivery);
+        }
+        Ok(DeliveryId(text.into()))
     }
 }
 

@@ -33,8 +33,9 @@ use serde_json::{Map, Value};
 
 use peal_common::category::Class;
 use peal_common::channel::Priority;
-use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
+use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region};
 use peal_common::outcome::Outcome;
+use peal_common::receipt::Reference;
 use peal_common::recipient::Contact;
 use peal_common::seal::DataKeys;
 use peal_common::settings::SettingsError;
@@ -57,6 +58,8 @@ pub const CIRCUIT_OPEN: &str = "circuit_open";
 /// What a provider is asked to deliver: one text for one contact.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
+    /// The region that delivers it.
+    pub region: &'a Region,
     /// The app.
     pub app: &'a AppId,
     /// The notification.
@@ -87,6 +90,19 @@ pub struct Message<'a> {
     pub collapse_key: Option<&'a str>,
     /// What the sender passed along.
     pub metadata: &'a Map<String, Value>,
+}
+
+impl Message<'_> {
+    /// What the provider is to name when it reports what became of the message.
+    #[must_use]
+    pub fn reference(&self) -> Reference {
+        Reference {
+            region: self.region.clone(),
+            app: self.app.clone(),
+            notification: self.notification.clone(),
+            delivery: self.delivery.clone(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Message<'_> {

@@ -135,6 +135,7 @@ pub(super) async fn send(
 ) -> Attempted {
     let notification = &work.notification;
     let message = Message {
+        region: &context.connection.region,
         app: &notification.app,
         notification: &notification.id,
         delivery: &work.delivery,

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::Clock;
-use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId};
+use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region};
 use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
 use peal_common::seal::{DataKey, DataKeys};
@@ -27,6 +27,7 @@ pub fn clock() -> Clock {
 
 /// Everything that a message borrows.
 pub struct Fixture {
+    pub region: Region,
     pub app: AppId,
     pub notification: NotificationId,
     pub delivery: DeliveryId,
@@ -47,6 +48,7 @@ impl Fixture {
         let recipient: RecipientId = "u-42".parse().unwrap();
         let delivery = DeliveryId::derive(&app, &notification, &recipient, channel, address, n);
         Fixture {
+            region: "eu".parse().unwrap(),
             app,
             notification,
             delivery,
@@ -70,6 +72,7 @@ impl Fixture {
 
     pub fn message(&self) -> Message<'_> {
         Message {
+            region: &self.region,
             app: &self.app,
             notification: &self.notification,
             delivery: &self.delivery,

@@ -128,6 +128,7 @@ mod tests {
         let delivery = DeliveryId::derive(&app, &notification, &recipient, Channel::Email, "", 0);
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
         let message = Message {
+            region: &"eu".parse().unwrap(),
             app: &app,
             notification: &notification,
             delivery: &delivery,
