@@ -23,6 +23,7 @@ pub const FAULT: Fault = Fault {
     resends: None,
     strike: |region, _| {
         async {
+            region.is_poisoned = true;
             let subjects = Subjects::new(&region.connection.region);
             let mut left = HashSet::new();
             for poison in [b"\x00\xff\xfe".to_vec(), Vec::new(), b"[".repeat(DEPTH), b"{\"v\":1}".to_vec()] {
@@ -46,8 +47,6 @@ pub const FAULT: Fault = Fault {
                 }
                 patience.pause().await?;
             }
-            // Nobody can tell whose they are. The operator has seen them.
-            region.connection.purge(DEAD_LETTERS, &foreign).await?;
             Ok(())
         }
         .boxed()

@@ -19,12 +19,12 @@ use peal_common::clock::Clock;
 use peal_common::id::{AppId, Region as RegionName};
 use peal_common::key::{Grant, Scope};
 use peal_common::seal::{KEY_BYTES, Sealer};
-use peal_nats::Connection;
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
 use peal_nats::server::{Leaf, Link, Routes, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, Current, Links, Topology};
+use peal_nats::{Connection, Subjects};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -127,6 +127,8 @@ pub struct Region {
     pub api: Api,
     /// How fast changes of its state are in all of its programs.
     pub spread: Spread,
+    /// Whether messages came in that nobody can read.
+    pub is_poisoned: bool,
     /// How long the last [`until_copied`](Self::until_copied) waited.
     pub copied_after: Option<Duration>,
     topology: Topology,
@@ -221,6 +223,7 @@ impl Region {
             dispatchers,
             connection,
             api,
+            is_poisoned: false,
             copied_after: None,
             topology,
             routes,
@@ -415,6 +418,12 @@ impl Region {
 
     /// Whatever still waits in a stream or is with a dispatcher, a line for each; nothing when all work is done.
     pub async fn left_over(&self) -> anyhow::Result<Vec<String>> {
+        if self.is_poisoned {
+            // Nobody can tell whose they are. The operator has seen them, and sees them again: a server that was killed
+            // may forget that they were put aside.
+            let foreign = Subjects::new(&self.connection.region).dead_of("none");
+            self.connection.purge(topology::DEAD_LETTERS, &foreign).await?;
+        }
         Ok(self.connection.stream_facts().await?.iter().flat_map(unfinished).collect())
     }
 
@@ -466,7 +475,9 @@ async fn make_topology(
     let mut wanted = Topology::for_region(&connection.region, options);
     if let Some(ack_wait) = ack_wait {
         let consumers = wanted.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
-        consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
+        // What hands on to other regions is acknowledged by flow control and has no such wait.
+        let pulled = consumers.filter(|consumer| consumer.deliver_subject.is_none());
+        pulled.for_each(|consumer| consumer.ack_wait = ack_wait);
     }
     apply(connection, &wanted).await?;
     Ok(wanted)
@@ -477,12 +488,13 @@ async fn apply(connection: &Connection, wanted: &Topology) -> anyhow::Result<()>
     let patience = Patience::new("the topology can be applied", SERVER_LIMIT);
     let jetstream = &connection.jetstream;
     loop {
-        if let Ok(current) = Current::read(jetstream, wanted).await
-            && topology::apply(jetstream, &topology::plan(&current, wanted), false).await.is_ok()
-        {
-            return Ok(());
-        }
-        patience.pause().await?;
+        let applied = async {
+            let current = Current::read(jetstream, wanted).await?;
+            topology::apply(jetstream, &topology::plan(&current, wanted), false).await?;
+            anyhow::Ok(())
+        };
+        let Err(error) = applied.await else { return Ok(()) };
+        patience.pause().await.context(error)?;
     }
 }
 
