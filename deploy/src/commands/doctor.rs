@@ -9,7 +9,9 @@ use peal_common::settings::Settings;
 use serde_json::json;
 
 use crate::api;
-use crate::doctor::{Check, Status, links, power_loss, processes, region, work};
+use crate::doctor::{
+    Check, ServerPage, Status, acknowledgements, links, power_loss, processes, region, work,
+};
 use crate::output::{FAILED, Output, chain, table};
 use crate::region::{self as settings_of, ConfigArgs};
 
@@ -43,7 +45,12 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
             checks.push(Check::ok("connection", format!("connected to {}", settings.nats.urls.join(", "))));
             checks.extend(region(&settings, &connection).await);
             let monitor = args.monitor.or_else(|| monitor(&settings, file.as_deref()));
-            checks.push(power_loss(&settings, &client, monitor.as_deref()).await);
+            let page = match monitor {
+                Some(monitor) => ServerPage::read(&client, &monitor).await,
+                None => None,
+            };
+            checks.push(power_loss(&settings, page.as_ref()));
+            checks.extend(acknowledgements(&settings, page.as_ref()));
             checks.extend(links(&settings, &connection).await);
             checks.extend(work(&connection).await);
         }

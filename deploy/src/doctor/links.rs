@@ -7,6 +7,7 @@ use peal_nats::connect::Connection;
 use peal_nats::inspect::StreamFacts;
 
 use super::Check;
+use super::server_page::ServerPage;
 
 /// How long the hub may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -14,6 +15,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 const WARN_WAITING: u64 = 10_000;
 /// The servers exchange a sign of life every second.
 const SILENT: Duration = Duration::from_secs(15);
+/// The switch of nats-server that puts the domain into the subjects of acknowledgements.
+const ACKS_BY_DOMAIN: &str = "js_ack_fc_v2";
 
 /// Looks at the link of a region, or of the hub. Nothing without a hub.
 pub async fn links(settings: &Settings, connection: &Connection) -> Vec<Check> {
@@ -28,6 +31,32 @@ pub async fn links(settings: &Settings, connection: &Connection) -> Vec<Check> {
         checks.push(hub_check(hub.as_str(), answers, waiting(&streams)));
     }
     checks
+}
+
+/// Whether the servers keep acknowledgements within their domain. Nothing without a hub.
+pub fn acknowledgements(settings: &Settings, page: Option<&ServerPage>) -> Option<Check> {
+    settings.topology.hub.as_ref()?;
+    Some(judge(page.map(|page| page.has_switched_on(ACKS_BY_DOMAIN))))
+}
+
+fn judge(by_domain: Option<bool>) -> Check {
+    let name = "acknowledgements";
+    match by_domain {
+        Some(true) => Check::ok(name, "they name their domain and stay in it"),
+        Some(false) => Check::fail(
+            name,
+            "they cross the links: what one region settles can vanish from another one's queue",
+            format!(
+                "write `feature_flags {{ {ACKS_BY_DOMAIN}: true }}` into the configuration of every server of the hub and of \
+                 all regions, and restart them one after another"
+            ),
+        ),
+        None => Check::warn(
+            name,
+            "whether they stay in their domain is unknown",
+            "name the server's monitoring page with --monitor http://host:8222",
+        ),
+    }
 }
 
 /// What is handed on and has not been confirmed.
@@ -83,6 +112,14 @@ mod tests {
         assert_eq!(hub_check("hub", true, 3).status, Status::Ok);
         assert_eq!(hub_check("hub", true, 1_000_000).status, Status::Warn);
         assert_eq!(hub_check("hub", false, 0).status, Status::Warn);
+    }
+
+    #[test]
+    fn acknowledgements_that_cross_the_links_are_a_failure() {
+        assert_eq!(judge(Some(true)).status, Status::Ok);
+        assert_eq!(judge(Some(false)).status, Status::Fail);
+        assert!(judge(Some(false)).advice.unwrap().contains("feature_flags { js_ack_fc_v2: true }"));
+        assert_eq!(judge(None).status, Status::Warn);
     }
 
     #[test]

@@ -5,12 +5,14 @@ mod links;
 mod processes;
 mod promise;
 mod region;
+mod server_page;
 mod work;
 
-pub use links::links;
+pub use links::{acknowledgements, links};
 pub use processes::processes;
 pub use promise::power_loss;
 pub use region::region;
+pub use server_page::ServerPage;
 pub use work::work;
 
 use serde::Serialize;

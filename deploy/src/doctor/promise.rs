@@ -4,48 +4,15 @@
 use std::time::Duration;
 
 use peal_common::settings::Settings;
-use reqwest::Client;
-use serde::Deserialize;
 
 use super::Check;
+use super::server_page::{ServerPage, SyncConfig};
 
 const NAME: &str = "power loss";
-const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
-/// What `/varz` says about forcing data to disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-struct SyncConfig {
-    /// Nanoseconds.
-    #[serde(default)]
-    sync_interval: u64,
-    #[serde(default)]
-    sync_always: bool,
-}
-
-#[derive(Deserialize)]
-struct Varz {
-    jetstream: Option<JetStream>,
-}
-
-#[derive(Deserialize)]
-struct JetStream {
-    config: Option<SyncConfig>,
-}
-
-/// Asks the monitoring page at `monitor`, if there is one, and says what is promised.
-pub async fn power_loss(settings: &Settings, client: &Client, monitor: Option<&str>) -> Check {
-    let known = match monitor {
-        Some(monitor) => ask(client, monitor).await,
-        None => None,
-    };
-    judge(settings.topology.replicas, settings.channels.sandbox.enabled, known)
-}
-
-async fn ask(client: &Client, monitor: &str) -> Option<SyncConfig> {
-    let url = format!("{}/varz", monitor.trim_end_matches('/'));
-    let answer = client.get(url).timeout(ANSWER_LIMIT).send().await.ok()?;
-    let varz: Varz = serde_json::from_slice(&answer.bytes().await.ok()?).ok()?;
-    varz.jetstream?.config
+/// Says what is promised, by what the server's page tells.
+pub fn power_loss(settings: &Settings, page: Option<&ServerPage>) -> Check {
+    judge(settings.topology.replicas, settings.channels.sandbox.enabled, page.and_then(ServerPage::sync))
 }
 
 fn judge(replicas: usize, sandbox: bool, known: Option<SyncConfig>) -> Check {
@@ -99,13 +66,5 @@ mod tests {
         assert_eq!(judge(1, true, every(10)).status, Status::Ok);
         assert!(judge(3, false, every(10)).found.contains("10s"));
         assert_eq!(judge(3, false, None).status, Status::Warn);
-    }
-
-    #[test]
-    fn the_servers_page_is_read_as_it_writes_it() {
-        let page = r#"{"server_id":"N","jetstream":{"config":{"max_memory":1,"sync_interval":120000000000,"sync_always":true,"strict":true}}}"#;
-        let varz: Varz = serde_json::from_str(page).unwrap();
-        let config = varz.jetstream.unwrap().config.unwrap();
-        assert_eq!(config, SyncConfig { sync_interval: 120_000_000_000, sync_always: true });
     }
 }

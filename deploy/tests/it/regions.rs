@@ -151,7 +151,11 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
             loop {
                 let doctor =
                     run(folder.path(), ["doctor", "--config", config.to_str().unwrap()]).await.exits(0);
-                if doctor.stdout.lines().any(|line| line.starts_with("ok") && line.contains(" links ")) {
+                let is_fine = |about: &str| {
+                    doctor.stdout.lines().any(|line| line.starts_with("ok") && line.contains(about))
+                };
+                assert!(is_fine(" acknowledgements "), "{}", doctor.stdout);
+                if is_fine(" links ") {
                     break;
                 }
             }
