@@ -25,6 +25,10 @@ const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the leader of a replicated stream may say that it ends before what was read of it. One that was cut off or
+/// stood still answers until it notices that others have elected another one: nats-server gives up leading after 10 s
+/// without a majority (`lostQuorumInterval`) and looks for that every 10 s (`lostQuorumCheck`).
+const STALE_LIMIT: Duration = Duration::from_secs(25);
 /// How long a [`Reader`] waits for more.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 
@@ -98,6 +102,8 @@ pub struct StreamState {
     pub messages: u64,
     /// How many bytes it holds.
     pub bytes: u64,
+    /// Whether several servers keep it.
+    pub is_replicated: bool,
 }
 
 /// Times by the clock of the servers, in milliseconds since the Unix epoch.
@@ -150,6 +156,7 @@ impl Connection {
             last: info.state.last_sequence,
             messages: info.state.messages,
             bytes: info.state.bytes,
+            is_replicated: info.config.num_replicas > 1,
         })
     }
 
@@ -285,7 +292,17 @@ pub struct Follower {
     /// How often the client had connected when the messages were asked for.
     connects: u64,
     quiet_since: Instant,
+    /// Since when the stream is said to end before the position.
+    short_since: Option<Instant>,
     pause: Duration,
+}
+
+/// What the state of a stream says about what was read of it.
+enum Identity {
+    Same,
+    /// It ends too early, which may be what only a server says that was left behind.
+    Doubtful,
+    Other,
 }
 
 impl Follower {
@@ -310,6 +327,7 @@ impl Follower {
             messages: None,
             connects: 0,
             quiet_since: Instant::now(),
+            short_since: None,
             pause: FIRST_PAUSE,
         }
     }
@@ -325,6 +343,7 @@ impl Follower {
         self.created = Some(state.created.clone());
         self.position = 0;
         self.messages = None;
+        self.short_since = None;
     }
 
     /// The next messages, or a sign that there are none. Errors are logged and tried again; dropping the future loses
@@ -378,6 +397,7 @@ impl Follower {
                     let Some(stored) = Stored::read(message) else { continue };
                     if stored.sequence > self.position {
                         self.position = stored.sequence;
+                        self.short_since = None;
                         out.push(stored);
                     }
                 }
@@ -395,12 +415,16 @@ impl Follower {
     async fn open(&mut self) -> Option<Followed> {
         self.connects = self.connection.connects();
         match self.connection.stream_state(&self.stream).await {
-            Ok(state) => {
-                if self.is_replaced(&state) {
-                    return Some(Followed::Replaced(state));
+            Ok(state) => match self.identify(&state) {
+                Identity::Same => {
+                    self.created.get_or_insert(state.created);
                 }
-                self.created.get_or_insert(state.created);
-            }
+                Identity::Doubtful => {
+                    self.rest().await;
+                    return None;
+                }
+                Identity::Other => return Some(Followed::Replaced(state)),
+            },
             Err(error) => {
                 tracing::warn!(stream = %self.stream, error = %error, "cannot follow the stream yet");
                 self.rest().await;
@@ -441,15 +465,18 @@ impl Follower {
 
     async fn look(&mut self) -> Option<Followed> {
         match self.connection.stream_state(&self.stream).await {
-            Ok(state) if self.is_replaced(&state) => Some(Followed::Replaced(state)),
-            Ok(state) => match self.has_more(&state).await {
-                // A server that was just started may take long for the first message.
-                Ok(true) => None,
-                Ok(false) => Some(Followed::Quiet(state)),
-                Err(error) => {
-                    tracing::debug!(stream = %self.stream, %error, "the stream does not answer");
-                    None
-                }
+            Ok(state) => match self.identify(&state) {
+                Identity::Same => match self.has_more(&state).await {
+                    // A server that was just started may take long for the first message.
+                    Ok(true) => None,
+                    Ok(false) => Some(Followed::Quiet(state)),
+                    Err(error) => {
+                        tracing::debug!(stream = %self.stream, %error, "the stream does not answer");
+                        None
+                    }
+                },
+                Identity::Doubtful => None,
+                Identity::Other => Some(Followed::Replaced(state)),
             },
             Err(error) => {
                 tracing::debug!(stream = %self.stream, error = %error, "the stream does not answer");
@@ -483,9 +510,22 @@ impl Follower {
         }
     }
 
-    fn is_replaced(&self, state: &StreamState) -> bool {
-        let other = self.created.as_ref().is_some_and(|created| *created != state.created);
-        other || state.last < self.position
+    fn identify(&mut self, state: &StreamState) -> Identity {
+        if self.created.as_ref().is_some_and(|created| *created != state.created) {
+            return Identity::Other;
+        }
+        if state.last >= self.position {
+            self.short_since = None;
+            return Identity::Same;
+        }
+        let since = *self.short_since.get_or_insert_with(Instant::now);
+        match state.is_replicated && since.elapsed() < STALE_LIMIT {
+            true => {
+                tracing::debug!(stream = %self.stream, last = state.last, self.position, "it is said to end too early");
+                Identity::Doubtful
+            }
+            false => Identity::Other,
+        }
     }
 
     async fn rest(&mut self) {

@@ -56,8 +56,8 @@ pub struct Findings {
     pub ambiguous_ms: Vec<i64>,
     /// Deliveries that the provider got more than once.
     pub repeats: Vec<Repeat>,
-    /// How often the stream of events lost what had been read from it.
-    pub losses: u32,
+    /// When the stream of events lost what had been read from it.
+    pub losses: Vec<String>,
 }
 
 impl Findings {
@@ -67,7 +67,7 @@ impl Findings {
         anyhow::ensure!(self.lost.is_empty(), "{} lost: {:?}", self.lost.len(), first(&self.lost));
         anyhow::ensure!(self.wrong_end.is_empty(), "wrong ends: {:?}", first(&self.wrong_end));
         anyhow::ensure!(self.foreign.is_empty(), "not asked for: {:?}", first(&self.foreign));
-        anyhow::ensure!(self.losses == 0, "EVENTS lost {} times what it had shown", self.losses);
+        anyhow::ensure!(self.losses.is_empty(), "EVENTS lost what it had shown: {:?}", self.losses);
         anyhow::ensure!(
             unexplained.is_empty(),
             "{} of {} repetitions were not in flight at any incident: {:?}",
@@ -184,7 +184,7 @@ pub fn compare(
     calls: &HashMap<String, Calls>,
     incidents: &[Incident],
 ) -> Findings {
-    let mut findings = Findings { losses: entries.losses, ..Findings::default() };
+    let mut findings = Findings { losses: entries.losses.clone(), ..Findings::default() };
     let mut deliveries: HashMap<&str, Vec<&str>> = HashMap::new();
     for (delivery, calls) in calls {
         deliveries.entry(&calls.notification).or_default().push(delivery);
@@ -204,7 +204,11 @@ pub fn compare(
     }
     for id in accepted {
         match deliveries.remove(id.as_str()).as_deref() {
-            None => findings.lost.push(format!("{id}: never came")),
+            None => {
+                let ends = entries.settled.values().filter(|it| it.notification == *id);
+                let ends: Vec<_> = ends.map(|it| (&it.statuses, &it.reason)).collect();
+                findings.lost.push(format!("{id}: never came, and ended as {ends:?}"));
+            }
             Some([delivery]) => match entries.settled.get(*delivery) {
                 None => findings.lost.push(format!("{id}: never settled")),
                 Some(settlement)

@@ -17,6 +17,8 @@ pub struct Settlement {
     pub notification: String,
     /// Every status that ends a delivery, with the time at which the stream took it.
     pub statuses: Vec<(Status, i64)>,
+    /// Why, where the last one says so.
+    pub reason: Option<String>,
 }
 
 /// What is known so far.
@@ -28,8 +30,8 @@ pub struct Entries {
     pub notifications: HashSet<String>,
     /// How many events there were.
     pub events: u64,
-    /// How often the stream lost what it had shown before.
-    pub losses: u32,
+    /// What the stream looked like when it had lost what it had shown before.
+    pub losses: Vec<String>,
 }
 
 /// Reads along until it is dropped.
@@ -53,7 +55,9 @@ impl Journal {
                     }
                     Followed::Quiet(_) => {}
                     Followed::Replaced(state) => {
-                        lock(&written).losses += 1;
+                        let mut entries = lock(&written);
+                        let loss = format!("after {} events it was {state:?}", entries.events);
+                        entries.losses.push(loss);
                         follower.restart(&state);
                     }
                 }
@@ -88,6 +92,7 @@ impl Entries {
         self.notifications.insert(notification.clone());
         let settlement = self.settled.entry(delivery).or_default();
         settlement.notification = notification;
+        settlement.reason = event.reason;
         settlement.statuses.push((status, message.at_ms));
     }
 }
