@@ -30,6 +30,7 @@ chaos: export PEAL_FAULT_DAMAGE_NOTIFICATIONS ?= 100000
 chaos: export PEAL_FAULT_DAMAGE_TIMES ?= 50
 chaos: export PEAL_FAULT_HOSTS_NOTIFICATIONS ?= 40000
 chaos: export PEAL_FAULT_HOSTS_TIMES ?= 16
+chaos: export PEAL_FAULT_BOTH_ROUNDS ?= 10
 chaos: export PEAL_FAULT_CUT_SECONDS ?= 600
 chaos: export PEAL_FAULT_CUT_RATE ?= 300
 chaos: nats ## kill, pause, cut and starve regions for hours; PEAL_FAULT_SEED=N replays a run

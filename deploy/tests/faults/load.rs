@@ -62,13 +62,25 @@ pub struct Load {
     api: Api,
     prefix: String,
     webhook: String,
+    names_recipients: bool,
     log: Arc<Mutex<Log>>,
 }
 
 impl Load {
     /// A series whose ids begin with `prefix`; one in ten names the webhook itself instead of a recipient.
     pub fn new(api: &Api, prefix: &str, webhook: &str) -> Self {
-        Load { api: api.clone(), prefix: prefix.to_owned(), webhook: webhook.to_owned(), log: Arc::default() }
+        Load {
+            api: api.clone(),
+            prefix: prefix.to_owned(),
+            webhook: webhook.to_owned(),
+            names_recipients: true,
+            log: Arc::default(),
+        }
+    }
+
+    /// Names the webhook in each: recipients are the same in all regions.
+    pub fn to_webhook_only(self) -> Self {
+        Load { names_recipients: false, ..self }
     }
 
     /// What is known so far. Must not be held across an await.
@@ -149,13 +161,13 @@ impl Load {
             next += BATCH;
             // Delivering keeps up with accepting, so that the rate is that of both.
             let soon = before + (next - from).saturating_sub(AHEAD);
-            timeout(LIMIT, delivered.wait_for(|count| *count >= soon)).await??;
+            reach(&mut delivered, soon).await?;
             if rate > 0 {
                 sleep_until(began + Duration::from_secs(1) * (next - from) as u32 / rate as u32).await;
             }
         }
         let all = before + (next - from);
-        timeout(LIMIT, delivered.wait_for(|count| *count >= all)).await??;
+        reach(&mut delivered, all).await?;
         Ok((next, (next - from) as f64 / began.elapsed().as_secs_f64()))
     }
 
@@ -240,9 +252,9 @@ impl Load {
     /// Always the same for the same number, so that a repetition is one.
     pub fn notification(&self, number: u64) -> Value {
         let recipient = number % RECIPIENTS;
-        let to = match number % 10 {
-            0 => json!({ "webhook": format!("{}/{recipient}", self.webhook) }),
-            _ => json!({ "recipient": format!("u-{recipient}") }),
+        let to = match self.names_recipients && number % 10 != 0 {
+            true => json!({ "recipient": format!("u-{recipient}") }),
+            false => json!({ "webhook": format!("{}/{recipient}", self.webhook) }),
         };
         let priority =
             ["normal", "bulk", "high", "normal", "critical", "bulk", "normal"][(number % 7) as usize];
@@ -254,6 +266,13 @@ impl Load {
             "content": { "title": "Shipped", "body": format!("Order {number} is on its way") },
         })
     }
+}
+
+/// Waits until so many were delivered.
+async fn reach(delivered: &mut watch::Receiver<u64>, all: u64) -> anyhow::Result<()> {
+    let is_reached = timeout(LIMIT, delivered.wait_for(|count| *count >= all)).await.is_ok();
+    anyhow::ensure!(is_reached, "{} of {all} were delivered within {LIMIT:?}", *delivered.borrow());
+    Ok(())
 }
 
 /// Whether the same request may succeed in a moment.

@@ -54,12 +54,16 @@ impl Hub {
 
     /// Starts one of its regions, which is reached over the returned link.
     pub async fn region(&self, name: &str, webhook: &str) -> anyhow::Result<(Region, Link)> {
+        self.linked(Wanted { name, ..Wanted::new(webhook) }).await
+    }
+
+    /// Starts one of its regions, as wanted otherwise.
+    pub async fn linked(&self, wanted: Wanted<'_>) -> anyhow::Result<(Region, Link)> {
         let link = Link::to(self.port).await?;
-        let others = names().into_iter().filter(|other| other.as_str() != name).collect();
+        let others = names().into_iter().filter(|other| other.as_str() != wanted.name).collect();
         let links = Links { hub: self.connection.region.clone(), others };
-        let leaf = Leaf::Connects { ports: vec![link.port()], login: login(&name.parse()?) };
-        let wanted = Wanted { name, linked: Some((links, leaf)), ..Wanted::new(webhook) };
-        Ok((Region::start(wanted).await?, link))
+        let leaf = Leaf::Connects { ports: vec![link.port()], login: login(&wanted.name.parse()?) };
+        Ok((Region::start(Wanted { linked: Some((links, leaf)), ..wanted }).await?, link))
     }
 
     /// Whether it has everything that the regions have.

@@ -1,6 +1,7 @@
 //! A file for each test.
 
 mod acks_lost;
+mod both_loaded;
 mod cluster;
 mod cut_off;
 mod damage;
