@@ -37,7 +37,7 @@ struct Readiness {
 #[derive(Debug, Serialize)]
 struct AccountView {
     channel: Channel,
-    provider: &'static str,
+    provider: Arc<str>,
     /// `closed` while it works, `open` while it is left alone.
     circuit: &'static str,
     /// What opened the circuit.
@@ -54,7 +54,7 @@ impl AccountView {
             Some(opened) => ("open", Some(opened.cause), Some(opened.since)),
             None => ("closed", None, None),
         };
-        AccountView { channel, provider: account.name(), circuit, reason, since }
+        AccountView { channel, provider: Arc::clone(account.name()), circuit, reason, since }
     }
 }
 

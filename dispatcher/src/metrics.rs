@@ -1,6 +1,6 @@
 //! Every metric of the dispatcher, in one place.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -24,14 +24,15 @@ pub fn event(kind: EventType, channel: Option<Channel>) {
 }
 
 /// Counts a provider call.
-pub fn attempt(channel: Channel, provider: &'static str, outcome: &Outcome) {
-    counter!(ATTEMPTS, "channel" => channel.as_str(), "provider" => provider, "outcome" => outcome.name())
+pub fn attempt(channel: Channel, provider: &Arc<str>, outcome: &Outcome) {
+    counter!(ATTEMPTS, "channel" => channel.as_str(), "provider" => Arc::clone(provider), "outcome" => outcome.name())
         .increment(1);
 }
 
 /// Says whether the circuit of an account is open.
-pub fn circuit(channel: Channel, provider: &'static str, is_open: bool) {
-    gauge!(CIRCUITS, "channel" => channel.as_str(), "provider" => provider).set(f64::from(is_open));
+pub fn circuit(channel: Channel, provider: &Arc<str>, is_open: bool) {
+    gauge!(CIRCUITS, "channel" => channel.as_str(), "provider" => Arc::clone(provider))
+        .set(f64::from(is_open));
 }
 
 /// Says how much of the region's state the mirror has.

@@ -1,10 +1,13 @@
 //! The settings of the channels and their providers.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::{Secret, SettingsError, secret};
+use crate::category::Class;
+use crate::id::AppId;
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -17,33 +20,109 @@ pub struct ChannelSettings {
     pub webpush: Option<Box<WebpushSettings>>,
     #[serde(default)]
     pub email: EmailSettings,
-    pub telegram: Option<TelegramSettings>,
+    pub telegram: Option<Box<TelegramSettings>>,
     pub sandbox: SandboxSettings,
+    #[serde(default)]
+    pub accounts: BTreeMap<String, AccountSettings>,
+}
+
+/// One more account, or several that are used for the same messages.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct AccountSettings {
+    #[serde(default, rename = "for")]
+    pub route: RouteSettings,
+    pub apns: Option<Box<ApnsSettings>>,
+    pub fcm: Option<Box<FcmSettings>>,
+    pub smtp: Option<Box<SmtpSettings>>,
+    pub telegram: Option<Box<TelegramSettings>>,
+}
+
+/// Which messages an account takes.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct RouteSettings {
+    #[serde(default)]
+    pub apps: Vec<AppId>,
+    #[serde(default)]
+    pub classes: Vec<Class>,
+    #[serde(default)]
+    pub countries: Vec<String>,
 }
 
 impl ChannelSettings {
-    pub(super) fn check(&self) -> Result<(), SettingsError> {
-        let timeouts = [
-            ("webhook", Some(self.webhook.timeout_seconds)),
-            ("apns", self.apns.as_ref().map(|it| it.timeout_seconds)),
-            ("fcm", self.fcm.as_ref().map(|it| it.timeout_seconds)),
-            ("webpush", self.webpush.as_ref().map(|it| it.timeout_seconds)),
-            ("email.smtp", self.email.smtp.as_ref().map(|it| it.timeout_seconds)),
-        ];
-        // The acknowledgement wait of a delivery is 30 s: a call must end before it.
-        for (section, seconds) in timeouts {
-            if seconds.is_some_and(|seconds| !(1..=20).contains(&seconds)) {
-                return Err(SettingsError::Invalid(format!(
-                    "channels.{section}.timeout_seconds: write 1 to 20"
-                )));
-            }
+    /// The accounts that have no name, as one that takes everything.
+    #[must_use]
+    pub fn unnamed(&self) -> AccountSettings {
+        AccountSettings {
+            route: RouteSettings::default(),
+            apns: self.apns.clone(),
+            fcm: self.fcm.clone(),
+            smtp: self.email.smtp.clone(),
+            telegram: self.telegram.clone(),
         }
-        if self.email.smtp.as_ref().is_some_and(|it| !(1..=200).contains(&it.max_connections)) {
-            return Err(SettingsError::Invalid(
-                "channels.email.smtp.max_connections: write 1 to 200".to_owned(),
-            ));
+    }
+
+    pub(super) fn check(&self) -> Result<(), SettingsError> {
+        check_timeout("channels.webhook", Some(self.webhook.timeout_seconds))?;
+        check_timeout("channels.webpush", self.webpush.as_ref().map(|it| it.timeout_seconds))?;
+        self.unnamed().check("channels", "channels.email")?;
+        for (name, account) in &self.accounts {
+            let path = format!("channels.accounts.{name}");
+            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_plain) {
+                let advice = "name accounts with 1 to 32 characters of a-z 0-9 -".to_owned();
+                return Err(SettingsError::Invalid(format!("channels.accounts: {advice}")));
+            }
+            account.check(&path, &path)?;
+            account.route.check(&path)?;
         }
         Ok(())
+    }
+}
+
+/// The longest name of an account.
+const MAX_NAME_BYTES: usize = 32;
+
+impl AccountSettings {
+    /// `path` and `email` are where the keys stand.
+    fn check(&self, path: &str, email: &str) -> Result<(), SettingsError> {
+        check_timeout(&format!("{path}.apns"), self.apns.as_ref().map(|it| it.timeout_seconds))?;
+        check_timeout(&format!("{path}.fcm"), self.fcm.as_ref().map(|it| it.timeout_seconds))?;
+        check_timeout(&format!("{email}.smtp"), self.smtp.as_ref().map(|it| it.timeout_seconds))?;
+        if self.smtp.as_ref().is_some_and(|it| !(1..=200).contains(&it.max_connections)) {
+            return Err(SettingsError::Invalid(format!("{email}.smtp.max_connections: write 1 to 200")));
+        }
+        Ok(())
+    }
+}
+
+impl RouteSettings {
+    fn check(&self, path: &str) -> Result<(), SettingsError> {
+        // The longest calling codes have three digits (ITU-T E.164), and more tell areas within a country apart.
+        let is_code = |code: &String| {
+            code.strip_prefix('+').is_some_and(|digits| {
+                (1..=7).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+            })
+        };
+        match self.countries.iter().all(is_code) {
+            true => Ok(()),
+            false => Err(SettingsError::Invalid(format!(
+                "{path}.for.countries: write calling codes with their +, such as \"+82\""
+            ))),
+        }
+    }
+}
+
+/// The acknowledgement wait of a delivery is 30 s: a call must end before it.
+fn check_timeout(section: &str, seconds: Option<u64>) -> Result<(), SettingsError> {
+    match seconds {
+        Some(seconds) if !(1..=20).contains(&seconds) => {
+            Err(SettingsError::Invalid(format!("{section}.timeout_seconds: write 1 to 20")))
+        }
+        _ => Ok(()),
     }
 }
 

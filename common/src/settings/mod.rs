@@ -379,6 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn accounts_have_names_and_rules() {
+        let file = "[channels.accounts.news.for]\nclasses = [\"marketing\"]\ncountries = [\"+82\"]\n\
+                    [channels.accounts.news.smtp]\nhost = \"m\"\nfrom = \"a@example.com\"\n";
+        let settings = Settings::parse(Some(file), HashMap::new()).unwrap();
+        let account = &settings.channels.accounts["news"];
+        assert_eq!(account.route.classes, [crate::category::Class::Marketing]);
+        assert!(account.smtp.is_some() && settings.channels.unnamed().smtp.is_none());
+        let refused = |from: &str, to: &str| {
+            Settings::parse(Some(&file.replace(from, to)), HashMap::new()).unwrap_err().to_string()
+        };
+        assert!(refused("accounts.news", "accounts.\"a b\"").contains("a-z 0-9 -"));
+        assert!(refused("\"marketing\"", "\"adverts\"").contains("adverts"));
+        assert!(refused("+82", "KR").contains("channels.accounts.news.for.countries"));
+        assert!(refused("host", "timeout_seconds = 99\nhost").contains("accounts.news.smtp.timeout_seconds"));
+        assert!(refused("smtp]", "pigeon]").contains("pigeon"));
+    }
+
+    #[test]
     fn a_region_knows_the_others() {
         let file = "[region]\nname = \"us\"\n[topology]\nhub = \"hub\"\nregions = [\"eu\", \"us\", \"ap\"]";
         let settings = Settings::parse(Some(file), HashMap::new()).unwrap();

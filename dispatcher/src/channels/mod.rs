@@ -14,6 +14,7 @@ pub mod telegram;
 pub mod webhook;
 pub mod webpush;
 
+mod accounts;
 mod breaker;
 mod connections;
 mod http;
@@ -22,8 +23,9 @@ mod providers;
 mod retry_after;
 mod target;
 
+pub use accounts::{Account, Admitted, Sought};
 pub use breaker::Opened;
-pub use providers::{Account, Admitted, CurrentProviders};
+pub use providers::CurrentProviders;
 pub use target::Hosts;
 
 use std::time::Duration;
@@ -129,6 +131,14 @@ pub enum ConfigError {
         key: &'static str,
         /// What to write.
         advice: String,
+    },
+    /// It stands in an account with a name.
+    #[error("in channels.accounts.{name}, where the keys are the same as in channels: {source}")]
+    Account {
+        /// The account.
+        name: String,
+        /// What is wrong.
+        source: Box<ConfigError>,
     },
     /// A secret can't be read.
     #[error(transparent)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
-use peal_common::outcome::Outcome;
 use peal_common::seal::Sealer;
-use peal_common::settings::ChannelSettings;
+use peal_common::settings::{AccountSettings, ChannelSettings};
 use peal_nats::Connection;
 
-use super::breaker::{Admission, Breaker, Opened};
-use super::{ConfigError, Message, Provider, apns, email, fcm, inbox, sandbox, telegram, webhook, webpush};
+use super::accounts::{Account, Accounts, Admitted, Route, Sought};
+use super::breaker::Opened;
+use super::{ConfigError, Provider, apns, email, fcm, inbox, sandbox, telegram, webhook, webpush};
 
 /// How long a delivery waits in hand for its channel's only account to work again. What waits keeps its lane from taking
 /// more, so a backlog stays in its queue; a dispatcher that ends waits for it.
@@ -19,61 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The same where another account may serve what comes behind it.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// An account at a provider, and whether it is in order.
-#[derive(Debug)]
-pub struct Account {
-    provider: Provider,
-    breaker: Option<Breaker>,
-}
-
-impl Account {
-    fn new(provider: Provider) -> Self {
-        let breaker = provider.is_shared().then(Breaker::default);
-        Account { provider, breaker }
-    }
-
-    /// The provider's name in events, metrics and the API.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        self.provider.name()
-    }
-
-    /// Why it is left alone at present, if it is.
-    #[must_use]
-    pub fn opened(&self) -> Option<Opened> {
-        self.breaker.as_ref().and_then(Breaker::opened)
-    }
-
-    async fn admit(&self, patience: Duration) -> Result<Admitted<'_>, Opened> {
-        let admission = match &self.breaker {
-            Some(breaker) => breaker.admit(patience).await?,
-            None => Admission::free(),
-        };
-        Ok(Admitted { account: self, admission })
-    }
-}
-
-/// An account that may be called, once.
-#[derive(Debug)]
-pub struct Admitted<'a> {
-    account: &'a Account,
-    admission: Admission<'a>,
-}
-
-impl<'a> Admitted<'a> {
-    /// Calls it. See [`Provider::send`].
-    pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
-        let outcome = self.account.provider.send(message).await;
-        self.admission.settle(&outcome, clock.now());
-        (outcome, self.account)
-    }
-}
-
-/// The accounts by channel, in the order in which they are tried. A channel without one is refused when deliveries are
+/// The accounts by channel. A channel without one is refused when deliveries are
 /// planned.
 #[derive(Debug, Default)]
 pub struct Providers {
-    by_channel: [Vec<Account>; Channel::ALL.len()],
+    by_channel: [Accounts; Channel::ALL.len()],
 }
 
 impl Providers {
@@ -97,14 +47,6 @@ impl Providers {
             let client = webhook::Client::new(options, secrets, clock.clone())?;
             providers.add(Channel::Webhook, Provider::Webhook(client));
         }
-        if let Some(apns) = &settings.apns {
-            let client = apns::Client::new(apns::Options::from_settings(apns)?, clock.clone())?;
-            providers.add(Channel::Apns, Provider::Apns(client));
-        }
-        if let Some(fcm) = &settings.fcm {
-            let client = fcm::Client::new(fcm::Options::from_settings(fcm)?, clock.clone())?;
-            providers.add(Channel::Fcm, Provider::Fcm(client));
-        }
         if let Some(webpush) = &settings.webpush {
             let options = webpush::Options::from_settings(webpush)?;
             let client = webpush::Client::new(options, clock.clone())?;
@@ -114,14 +56,11 @@ impl Providers {
             providers
                 .add(Channel::Inbox, Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())));
         }
-        if let Some(smtp) = &settings.email.smtp {
-            let options = email::smtp::Options::from_settings(smtp)?;
-            providers.add(Channel::Email, Provider::Smtp(email::Smtp::new(options, clock.clone())));
-        }
-        if let Some(bot) = &settings.telegram {
-            let options = telegram::Options::from_settings(bot)?;
+        providers.add_accounts(&settings.unnamed(), None, clock)?;
+        for (name, account) in &settings.accounts {
             providers
-                .add(Channel::Telegram, Provider::Telegram(telegram::Client::new(options, clock.clone())?));
+                .add_accounts(account, Some(name), clock)
+                .map_err(|source| ConfigError::Account { name: name.clone(), source: Box::new(source) })?;
         }
         if settings.sandbox.enabled {
             for channel in Channel::ALL.into_iter().filter(|channel| *channel != Channel::Inbox) {
@@ -134,38 +73,86 @@ impl Providers {
         Ok(providers)
     }
 
+    /// Sets up an account at each provider that the settings name.
+    fn add_accounts(
+        &mut self,
+        settings: &AccountSettings,
+        name: Option<&str>,
+        clock: &Clock,
+    ) -> Result<(), ConfigError> {
+        let route = Route::from_settings(&settings.route);
+        let mut add = |channel: Channel, provider: Provider| {
+            self.by_channel[channel as usize].add(Account::new(provider, name, route.clone()));
+        };
+        if let Some(apns) = &settings.apns {
+            let client = apns::Client::new(apns::Options::from_settings(apns)?, clock.clone())?;
+            add(Channel::Apns, Provider::Apns(client));
+        }
+        if let Some(fcm) = &settings.fcm {
+            let client = fcm::Client::new(fcm::Options::from_settings(fcm)?, clock.clone())?;
+            add(Channel::Fcm, Provider::Fcm(client));
+        }
+        if let Some(smtp) = &settings.smtp {
+            let options = email::smtp::Options::from_settings(smtp)?;
+            add(Channel::Email, Provider::Smtp(email::Smtp::new(options, clock.clone())));
+        }
+        if let Some(bot) = &settings.telegram {
+            let options = telegram::Options::from_settings(bot)?;
+            add(Channel::Telegram, Provider::Telegram(telegram::Client::new(options, clock.clone())?));
+        }
+        Ok(())
+    }
+
     /// Gives a channel one more account, to be tried after those that it has.
     pub fn add(&mut self, channel: Channel, provider: Provider) {
-        self.by_channel[channel as usize].push(Account::new(provider));
+        self.by_channel[channel as usize].add(Account::new(provider, None, Route::default()));
     }
 
-    /// The accounts of a channel, in the order in which they are tried.
+    /// All accounts of a channel.
     #[must_use]
     pub fn of(&self, channel: Channel) -> &[Account] {
-        &self.by_channel[channel as usize]
+        self.by_channel[channel as usize].all()
     }
 
-    /// The first account of a channel that is in order; waits a while for one where none is.
+    /// The account that a message is meant for in the first place.
+    #[must_use]
+    pub fn first(&self, channel: Channel, sought: &Sought<'_>) -> Option<&Account> {
+        self.by_channel[channel as usize].taking(sought).next()
+    }
+
+    /// Whether the way of a channel's messages depends on where they go.
+    #[must_use]
+    pub fn tell_countries_apart(&self, channel: Channel) -> bool {
+        self.by_channel[channel as usize].tell_countries_apart()
+    }
+
+    /// The first account that takes a message and is in order; waits a while for one where none is.
     ///
     /// # Errors
-    /// `None` when the channel has no account, [`Opened`] when all are out of order.
-    pub async fn admit(&self, channel: Channel) -> Result<Admitted<'_>, Option<Opened>> {
-        let (mut patience, accounts) = (PATIENCE, self.of(channel));
-        if accounts.len() > 1 {
-            patience = SHORT_PATIENCE;
-            for account in accounts {
-                if let Ok(admitted) = account.admit(Duration::ZERO).await {
-                    return Ok(admitted);
-                }
+    /// `None` when no account takes it, [`Opened`] when all that do are out of order.
+    pub async fn admit(&self, channel: Channel, sought: &Sought<'_>) -> Result<Admitted<'_>, Option<Opened>> {
+        let accounts = self.by_channel[channel as usize].taking(sought);
+        let first = accounts.clone().next().ok_or(None)?;
+        if accounts.clone().nth(1).is_none() {
+            return Ok(first.admit(PATIENCE).await?);
+        }
+        for account in accounts {
+            if let Ok(admitted) = account.admit(Duration::ZERO).await {
+                return Ok(admitted);
             }
         }
-        Ok(accounts.first().ok_or(None)?.admit(patience).await?)
+        Ok(first.admit(SHORT_PATIENCE).await?)
     }
 
     /// The next account in order behind one that could not take a message.
-    pub async fn admit_after(&self, channel: Channel, failed: &Account) -> Option<Admitted<'_>> {
-        let behind = self.of(channel).iter().skip_while(|account| !std::ptr::eq(*account, failed)).skip(1);
-        for account in behind {
+    pub async fn admit_after(
+        &self,
+        channel: Channel,
+        sought: &Sought<'_>,
+        failed: &Account,
+    ) -> Option<Admitted<'_>> {
+        let accounts = self.by_channel[channel as usize].taking(sought);
+        for account in accounts.skip_while(|account| !std::ptr::eq(*account, failed)).skip(1) {
             if let Ok(admitted) = account.admit(Duration::ZERO).await {
                 return Some(admitted);
             }

@@ -1,5 +1,7 @@
 //! One attempt: the decision at the last moment, the text, and the call.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use peal_common::category::Class;
 use peal_common::channel::Channel;
@@ -12,7 +14,7 @@ use peal_common::template::{RenderError, Rendered};
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
-use crate::channels::{Account, Admitted, CIRCUIT_OPEN, Message, Providers};
+use crate::channels::{Admitted, CIRCUIT_OPEN, Message, Providers, Sought};
 use crate::context::Context;
 
 /// What is to be done with a delivery now.
@@ -106,33 +108,65 @@ fn render(
 /// What came of an attempt, and of whom.
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
-    pub(super) provider: Option<&'static str>,
+    pub(super) provider: Option<Arc<str>>,
 }
 
-/// Waits until an account of the channel may be called. `Err` is what comes of it when none may.
-pub(super) async fn admit<'a>(providers: &'a Providers, work: &Work) -> Result<Admitted<'a>, Attempted> {
-    providers.admit(work.channel).await.map_err(|opened| {
-        let provider = providers.of(work.channel).first().map(Account::name);
-        let outcome = match opened {
-            Some(opened) => Outcome::HeldBack {
-                reason: format!("{CIRCUIT_OPEN}: {}", opened.cause),
-                after: Some(opened.left),
-            },
-            None => Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None },
+/// What decides which accounts take a delivery.
+pub(super) struct Way<'a> {
+    work: &'a Work,
+    class: Class,
+    address: Option<String>,
+}
+
+impl<'a> Way<'a> {
+    /// Looks up what the accounts' rules ask for.
+    pub(super) fn of(context: &Context, providers: &Providers, work: &'a Work) -> Result<Self, CatalogError> {
+        let notification = &work.notification;
+        let rules = context.catalog.category(&notification.app, &notification.category)?;
+        // Whoever has no category any more is not sent.
+        let class = rules.map_or(Class::Marketing, |rules| rules.class);
+        let recipient = match providers.tell_countries_apart(work.channel) {
+            true => context.catalog.recipient(&notification.app, &work.recipient)?,
+            false => None,
         };
-        Attempted { outcome, provider }
-    })
+        let address = recipient.and_then(|recipient| recipient.contact(&work.contact)?.address.clone());
+        Ok(Way { work, class, address })
+    }
+
+    fn sought(&self) -> Sought<'_> {
+        Sought { app: &self.work.notification.app, class: self.class, address: self.address.as_deref() }
+    }
+
+    /// The account that it leads to in the first place.
+    pub(super) fn provider(&self, providers: &Providers) -> Option<Arc<str>> {
+        providers.first(self.work.channel, &self.sought()).map(|account| Arc::clone(account.name()))
+    }
+
+    /// Waits until an account may be called. `Err` is what comes of it when none may.
+    pub(super) async fn admit<'p>(&self, providers: &'p Providers) -> Result<Admitted<'p>, Attempted> {
+        providers.admit(self.work.channel, &self.sought()).await.map_err(|opened| {
+            let outcome = match opened {
+                Some(opened) => Outcome::HeldBack {
+                    reason: format!("{CIRCUIT_OPEN}: {}", opened.cause),
+                    after: Some(opened.left),
+                },
+                None => Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None },
+            };
+            Attempted { outcome, provider: self.provider(providers) }
+        })
+    }
 }
 
 /// Calls the account, and when that did certainly not take the message, the channel's next ones.
 pub(super) async fn send(
     context: &Context,
     job: &Job,
-    work: &Work,
+    way: &Way<'_>,
     ready: &Ready,
     providers: &Providers,
     admitted: Admitted<'_>,
 ) -> Attempted {
+    let work = way.work;
     let notification = &work.notification;
     let message = Message {
         region: &context.connection.region,
@@ -157,11 +191,11 @@ pub(super) async fn send(
         let (outcome, account) = admitted.send(&message, &context.clock).await;
         crate::metrics::attempt(work.channel, account.name(), &outcome);
         if matches!(outcome, Outcome::Unavailable { .. } | Outcome::Retry { .. } | Outcome::HeldBack { .. })
-            && let Some(next) = providers.admit_after(work.channel, account).await
+            && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
         {
             admitted = next;
             continue;
         }
-        return Attempted { outcome, provider: Some(account.name()) };
+        return Attempted { outcome, provider: Some(Arc::clone(account.name())) };
     }
 }

@@ -22,10 +22,10 @@ use peal_nats::topology::{deliver_consumer, work_stream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::channels::Account;
+use crate::channels::Providers;
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
-use attempt::Decision;
+use attempt::{Decision, Way};
 use intents::Intent;
 use settle::Settling;
 
@@ -144,7 +144,8 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     context.caught_up(work.state_seq).await?;
     // It may have to wait for its provider: the decision comes after that.
     let providers = context.providers.get();
-    let admitted = attempt::admit(&providers, &work).await;
+    let way = Way::of(context, &providers, &work)?;
+    let admitted = way.admit(&providers).await;
     match attempt::decide(context, &work)? {
         Decision::Send(ready) => {
             // What could not be settled now would have to be sent again, and a server that was started again may have
@@ -157,7 +158,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 intents::declare(context, &work).await?;
             }
             let attempted = match admitted {
-                Ok(admitted) => attempt::send(context, job, &work, &ready, &providers, admitted).await,
+                Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted).await,
                 Err(held_back) => held_back,
             };
             if let Outcome::AddressDead { reason, since } = &attempted.outcome {
@@ -167,9 +168,12 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             settle(&to, &work, ready.class, &attempted.outcome, is_declared).await
         }
         Decision::End(kind, reason) => {
-            settle::without_attempt(&untried(context, job, &work), &work, kind, &reason).await
+            settle::without_attempt(&untried(context, job, &way, &providers), &work, kind, &reason).await
         }
-        Decision::Hold(until) => settle::hold(&untried(context, job, &work), *work, until).await,
+        Decision::Hold(until) => {
+            let to = untried(context, job, &way, &providers);
+            settle::hold(&to, Work::clone(&work), until).await
+        }
     }
 }
 
@@ -221,15 +225,16 @@ async fn interrupted(context: &Context, job: &Job, work: &Work) -> Result<(), De
     let rules = context.catalog.category(&notification.app, &notification.category)?;
     let class = rules.map_or(Class::Marketing, |rules| rules.class);
     let outcome = Outcome::Ambiguous { reason: "dispatcher_lost".to_owned() };
-    settle::after_attempt(&untried(context, job, work), work, class, &outcome).await?;
+    let providers = context.providers.get();
+    let way = Way::of(context, &providers, work)?;
+    settle::after_attempt(&untried(context, job, &way, &providers), work, class, &outcome).await?;
     intents::forget(context, work).await;
     Ok(())
 }
 
-/// What is not sent is told of the channel's first account.
-fn untried<'a>(context: &'a Context, job: &'a Job, work: &Work) -> Settling<'a> {
-    let provider = context.providers.get().of(work.channel).first().map(Account::name);
-    Settling { context, job, provider }
+/// What is not sent is told of the account that would have been called first.
+fn untried<'a>(context: &'a Context, job: &'a Job, way: &Way<'_>, providers: &Providers) -> Settling<'a> {
+    Settling { context, job, provider: way.provider(providers) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Whatever follows is durable before the message is acknowledged. When something in between fails, the message comes
 //! again and its event tells what was done.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -30,7 +31,7 @@ pub(super) struct Settling<'a> {
     pub(super) context: &'a Context,
     pub(super) job: &'a Job,
     /// The provider that was called, or would have been.
-    pub(super) provider: Option<&'static str>,
+    pub(super) provider: Option<Arc<str>>,
 }
 
 /// Settles a delivery that was tried. What it takes over is copied only where more follows than an event.
@@ -209,7 +210,7 @@ fn event(to: &Settling<'_>, work: &Work, kind: EventType, attempts: u32) -> Even
     event.delivery = Some(work.delivery.clone());
     event.recipient = Some(work.recipient.clone());
     event.channel = Some(work.channel);
-    event.provider = to.provider.map(str::to_owned);
+    event.provider = to.provider.as_deref().map(str::to_owned);
     event.attempts = Some(attempts).filter(|attempts| *attempts > 0);
     event.replays = Some(work.replays).filter(|replays| *replays > 0);
     event

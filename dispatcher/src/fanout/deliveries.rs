@@ -14,6 +14,7 @@ use peal_common::id::DeliveryId;
 use peal_common::recipient::Outline;
 use peal_nats::catalog::CatalogError;
 
+use crate::channels::Sought;
 use crate::context::Context;
 
 /// What is to be published for one notification.
@@ -59,6 +60,8 @@ pub(super) fn decide(
         Text::Content(_) => None,
     };
     let providers = context.providers.get();
+    // Where accounts go by country, there is one for the others too, or its lack is told when it is asked for.
+    let sought = Sought { app: &notification.app, class: rules.class, address: None };
     for target in &intake.targets {
         let Some(recipient) = context.catalog.outline(&notification.app, &target.recipient)? else {
             decided.events.push(refusal(intake, target, None, Reason::UnknownRecipient, now));
@@ -85,7 +88,7 @@ pub(super) fn decide(
             only: target.only.as_ref(),
             suppressed: &suppressed,
             has_text: &has_text,
-            has_provider: &|channel| providers.has(channel),
+            has_provider: &|channel| providers.first(channel, &sought).is_some(),
         });
         if deliveries.is_empty() && passed_over.is_empty() {
             decided.events.push(refusal(intake, target, None, Reason::NoUsableChannel, now));

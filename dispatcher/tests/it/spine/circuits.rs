@@ -98,3 +98,56 @@ async fn credentials_are_put_right_while_it_runs() {
     region.drained().await;
     dispatcher.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_account_takes_what_one_refuses_and_none_takes_what_was_meant_for_others() {
+    let region = Region::start().await;
+    let (general, first, second) = (bot("g").await, bot("a").await, bot("b").await);
+    for (category, class) in [("orders", "transactional"), ("news", "marketing")] {
+        region.category(category, json!({ "class": class })).await;
+    }
+    let state = region.recipient("u", &[(Channel::Telegram, "4711")], json!({})).await;
+    let telegram = |token: &str, bot: &Telegram| {
+        format!("telegram = {{ token = \"1:{token}\", base_url = \"{}\" }}\n", bot.base_url())
+    };
+    let dispatcher = region.dispatcher(&format!(
+        "[channels]\n{}\
+         [channels.accounts.a]\nfor = {{ classes = [\"marketing\"] }}\n{}\
+         [channels.accounts.b]\nfor = {{ classes = [\"marketing\"] }}\n{}",
+        telegram("g", &general),
+        telegram("wrong", &first),
+        telegram("b", &second),
+    ));
+    let provider = async |id: &str, category: &str| {
+        let mut intake = intake(id, &["u"], state);
+        intake.notification.category = category.parse().unwrap();
+        region.accept(&intake).await;
+        region.event(id, EventType::Sent).await.provider
+    };
+    assert_eq!(provider("n-1", "orders").await.as_deref(), Some("telegram"));
+    assert_eq!(provider("n-2", "news").await.as_deref(), Some("telegram:b"));
+    // The first one of them is left alone by now.
+    assert_eq!(provider("n-3", "news").await.as_deref(), Some("telegram:b"));
+    assert_eq!((general.count(), first.count(), second.count()), (1, 1, 2));
+
+    // An advertisement rather waits than go out through the account of the others.
+    second.answer_with(|_| Telegram::error(401, "Unauthorized", None));
+    let mut advertisement = intake("n-4", &["u"], state);
+    advertisement.notification.category = "news".parse().unwrap();
+    region.accept(&advertisement).await;
+    let retried = region.event("n-4", EventType::Retried).await;
+    assert_eq!(retried.reason.as_deref(), Some("token_refused"));
+    assert_eq!(general.count(), 1);
+    dispatcher.end().await;
+}
+
+/// A bot that knows only its own token.
+async fn bot(token: &str) -> Telegram {
+    let bot = Telegram::start().await.unwrap();
+    let known = format!("1:{token}");
+    bot.answer_with(move |call| match call.token == known {
+        true => Answer::status(200).body(r#"{"ok":true,"result":{"message_id":1}}"#),
+        false => Telegram::error(401, "Unauthorized", None),
+    });
+    bot
+}

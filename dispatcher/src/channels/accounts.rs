@@ -1,0 +1,178 @@
+//! Accounts at providers: which messages each takes, and whether it is in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use peal_common::category::Class;
+use peal_common::clock::Clock;
+use peal_common::id::AppId;
+use peal_common::outcome::Outcome;
+use peal_common::settings::RouteSettings;
+
+use super::breaker::{Admission, Breaker, Opened};
+use super::{Message, Provider};
+
+/// Which messages an account takes: those that fit every rule that it has.
+#[derive(Debug, Clone, Default)]
+pub struct Route {
+    apps: Vec<AppId>,
+    classes: Vec<Class>,
+    /// Country calling codes with their `+`.
+    countries: Vec<String>,
+}
+
+/// What a message looks like to a [`Route`].
+#[derive(Debug, Clone, Copy)]
+pub struct Sought<'a> {
+    /// The app.
+    pub app: &'a AppId,
+    /// The class of its category.
+    pub class: Class,
+    /// Where to, unless that does not matter yet.
+    pub address: Option<&'a str>,
+}
+
+impl Route {
+    /// The rules as they stand in the settings.
+    #[must_use]
+    pub fn from_settings(settings: &RouteSettings) -> Self {
+        let RouteSettings { apps, classes, countries } = settings.clone();
+        Route { apps, classes, countries }
+    }
+
+    /// How many rules there are.
+    fn rules(&self) -> usize {
+        [self.apps.is_empty(), self.classes.is_empty(), self.countries.is_empty()]
+            .iter()
+            .filter(|without| !**without)
+            .count()
+    }
+
+    fn takes(&self, sought: &Sought<'_>) -> bool {
+        let in_country = |address: &str| self.countries.iter().any(|code| address.starts_with(code.as_str()));
+        (self.apps.is_empty() || self.apps.contains(sought.app))
+            && (self.classes.is_empty() || self.classes.contains(&sought.class))
+            && (self.countries.is_empty() || sought.address.is_none_or(in_country))
+    }
+}
+
+/// An account at a provider, and whether it is in order.
+#[derive(Debug)]
+pub struct Account {
+    name: Arc<str>,
+    route: Route,
+    provider: Provider,
+    breaker: Option<Breaker>,
+}
+
+impl Account {
+    /// An account that takes the messages that `route` says. `name` tells it from others at the same provider.
+    pub(super) fn new(provider: Provider, name: Option<&str>, route: Route) -> Self {
+        let breaker = provider.is_shared().then(Breaker::default);
+        let name = match name {
+            Some(name) => format!("{}:{name}", provider.name()).into(),
+            None => provider.name().into(),
+        };
+        Account { name, route, provider, breaker }
+    }
+
+    /// Its name in events, metrics and the API: that of the provider, and where the account has one of its own, that after
+    /// a colon.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Why it is left alone at present, if it is.
+    #[must_use]
+    pub fn opened(&self) -> Option<Opened> {
+        self.breaker.as_ref().and_then(Breaker::opened)
+    }
+
+    /// Waits up to `patience` until it may be called.
+    pub(super) async fn admit(&self, patience: Duration) -> Result<Admitted<'_>, Opened> {
+        let admission = match &self.breaker {
+            Some(breaker) => breaker.admit(patience).await?,
+            None => Admission::free(),
+        };
+        Ok(Admitted { account: self, admission })
+    }
+}
+
+/// The accounts of one channel, those with more rules first.
+#[derive(Debug, Default)]
+pub(super) struct Accounts(Vec<Account>);
+
+impl Accounts {
+    /// Adds one behind those that have as many rules.
+    pub(super) fn add(&mut self, account: Account) {
+        let place = self.0.partition_point(|other| other.route.rules() >= account.route.rules());
+        self.0.insert(place, account);
+    }
+
+    pub(super) fn all(&self) -> &[Account] {
+        &self.0
+    }
+
+    /// Those that take a message, in the order in which they are tried. Where accounts were set up for such messages in
+    /// particular, the general ones are not for them: who keeps advertising apart does not want it to move over when its
+    /// account is out of order.
+    pub(super) fn taking(&self, sought: &Sought<'_>) -> impl Iterator<Item = &Account> + Clone {
+        let particular =
+            self.0.iter().any(|account| account.route.rules() > 0 && account.route.takes(sought));
+        let sought = *sought;
+        self.0
+            .iter()
+            .filter(move |account| (account.route.rules() > 0) == particular && account.route.takes(&sought))
+    }
+
+    /// Whether it matters where messages go.
+    pub(super) fn tell_countries_apart(&self) -> bool {
+        self.0.iter().any(|account| !account.route.countries.is_empty())
+    }
+}
+
+/// An account that may be called, once.
+#[derive(Debug)]
+pub struct Admitted<'a> {
+    account: &'a Account,
+    admission: Admission<'a>,
+}
+
+impl<'a> Admitted<'a> {
+    /// Calls it. See [`Provider::send`].
+    pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
+        let outcome = self.account.provider.send(message).await;
+        self.admission.settle(&outcome, clock.now());
+        (outcome, self.account)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_must_fit() {
+        let (shop, bank): (AppId, AppId) = ("shop".parse().unwrap(), "bank".parse().unwrap());
+        let route = |apps: &[&AppId], classes: &[Class], countries: &[&str]| Route {
+            apps: apps.iter().map(|app| (*app).clone()).collect(),
+            classes: classes.to_vec(),
+            countries: countries.iter().map(|code| (*code).to_owned()).collect(),
+        };
+        let sought = |class, address| Sought { app: &shop, class, address };
+        let korean = sought(Class::Marketing, Some("+821012345678"));
+        for (route, rules, takes) in [
+            (route(&[], &[], &[]), 0, true),
+            (route(&[&shop, &bank], &[], &[]), 1, true),
+            (route(&[&bank], &[], &[]), 1, false),
+            (route(&[], &[Class::Marketing], &["+1", "+82"]), 2, true),
+            (route(&[], &[Class::Transactional], &["+82"]), 2, false),
+            (route(&[&shop], &[Class::Marketing], &["+1"]), 3, false),
+        ] {
+            assert_eq!((route.rules(), route.takes(&korean)), (rules, takes), "{route:?}");
+        }
+        // Where it goes does not matter yet.
+        assert!(route(&[], &[], &["+1"]).takes(&sought(Class::Marketing, None)));
+    }
+}
