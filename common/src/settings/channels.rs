@@ -1,6 +1,6 @@
 //! The settings of the channels and their providers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -20,6 +20,8 @@ pub struct ChannelSettings {
     pub webpush: Option<Box<WebpushSettings>>,
     #[serde(default)]
     pub email: EmailSettings,
+    #[serde(default)]
+    pub sms: SmsSettings,
     pub telegram: Option<Box<TelegramSettings>>,
     pub sandbox: SandboxSettings,
     #[serde(default)]
@@ -36,6 +38,9 @@ pub struct AccountSettings {
     pub apns: Option<Box<ApnsSettings>>,
     pub fcm: Option<Box<FcmSettings>>,
     pub smtp: Option<Box<SmtpSettings>>,
+    pub twilio: Option<Box<TwilioSettings>>,
+    pub vonage: Option<Box<VonageSettings>>,
+    pub sms_http: Option<Box<SmsHttpSettings>>,
     pub telegram: Option<Box<TelegramSettings>>,
 }
 
@@ -61,6 +66,9 @@ impl ChannelSettings {
             apns: self.apns.clone(),
             fcm: self.fcm.clone(),
             smtp: self.email.smtp.clone(),
+            twilio: self.sms.twilio.clone(),
+            vonage: self.sms.vonage.clone(),
+            sms_http: self.sms.http.clone(),
             telegram: self.telegram.clone(),
         }
     }
@@ -68,7 +76,12 @@ impl ChannelSettings {
     pub(super) fn check(&self) -> Result<(), SettingsError> {
         check_timeout("channels.webhook", Some(self.webhook.timeout_seconds))?;
         check_timeout("channels.webpush", self.webpush.as_ref().map(|it| it.timeout_seconds))?;
-        self.unnamed().check("channels", "channels.email")?;
+        self.unnamed().check(|provider| match provider {
+            "smtp" => "channels.email.smtp".to_owned(),
+            "twilio" | "vonage" => format!("channels.sms.{provider}"),
+            "sms_http" => "channels.sms.http".to_owned(),
+            _ => format!("channels.{provider}"),
+        })?;
         for (name, account) in &self.accounts {
             let path = format!("channels.accounts.{name}");
             let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -76,7 +89,7 @@ impl ChannelSettings {
                 let advice = "name accounts with 1 to 32 characters of a-z 0-9 -".to_owned();
                 return Err(SettingsError::Invalid(format!("channels.accounts: {advice}")));
             }
-            account.check(&path, &path)?;
+            account.check(|provider| format!("{path}.{provider}"))?;
             account.route.check(&path)?;
         }
         Ok(())
@@ -87,13 +100,33 @@ impl ChannelSettings {
 const MAX_NAME_BYTES: usize = 32;
 
 impl AccountSettings {
-    /// `path` and `email` are where the keys stand.
-    fn check(&self, path: &str, email: &str) -> Result<(), SettingsError> {
-        check_timeout(&format!("{path}.apns"), self.apns.as_ref().map(|it| it.timeout_seconds))?;
-        check_timeout(&format!("{path}.fcm"), self.fcm.as_ref().map(|it| it.timeout_seconds))?;
-        check_timeout(&format!("{email}.smtp"), self.smtp.as_ref().map(|it| it.timeout_seconds))?;
+    /// `section` says where a provider's keys stand.
+    fn check(&self, section: impl Fn(&str) -> String) -> Result<(), SettingsError> {
+        let timeouts = [
+            ("apns", self.apns.as_ref().map(|it| it.timeout_seconds)),
+            ("fcm", self.fcm.as_ref().map(|it| it.timeout_seconds)),
+            ("smtp", self.smtp.as_ref().map(|it| it.timeout_seconds)),
+            ("twilio", self.twilio.as_ref().map(|it| it.timeout_seconds)),
+            ("vonage", self.vonage.as_ref().map(|it| it.timeout_seconds)),
+            ("sms_http", self.sms_http.as_ref().map(|it| it.timeout_seconds)),
+        ];
+        for (provider, seconds) in timeouts {
+            check_timeout(&section(provider), seconds)?;
+        }
         if self.smtp.as_ref().is_some_and(|it| !(1..=200).contains(&it.max_connections)) {
-            return Err(SettingsError::Invalid(format!("{email}.smtp.max_connections: write 1 to 200")));
+            let advice = format!("{}.max_connections: write 1 to 200", section("smtp"));
+            return Err(SettingsError::Invalid(advice));
+        }
+        let rates = [
+            ("twilio", self.twilio.as_ref().and_then(|it| it.rate_per_second)),
+            ("vonage", self.vonage.as_ref().and_then(|it| it.rate_per_second)),
+            ("sms_http", self.sms_http.as_ref().and_then(|it| it.rate_per_second)),
+        ];
+        for (provider, rate) in rates {
+            if rate.is_some_and(|rate| !(1..=10_000).contains(&rate)) {
+                let advice = "rate_per_second: write 1 to 10000, or leave it out";
+                return Err(SettingsError::Invalid(format!("{}.{advice}", section(provider))));
+            }
         }
         Ok(())
     }
@@ -278,6 +311,155 @@ const fn default_smtp_timeout() -> u64 {
 
 const fn default_smtp_connections() -> usize {
     10
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmsSettings {
+    pub twilio: Option<Box<TwilioSettings>>,
+    pub vonage: Option<Box<VonageSettings>>,
+    pub http: Option<Box<SmsHttpSettings>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct TwilioSettings {
+    #[serde(default)]
+    pub account_sid: String,
+    pub auth_token: Option<Secret>,
+    pub auth_token_file: Option<PathBuf>,
+    pub api_key: Option<String>,
+    pub api_key_secret: Option<Secret>,
+    pub api_key_secret_file: Option<PathBuf>,
+    pub from: Option<String>,
+    pub messaging_service_sid: Option<String>,
+    pub receipts_url: Option<String>,
+    #[serde(default = "default_twilio_url")]
+    pub base_url: String,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_sms_timeout")]
+    pub timeout_seconds: u64,
+    pub rate_per_second: Option<u32>,
+}
+
+fn default_twilio_url() -> String {
+    "https://api.twilio.com".to_owned()
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct VonageSettings {
+    #[serde(default)]
+    pub api_key: String,
+    pub api_secret: Option<Secret>,
+    pub api_secret_file: Option<PathBuf>,
+    #[serde(default)]
+    pub from: String,
+    pub receipts_url: Option<String>,
+    #[serde(default = "default_vonage_url")]
+    pub base_url: String,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_sms_timeout")]
+    pub timeout_seconds: u64,
+    pub rate_per_second: Option<u32>,
+}
+
+fn default_vonage_url() -> String {
+    "https://rest.nexmo.com".to_owned()
+}
+
+/// How a gateway's HTTP API is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum SmsHttpMethod {
+    /// With everything in the URL.
+    Get,
+    /// With a body.
+    #[default]
+    Post,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmsHttpSettings {
+    pub url: Option<Secret>,
+    pub url_file: Option<PathBuf>,
+    #[serde(default)]
+    pub method: SmsHttpMethod,
+    #[serde(default)]
+    pub headers: HashMap<String, Secret>,
+    #[serde(default)]
+    pub header_files: HashMap<String, PathBuf>,
+    #[serde(default = "default_sms_content_type")]
+    pub content_type: String,
+    pub body: Option<Secret>,
+    pub body_file: Option<PathBuf>,
+    #[serde(default)]
+    pub from: String,
+    #[serde(default)]
+    pub success: SmsHttpSuccess,
+    #[serde(default)]
+    pub provider_id: SmsHttpProviderId,
+    #[serde(default)]
+    pub retry: SmsHttpRetry,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_sms_timeout")]
+    pub timeout_seconds: u64,
+    pub rate_per_second: Option<u32>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmsHttpSuccess {
+    pub status: Vec<String>,
+    pub json_pointer: Option<String>,
+    pub equals: Option<String>,
+    pub body_contains: Option<String>,
+}
+
+impl Default for SmsHttpSuccess {
+    fn default() -> Self {
+        SmsHttpSuccess {
+            status: vec!["200-299".to_owned()],
+            json_pointer: None,
+            equals: None,
+            body_contains: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmsHttpProviderId {
+    pub json_pointer: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SmsHttpRetry {
+    pub statuses: Vec<u16>,
+    pub server_errors: bool,
+}
+
+impl Default for SmsHttpRetry {
+    fn default() -> Self {
+        SmsHttpRetry { statuses: vec![429, 503], server_errors: false }
+    }
+}
+
+fn default_sms_content_type() -> String {
+    "application/json".to_owned()
+}
+
+const fn default_sms_timeout() -> u64 {
+    15
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -161,9 +161,11 @@ pub struct DispatcherSettings {
 }
 
 /// Keys that hold lists: their environment variables are split at commas.
-const LISTS: [&str; 4] = [
+const LISTS: [&str; 6] = [
     "nats.urls",
     "topology.regions",
+    "channels.sms.http.retry.statuses",
+    "channels.sms.http.success.status",
     "channels.webhook.allowed_networks",
     "channels.webpush.allowed_networks",
 ];
@@ -333,6 +335,8 @@ mod tests {
             ("PEAL__CHANNELS__EMAIL__SMTP__PASSWORD", "0012E5"),
             ("PEAL__DISPATCHER__MAX_ATTEMPTS", "7"),
             ("PEAL__CHANNELS__SANDBOX__ENABLED", "true"),
+            ("PEAL__CHANNELS__SMS__HTTP__SUCCESS__STATUS", "200,202-204"),
+            ("PEAL__CHANNELS__SMS__HTTP__RETRY__STATUSES", "429"),
             ("PEAL__CHANNELS__WEBHOOK__ALLOWED_NETWORKS", "127.0.0.0/8"),
             ("PEAL_CONFIG", "ignored"),
         ]);
@@ -345,6 +349,11 @@ mod tests {
         assert_eq!((smtp.port, smtp.password.unwrap().expose()), (587, "0012E5"));
         assert_eq!((settings.dispatcher.max_attempts, settings.channels.sandbox.enabled), (7, true));
         assert_eq!(settings.channels.webhook.allowed_networks, ["127.0.0.0/8"]);
+        let gateway = settings.channels.sms.http.unwrap();
+        assert_eq!(
+            (gateway.success.status, gateway.retry.statuses),
+            (vec!["200".into(), "202-204".into()], vec![429])
+        );
     }
 
     #[test]
@@ -376,6 +385,13 @@ mod tests {
         }
         assert!(refused("[channels.fcm]\ntimeout_seconds = 0").contains("channels.fcm.timeout_seconds"));
         assert!(refused("[channels.fcm]\nproject = \"x\"").contains("project"));
+        for provider in ["twilio", "vonage", "http"] {
+            let section = format!("channels.sms.{provider}");
+            let timeout = refused(&format!("[{section}]\ntimeout_seconds = 21"));
+            assert!(timeout.contains(&format!("{section}.timeout_seconds")), "{timeout}");
+            let rate = refused(&format!("[{section}]\nrate_per_second = 0"));
+            assert!(rate.contains(&format!("{section}.rate_per_second")), "{rate}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ use crate::problem::FieldError;
 pub use cache::TemplateCache;
 pub use compiled::{CompiledTemplate, RenderError};
 pub use content::Content;
-pub use size::{MAX_WEBPUSH_BYTES, Size, size_warnings};
+pub use size::{MAX_SEGMENTS, MAX_WEBPUSH_BYTES, Size, size_warnings};
 
 /// Largest template, in bytes of its JSON form.
 pub const MAX_TEMPLATE_BYTES: usize = 128 * 1024;

@@ -22,6 +22,9 @@ pub const MAX_TELEGRAM_CHARS: usize = 4096;
 pub const MAX_ALIMTALK_CHARS: usize = 1000;
 /// From here on an SMS is worth a warning: the parts beyond which carriers begin to drop or to convert.
 pub const MANY_SEGMENTS: usize = 6;
+/// The most parts of an SMS that is sent. Ten hold at most 1,530 characters: less than the 1,600 that Twilio takes
+/// (Messages resource, `Body`).
+pub const MAX_SEGMENTS: usize = 10;
 
 /// The size of a rendered text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -31,13 +34,16 @@ pub struct Size {
     /// Parts of a text message; for SMS alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<usize>,
+    /// The alphabet of a text message; for SMS alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
 }
 
 /// The size of `rendered` on `channel`, and sentences about limits that it passes.
 #[must_use]
 pub fn size_warnings(channel: Channel, rendered: &Rendered) -> (Size, Vec<String>) {
     let mut warnings = Vec::new();
-    let mut segments = None;
+    let (mut segments, mut encoding) = (None, None);
     let bytes = match channel {
         Channel::Apns | Channel::Fcm | Channel::Webpush => payload_bytes(channel, rendered),
         _ => shown_bytes(rendered),
@@ -59,7 +65,8 @@ pub fn size_warnings(channel: Channel, rendered: &Rendered) -> (Size, Vec<String
         }
         Channel::Sms => {
             let size = sms::segments(&rendered.text);
-            segments = Some(size.segments);
+            (segments, encoding) = (Some(size.segments), Some(size.encoding));
+            limit("SMS", size.segments, MAX_SEGMENTS, "parts");
             if size.segments > MANY_SEGMENTS {
                 warnings.push(format!("this text is sent and billed as {} messages", size.segments));
             }
@@ -78,7 +85,7 @@ pub fn size_warnings(channel: Channel, rendered: &Rendered) -> (Size, Vec<String
     if shows_nothing {
         warnings.push("the text is empty".to_owned());
     }
-    (Size { bytes, segments }, warnings)
+    (Size { bytes, segments, encoding }, warnings)
 }
 
 fn shown_bytes(rendered: &Rendered) -> usize {
@@ -145,9 +152,14 @@ mod tests {
     #[test]
     fn only_text_messages_have_parts() {
         let (size, warnings) = size_warnings(Channel::Sms, &text("가".repeat(71)));
-        assert_eq!(size, Size { bytes: 213, segments: Some(2) });
+        assert_eq!(size, Size { bytes: 213, segments: Some(2), encoding: Some(Encoding::Ucs2) });
         assert_eq!(warnings.len(), 1);
-        assert_eq!(size_warnings(Channel::Email, &text("a".into())).0, Size { bytes: 1, segments: None });
+        let plain = Size { bytes: 1, segments: None, encoding: None };
+        assert_eq!(size_warnings(Channel::Email, &text("a".into())).0, plain);
+        let most = "x".repeat(153 * MAX_SEGMENTS);
+        let warned = |long: String| size_warnings(Channel::Sms, &text(long)).1.join("; ");
+        assert!(!warned(most.clone()).contains("at most"));
+        assert!(warned(most + "x").contains("SMS takes at most 10 parts; this text has 11"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod email;
 pub mod fcm;
 pub mod inbox;
 pub mod sandbox;
+pub mod sms;
 pub mod telegram;
 pub mod webhook;
 pub mod webpush;
@@ -19,6 +20,7 @@ mod breaker;
 mod connections;
 mod http;
 mod jwt;
+mod pace;
 mod providers;
 mod retry_after;
 mod target;
@@ -167,6 +169,12 @@ pub enum Provider {
     Webpush(webpush::Client),
     /// E-mail through an SMTP server.
     Smtp(email::Smtp),
+    /// Text messages through Twilio.
+    Twilio(sms::twilio::Client),
+    /// Text messages through Vonage.
+    Vonage(sms::vonage::Client),
+    /// Text messages through another gateway with an HTTP API.
+    SmsHttp(sms::http::Client),
     /// Messages of a Telegram bot.
     Telegram(telegram::Client),
     /// The inbox that Peal itself keeps.
@@ -185,6 +193,9 @@ impl Provider {
             Provider::Fcm(_) => "fcm",
             Provider::Webpush(_) => "webpush",
             Provider::Smtp(_) => "smtp",
+            Provider::Twilio(_) => "twilio",
+            Provider::Vonage(_) => "vonage",
+            Provider::SmsHttp(_) => "sms_http",
             Provider::Telegram(_) => "telegram",
             Provider::Inbox(_) => "inbox",
             Provider::Sandbox(_) => "sandbox",
@@ -195,7 +206,13 @@ impl Provider {
     /// are as many as there are recipients, and what Peal keeps itself is out of order with JetStream alone.
     const fn is_shared(&self) -> bool {
         match self {
-            Provider::Apns(_) | Provider::Fcm(_) | Provider::Smtp(_) | Provider::Telegram(_) => true,
+            Provider::Apns(_)
+            | Provider::Fcm(_)
+            | Provider::Smtp(_)
+            | Provider::Twilio(_)
+            | Provider::Vonage(_)
+            | Provider::SmsHttp(_)
+            | Provider::Telegram(_) => true,
             Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
         }
     }
@@ -209,6 +226,9 @@ impl Provider {
             Provider::Fcm(client) => client.send(message).await,
             Provider::Webpush(client) => client.send(message).await,
             Provider::Smtp(client) => client.send(message).await,
+            Provider::Twilio(client) => client.send(message).await,
+            Provider::Vonage(client) => client.send(message).await,
+            Provider::SmsHttp(client) => client.send(message).await,
             Provider::Telegram(client) => client.send(message).await,
             Provider::Inbox(client) => client.send(message).await,
             Provider::Sandbox(client) => client.send(message).await,

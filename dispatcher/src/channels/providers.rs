@@ -11,7 +11,7 @@ use peal_nats::Connection;
 
 use super::accounts::{Account, Accounts, Admitted, Route, Sought};
 use super::breaker::Opened;
-use super::{ConfigError, Provider, apns, email, fcm, inbox, sandbox, telegram, webhook, webpush};
+use super::{ConfigError, Provider, apns, email, fcm, inbox, sandbox, sms, telegram, webhook, webpush};
 
 /// How long a delivery waits in hand for its channel's only account to work again. What waits keeps its lane from taking
 /// more, so a backlog stays in its queue; a dispatcher that ends waits for it.
@@ -95,6 +95,18 @@ impl Providers {
         if let Some(smtp) = &settings.smtp {
             let options = email::smtp::Options::from_settings(smtp)?;
             add(Channel::Email, Provider::Smtp(email::Smtp::new(options, clock.clone())));
+        }
+        if let Some(twilio) = &settings.twilio {
+            let options = sms::twilio::Options::from_settings(twilio)?;
+            add(Channel::Sms, Provider::Twilio(sms::twilio::Client::new(options, clock.clone())?));
+        }
+        if let Some(vonage) = &settings.vonage {
+            let options = sms::vonage::Options::from_settings(vonage)?;
+            add(Channel::Sms, Provider::Vonage(sms::vonage::Client::new(options, clock.clone())?));
+        }
+        if let Some(http) = &settings.sms_http {
+            let options = sms::http::Options::from_settings(http)?;
+            add(Channel::Sms, Provider::SmsHttp(sms::http::Client::new(options, clock.clone())?));
         }
         if let Some(bot) = &settings.telegram {
             let options = telegram::Options::from_settings(bot)?;

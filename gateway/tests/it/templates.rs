@@ -87,7 +87,7 @@ async fn a_preview_shows_text_size_and_warnings() {
     };
     let shown = preview(json!({"channel": "sms", "data": {"order": "7"}})).await;
     assert_eq!(shown.ok(200)["rendered"]["text"], "Order 7");
-    assert_eq!(shown.body["size"], json!({"bytes": 7, "segments": 1}));
+    assert_eq!(shown.body["size"], json!({"bytes": 7, "segments": 1, "encoding": "gsm7"}));
     assert_eq!(shown.body["warnings"], json!([]));
     assert_eq!(preview(json!({"channel": "sms"})).await.ok(200)["rendered"]["text"], "Order 1042");
     let korean = preview(json!({"channel": "sms", "recipient": "u-42"})).await;

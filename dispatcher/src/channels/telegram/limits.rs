@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
-use tokio::time::{Instant, sleep};
+use governor::clock::DefaultClock;
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::time::Instant;
 
 use super::request::Chat;
+use crate::channels::pace::pass;
 
 /// All chats together: 25 messages a second evenly and 5 at once, so that no second has more than the 30 that Telegram
 /// allows (Bots FAQ, "My bot is hitting limits").
@@ -61,26 +62,11 @@ impl Limits {
         let deadline = Instant::now() + max_wait;
         let key = self.hasher.hash_one(chat);
         if chat.is_group() {
-            self.pass(deadline, || self.groups.check_key(&key)).await?;
+            pass(&self.clock, deadline, || self.groups.check_key(&key)).await?;
         }
-        self.pass(deadline, || self.chats.check_key(&key)).await?;
+        pass(&self.clock, deadline, || self.chats.check_key(&key)).await?;
         // Last, so that a message held back by its chat takes no turn from the others.
-        self.pass(deadline, || self.overall.check()).await
-    }
-
-    async fn pass<T>(
-        &self,
-        deadline: Instant,
-        check: impl Fn() -> Result<T, NotUntil<governor::clock::QuantaInstant>>,
-    ) -> Result<(), Duration> {
-        loop {
-            let Err(not_until) = check() else { return Ok(()) };
-            let wait = not_until.wait_time_from(self.clock.now());
-            if Instant::now() + wait > deadline {
-                return Err(wait);
-            }
-            sleep(wait).await;
-        }
+        pass(&self.clock, deadline, || self.overall.check()).await
     }
 }
 

@@ -1,0 +1,42 @@
+//! The call of a gateway.
+
+use peal_common::clock::Clock;
+use peal_common::outcome::Outcome;
+
+use super::{Options, outcome, request};
+use crate::channels::outcomes::permanent;
+use crate::channels::sms::account::Line;
+use crate::channels::sms::text;
+use crate::channels::{ConfigError, Message};
+
+/// Sends messages through one gateway. It may be in a private network, since whoever runs Peal has written its URL.
+#[derive(Debug)]
+pub struct Client {
+    line: Line,
+    options: Options,
+}
+
+impl Client {
+    /// A client of one gateway. `clock` is what dates in Retry-After are compared with.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when TLS can't be set up.
+    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        Ok(Client { line: Line::new(options.calls.clone(), clock)?, options })
+    }
+
+    /// Sends one message, after waiting for its turn.
+    pub async fn send(&self, message: &Message<'_>) -> Outcome {
+        let checked = match text::check(message) {
+            Ok(checked) => checked,
+            Err(refused) => return refused,
+        };
+        let Some(request) = request::request(message, &checked, &self.options) else {
+            return permanent("invalid_request");
+        };
+        match self.line.call(request).await {
+            Ok(answer) => outcome::of_answer(&self.options.rules, &answer, self.line.clock.now()),
+            Err(outcome) => outcome,
+        }
+    }
+}
