@@ -9,6 +9,8 @@ mod fcm;
 mod http;
 mod smtp;
 mod telegram;
+mod twilio;
+mod vonage;
 mod webhooks;
 
 use std::time::Duration;
@@ -20,6 +22,8 @@ pub use fcm::Fcm;
 pub use http::{Answer, Request};
 pub use smtp::{Command, Mail, Reply, Smtp, SmtpTlsMode};
 pub use telegram::{Telegram, TelegramCall};
+pub use twilio::Twilio;
+pub use vonage::Vonage;
 pub use webhooks::Webhooks;
 
 /// What was waited for did not come in time.

@@ -202,8 +202,8 @@ fn rules(settings: &SmsHttpSettings) -> Result<Rules, ConfigError> {
 /// `200` or `200-299`.
 fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    (100 <= first && first <= last && last < 600).then_some(first..=last)
+    let (first, last): (u16, u16) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    ((100..=last).contains(&first) && last < 600).then_some(first..=last)
 }
 
 /// RFC 6901.

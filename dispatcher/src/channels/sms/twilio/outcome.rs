@@ -109,12 +109,13 @@ mod tests {
         let transient = [21611, 14107, 30001, 30003];
         let out_of_order = [20005, 30002, 21606, 21608, 21212, 21603, 21660, 21703];
         let wrong = [30007, 21408, 21617, 99999];
-        for (codes, make) in [
-            (&dead[..], address_dead as fn(String) -> Outcome),
-            (&transient[..], |reason| retry(reason, None)),
-            (&out_of_order[..], unavailable),
-            (&wrong[..], permanent),
-        ] {
+        let table: [(&[u32], fn(String) -> Outcome); 4] = [
+            (&dead, address_dead),
+            (&transient, |reason| retry(reason, None)),
+            (&out_of_order, unavailable),
+            (&wrong, permanent),
+        ];
+        for (codes, make) in table {
             for code in codes {
                 assert_eq!(error(400, *code), make(format!("twilio_{code}")), "{code}");
             }

@@ -105,12 +105,13 @@ mod tests {
 
     #[test]
     fn statuses_mean_what_the_table_says() {
-        for (statuses, make) in [
-            (&[1, 5, 10, 13][..], (|reason| retry(reason, None)) as fn(String) -> Outcome),
-            (&[7, 33][..], address_dead),
-            (&[4, 8, 9, 11, 14, 23, 29, 32][..], unavailable),
-            (&[2, 3, 6, 12, 15, 22, 99][..], permanent),
-        ] {
+        let table: [(&[u16], fn(String) -> Outcome); 4] = [
+            (&[1, 5, 10, 13], |reason| retry(reason, None)),
+            (&[7, 33], address_dead),
+            (&[4, 8, 9, 11, 14, 23, 29, 32], unavailable),
+            (&[2, 3, 6, 12, 15, 22, 99], permanent),
+        ];
+        for (statuses, make) in table {
             for status in statuses {
                 let expected = make(format!("vonage_{status}"));
                 assert_eq!(outcome(200, Some(&parts(&[*status])), None), expected, "{status}");
