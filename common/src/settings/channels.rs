@@ -38,6 +38,8 @@ pub struct AccountSettings {
     pub apns: Option<Box<ApnsSettings>>,
     pub fcm: Option<Box<FcmSettings>>,
     pub smtp: Option<Box<SmtpSettings>>,
+    pub sendgrid: Option<Box<SendgridSettings>>,
+    pub mandrill: Option<Box<MandrillSettings>>,
     pub twilio: Option<Box<TwilioSettings>>,
     pub vonage: Option<Box<VonageSettings>>,
     pub sms_http: Option<Box<SmsHttpSettings>>,
@@ -66,6 +68,8 @@ impl ChannelSettings {
             apns: self.apns.clone(),
             fcm: self.fcm.clone(),
             smtp: self.email.smtp.clone(),
+            sendgrid: self.email.sendgrid.clone(),
+            mandrill: self.email.mandrill.clone(),
             twilio: self.sms.twilio.clone(),
             vonage: self.sms.vonage.clone(),
             sms_http: self.sms.http.clone(),
@@ -77,7 +81,7 @@ impl ChannelSettings {
         check_timeout("channels.webhook", Some(self.webhook.timeout_seconds))?;
         check_timeout("channels.webpush", self.webpush.as_ref().map(|it| it.timeout_seconds))?;
         self.unnamed().check(|provider| match provider {
-            "smtp" => "channels.email.smtp".to_owned(),
+            "smtp" | "sendgrid" | "mandrill" => format!("channels.email.{provider}"),
             "twilio" | "vonage" => format!("channels.sms.{provider}"),
             "sms_http" => "channels.sms.http".to_owned(),
             _ => format!("channels.{provider}"),
@@ -106,6 +110,8 @@ impl AccountSettings {
             ("apns", self.apns.as_ref().map(|it| it.timeout_seconds)),
             ("fcm", self.fcm.as_ref().map(|it| it.timeout_seconds)),
             ("smtp", self.smtp.as_ref().map(|it| it.timeout_seconds)),
+            ("sendgrid", self.sendgrid.as_ref().map(|it| it.timeout_seconds)),
+            ("mandrill", self.mandrill.as_ref().map(|it| it.timeout_seconds)),
             ("twilio", self.twilio.as_ref().map(|it| it.timeout_seconds)),
             ("vonage", self.vonage.as_ref().map(|it| it.timeout_seconds)),
             ("sms_http", self.sms_http.as_ref().map(|it| it.timeout_seconds)),
@@ -182,6 +188,8 @@ pub struct InboxSettings {
 #[expect(missing_docs, reason = "see default.toml")]
 pub struct EmailSettings {
     pub smtp: Option<Box<SmtpSettings>>,
+    pub sendgrid: Option<Box<SendgridSettings>>,
+    pub mandrill: Option<Box<MandrillSettings>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -460,6 +468,55 @@ fn default_sms_content_type() -> String {
 
 const fn default_sms_timeout() -> u64 {
     15
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct SendgridSettings {
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub from: String,
+    #[serde(default = "default_sendgrid_url")]
+    pub base_url: String,
+    #[serde(default)]
+    pub sandbox_mode: bool,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_mail_api_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_sendgrid_url() -> String {
+    "https://api.sendgrid.com".to_owned()
+}
+
+const fn default_mail_api_timeout() -> u64 {
+    15
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct MandrillSettings {
+    pub key: Option<Secret>,
+    pub key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub from: String,
+    #[serde(default = "default_mandrill_url")]
+    pub base_url: String,
+    pub subaccount: Option<String>,
+    #[serde(default)]
+    pub track_opens: bool,
+    #[serde(default)]
+    pub track_clicks: bool,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_mail_api_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_mandrill_url() -> String {
+    "https://mandrillapp.com".to_owned()
 }
 
 #[derive(Debug, Clone, Deserialize)]

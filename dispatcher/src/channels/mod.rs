@@ -169,6 +169,10 @@ pub enum Provider {
     Webpush(webpush::Client),
     /// E-mail through an SMTP server.
     Smtp(email::Smtp),
+    /// E-mail through SendGrid.
+    Sendgrid(email::sendgrid::Client),
+    /// E-mail through Mailchimp Transactional.
+    Mandrill(email::mandrill::Client),
     /// Text messages through Twilio.
     Twilio(sms::twilio::Client),
     /// Text messages through Vonage.
@@ -193,6 +197,8 @@ impl Provider {
             Provider::Fcm(_) => "fcm",
             Provider::Webpush(_) => "webpush",
             Provider::Smtp(_) => "smtp",
+            Provider::Sendgrid(_) => "sendgrid",
+            Provider::Mandrill(_) => "mandrill",
             Provider::Twilio(_) => "twilio",
             Provider::Vonage(_) => "vonage",
             Provider::SmsHttp(_) => "sms_http",
@@ -209,6 +215,8 @@ impl Provider {
             Provider::Apns(_)
             | Provider::Fcm(_)
             | Provider::Smtp(_)
+            | Provider::Sendgrid(_)
+            | Provider::Mandrill(_)
             | Provider::Twilio(_)
             | Provider::Vonage(_)
             | Provider::SmsHttp(_)
@@ -226,6 +234,8 @@ impl Provider {
             Provider::Fcm(client) => client.send(message).await,
             Provider::Webpush(client) => client.send(message).await,
             Provider::Smtp(client) => client.send(message).await,
+            Provider::Sendgrid(client) => client.send(message).await,
+            Provider::Mandrill(client) => client.send(message).await,
             Provider::Twilio(client) => client.send(message).await,
             Provider::Vonage(client) => client.send(message).await,
             Provider::SmsHttp(client) => client.send(message).await,

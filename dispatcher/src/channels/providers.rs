@@ -96,6 +96,14 @@ impl Providers {
             let options = email::smtp::Options::from_settings(smtp)?;
             add(Channel::Email, Provider::Smtp(email::Smtp::new(options, clock.clone())));
         }
+        if let Some(sendgrid) = &settings.sendgrid {
+            let options = email::sendgrid::Options::from_settings(sendgrid)?;
+            add(Channel::Email, Provider::Sendgrid(email::sendgrid::Client::new(options, clock.clone())?));
+        }
+        if let Some(mandrill) = &settings.mandrill {
+            let options = email::mandrill::Options::from_settings(mandrill)?;
+            add(Channel::Email, Provider::Mandrill(email::mandrill::Client::new(options, clock.clone())?));
+        }
         if let Some(twilio) = &settings.twilio {
             let options = sms::twilio::Options::from_settings(twilio)?;
             add(Channel::Sms, Provider::Twilio(sms::twilio::Client::new(options, clock.clone())?));

@@ -7,6 +7,8 @@
 mod apns;
 mod fcm;
 mod http;
+mod mandrill;
+mod sendgrid;
 mod smtp;
 mod telegram;
 mod twilio;
@@ -20,6 +22,8 @@ use tokio::sync::watch;
 pub use apns::Apns;
 pub use fcm::Fcm;
 pub use http::{Answer, Request};
+pub use mandrill::Mandrill;
+pub use sendgrid::Sendgrid;
 pub use smtp::{Command, Mail, Reply, Smtp, SmtpTlsMode};
 pub use telegram::{Telegram, TelegramCall};
 pub use twilio::Twilio;

@@ -11,6 +11,7 @@ use lettre::transport::smtp::extension::ClientId;
 use peal_common::settings::{SmtpSettings, SmtpTls, secret};
 
 use crate::channels::ConfigError;
+use crate::channels::email::compose;
 
 /// How long one command may take, unless the whole e-mail has less time. RFC 5321 §4.5.3.2 would wait for minutes; a
 /// delivery has to be given back to the queue before.
@@ -63,7 +64,7 @@ impl Options {
     /// # Errors
     /// [`ConfigError`] when the sender is no address, a file can't be read, or half of the credentials are missing.
     pub fn from_settings(settings: &SmtpSettings) -> Result<Self, ConfigError> {
-        let from = sender(&settings.from)?;
+        let from = compose::sender("channels.email.smtp.from", &settings.from)?;
         let hello = match settings.hello_name.as_deref() {
             Some(name) => hello(name)?,
             None => ClientId::Domain(from.email.domain().to_owned()),
@@ -98,18 +99,6 @@ impl Options {
             max_connections: settings.max_connections.max(1),
         })
     }
-}
-
-fn sender(text: &str) -> Result<Mailbox, ConfigError> {
-    let advice = "write an address such as no-reply@example.com or Shop <no-reply@example.com>";
-    let invalid = || ConfigError::invalid("channels.email.smtp.from", advice);
-    if text.contains(char::is_control) {
-        return Err(invalid());
-    }
-    let mailbox: Mailbox = text.parse().map_err(|_| invalid())?;
-    // The domain becomes part of headers and commands; lettre would let a quoted or non-ASCII one pass.
-    let plain = mailbox.email.as_ref() as &str;
-    if plain.bytes().all(|byte| byte.is_ascii_graphic()) { Ok(mailbox) } else { Err(invalid()) }
 }
 
 fn hello(name: &str) -> Result<ClientId, ConfigError> {

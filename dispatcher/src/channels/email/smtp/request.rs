@@ -8,28 +8,7 @@ use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 
 use crate::channels::Message;
-
-/// An e-mail that can't be written. None of them will ever be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ComposeError {
-    /// The contact has no address, or not a plain one.
-    Address,
-    /// A header would contain a line break or another control character.
-    Header,
-    /// lettre refused it.
-    Message,
-}
-
-impl ComposeError {
-    /// The stable word for the event.
-    pub(super) const fn reason(self) -> &'static str {
-        match self {
-            ComposeError::Address => "invalid_address",
-            ComposeError::Header => "invalid_header",
-            ComposeError::Message => "invalid_message",
-        }
-    }
-}
+use crate::channels::email::compose::{self, AUTO_SUBMITTED, ComposeError, Head};
 
 /// An e-mail that is ready to be sent.
 #[derive(Debug)]
@@ -45,13 +24,7 @@ pub(super) struct Mail {
 /// Writes the e-mail, dated `now`.
 pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> Result<Mail, ComposeError> {
     let rendered = message.rendered;
-    let to = recipient(message.contact.address.as_deref().unwrap_or_default())?;
-    let subject = rendered.subject.as_deref().or(rendered.title.as_deref()).unwrap_or_default();
-    // lettre folds and encodes what it knows, but panics on some of these and lets others pass.
-    let from_name = from.name.as_deref().unwrap_or_default();
-    if [subject, from_name].iter().any(|text| text.contains(char::is_control)) {
-        return Err(ComposeError::Header);
-    }
+    let Head { to, subject } = compose::head(message)?;
     // The domain is the sender's, so that the identifier is unique without naming a machine.
     let message_id = format!("<{}@{}>", message.delivery.as_str(), from.email.domain());
     let builder = lettre::Message::builder()
@@ -60,10 +33,9 @@ pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> 
         .subject(subject)
         .date(system_time(now))
         .message_id(Some(message_id.clone()))
-        // Keeps holiday replies from coming back (RFC 3834 §5).
         .raw_header(HeaderValue::new(
-            HeaderName::new_from_ascii_str("Auto-Submitted"),
-            "auto-generated".to_owned(),
+            HeaderName::new_from_ascii_str(AUTO_SUBMITTED.0),
+            AUTO_SUBMITTED.1.to_owned(),
         ));
     let text = || SinglePart::plain(crlf(&rendered.text));
     let email = match rendered.html.as_deref() {
@@ -74,16 +46,6 @@ pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> 
     };
     let text = email.map_err(|_| ComposeError::Message)?.formatted();
     Ok(Mail { to, message_id, text })
-}
-
-fn recipient(address: &str) -> Result<Address, ComposeError> {
-    if address.contains(char::is_control) {
-        return Err(ComposeError::Header);
-    }
-    if !address.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte)) {
-        return Err(ComposeError::Address);
-    }
-    address.parse().map_err(|_| ComposeError::Address)
 }
 
 /// Ends every line with CR LF. A bare CR or LF left in the text could end the e-mail early at a server that takes it

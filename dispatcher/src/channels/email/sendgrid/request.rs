@@ -1,0 +1,53 @@
+//! The body of `mail/send`.
+
+use lettre::message::Mailbox;
+use serde_json::{Map, Value, json};
+
+use crate::channels::Message;
+use crate::channels::email::compose::{self, AUTO_SUBMITTED};
+
+/// SendGrid takes no content without a character (SendGrid, "Mail Send", `content.value`).
+const EMPTY: &str = "message_empty";
+
+/// The body as JSON. Message-ID is SendGrid's to give, so the reference to the delivery goes along as an argument that
+/// its events repeat.
+///
+/// # Errors
+/// The stable word for an e-mail that can't be written.
+pub(super) fn body(
+    message: &Message<'_>,
+    from: &Mailbox,
+    sandbox_mode: bool,
+) -> Result<Vec<u8>, &'static str> {
+    let head = compose::head(message).map_err(compose::ComposeError::reason)?;
+    // Plain text first: the last alternative is the one to be shown (RFC 2046 §5.1.4), and SendGrid insists on it.
+    let parts = [
+        ("text/plain", message.rendered.text.as_str()),
+        ("text/html", message.rendered.html.as_deref().unwrap_or_default()),
+    ];
+    let content: Vec<Value> = parts
+        .into_iter()
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(kind, value)| json!({"type": kind, "value": value}))
+        .collect();
+    if content.is_empty() {
+        return Err(EMPTY);
+    }
+    let mut sender = json!({"email": from.email.to_string()});
+    if let Some(name) = &from.name {
+        sender["name"] = json!(name);
+    }
+    let headers = Map::from_iter([(AUTO_SUBMITTED.0.to_owned(), json!(AUTO_SUBMITTED.1))]);
+    let mut body = json!({
+        "personalizations": [{"to": [{"email": head.to.to_string()}]}],
+        "from": sender,
+        "subject": head.subject,
+        "content": content,
+        "headers": headers,
+        "custom_args": {"peal_ref": message.reference().to_string()},
+    });
+    if sandbox_mode {
+        body["mail_settings"] = json!({"sandbox_mode": {"enable": true}});
+    }
+    serde_json::to_vec(&body).map_err(|_| compose::ComposeError::Message.reason())
+}
