@@ -26,4 +26,5 @@ pub mod state;
 pub mod suppression;
 pub mod takeover;
 pub mod template;
+pub mod unsubscribe;
 pub mod vapid;

@@ -6,7 +6,8 @@ use jiff::civil::Time;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::channel::{ChannelChoice, Priority};
+use crate::channel::{Channel, ChannelChoice, Priority};
+use crate::clock::Stamp;
 use crate::id::CategoryId;
 use crate::problem::FieldError;
 use crate::state::Record;
@@ -176,7 +177,7 @@ impl Preferences {
 
     /// Replaces the preferences of a record. Each permission is a register of its own, so that an opt-out wins over
     /// whatever another region writes at the same time.
-    pub fn write(&self, record: &mut Record, stamp: &crate::clock::Stamp) {
+    pub fn write(&self, record: &mut Record, stamp: &Stamp) {
         let mut wanted: BTreeMap<String, bool> = BTreeMap::new();
         if let Some(marketing) = self.marketing {
             wanted.insert(MARKETING.to_owned(), marketing);
@@ -221,6 +222,24 @@ impl Preferences {
     }
 }
 
+/// Whether a category is refused on a channel by a switch of its own.
+#[must_use]
+pub fn is_refused(record: &Record, category: &CategoryId, channel: Channel) -> bool {
+    record.allowed(&channel_switch(category, channel)) == Some(false)
+}
+
+/// Refuses a category on a channel, as `categories.<category>.channels.<channel> = false` does. Everything else stays as it
+/// is, also what another region writes at the same time.
+pub fn refuse(record: &mut Record, category: &CategoryId, channel: Channel, stamp: &Stamp) {
+    if !is_refused(record, category, channel) {
+        record.set_guarded(&channel_switch(category, channel), Some(false), stamp);
+    }
+}
+
+fn channel_switch(category: &CategoryId, channel: Channel) -> String {
+    format!("{ALLOW}category/{category}/{channel}")
+}
+
 const ALL_CHOICES: [ChannelChoice; 10] = [
     ChannelChoice::Push,
     ChannelChoice::Apns,
@@ -250,7 +269,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::clock::Stamp;
 
     fn stamp(ms: u64) -> Stamp {
         Stamp { ms, counter: 0, region: "eu".parse().unwrap() }
@@ -277,6 +295,23 @@ mod tests {
         assert_eq!(Preferences::read(&record), Preferences::default());
         preferences.write(&mut record, &stamp(3));
         assert_eq!(Preferences::read(&record), preferences);
+    }
+
+    #[test]
+    fn a_refusal_is_the_same_as_the_preference_and_changes_nothing_else() {
+        let news: CategoryId = "news".parse().unwrap();
+        let mut record = Record::default();
+        contract_preferences().write(&mut record, &stamp(1));
+        refuse(&mut record, &news, Channel::Email, &stamp(2));
+        assert!(is_refused(&record, &news, Channel::Email) && !is_refused(&record, &news, Channel::Sms));
+        let mut expected = contract_preferences();
+        let own = expected.categories.entry(news.clone()).or_default();
+        own.channels.insert(ChannelChoice::Email, false);
+        assert_eq!(Preferences::read(&record), expected);
+        assert_eq!(record.facets[PREFERENCES_FACET].stamp, stamp(1));
+        let once = record.clone();
+        refuse(&mut record, &news, Channel::Email, &stamp(3));
+        assert_eq!(record, once);
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub struct Sealer {
     indexing: Zeroizing<[u8; KEY_BYTES]>,
     signing: Zeroizing<[u8; KEY_BYTES]>,
     secrets: Zeroizing<[u8; KEY_BYTES]>,
+    links: Zeroizing<[u8; KEY_BYTES]>,
+    link_nonces: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 impl fmt::Debug for Sealer {
@@ -134,6 +136,8 @@ impl Sealer {
             indexing: derive(bytes, b"peal blind index 1"),
             signing: derive(bytes, b"peal webhook signing 1"),
             secrets: derive(bytes, b"peal secrets 1"),
+            links: derive(bytes, b"peal links 1"),
+            link_nonces: derive(bytes, b"peal link nonces 1"),
         })
     }
 
@@ -185,6 +189,32 @@ impl Sealer {
         String::from_utf8(bytes.to_vec()).map(Zeroizing::new).map_err(|_| SealError::CannotOpen)
     }
 
+    /// Seals what a link is for, as one word that is safe in a URL. The same text gives the same word, whoever makes it:
+    /// its nonce is a keyed digest of it, so that no nonce serves two texts however many links there are.
+    ///
+    /// # Errors
+    /// As [`DataKey::seal`].
+    pub fn seal_link(&self, plain: &str, place: &str) -> Result<String, SealError> {
+        let mut mac = keyed(&self.link_nonces);
+        for part in [place, plain] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        let mut nonce = [0; NONCE_BYTES];
+        nonce.copy_from_slice(&mac.finalize().into_bytes()[..NONCE_BYTES]);
+        Ok(URL_SAFE_NO_PAD.encode(encrypt(&self.links, nonce, plain.as_bytes(), place)?))
+    }
+
+    /// Opens what [`Sealer::seal_link`] made.
+    ///
+    /// # Errors
+    /// [`SealError::CannotOpen`] when it is damaged, was made elsewhere, or is of another kind.
+    pub fn open_link(&self, token: &str, place: &str) -> Result<String, SealError> {
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| SealError::CannotOpen)?;
+        let plain = decrypt(&self.links, &bytes, place)?;
+        String::from_utf8(plain.to_vec()).map_err(|_| SealError::CannotOpen)
+    }
+
     /// The secret that signs an app's webhooks when the settings give none, as Standard Webhooks writes it: `whsec_` and
     /// base64.
     #[must_use]
@@ -233,20 +263,34 @@ fn seal_with(
     place: &str,
     rng: &mut impl CryptoRng,
 ) -> Result<String, SealError> {
-    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key));
     let mut nonce = [0u8; NONCE_BYTES];
     rng.fill_bytes(&mut nonce);
+    encrypt(key, nonce, plain, place).map(|sealed| STANDARD_NO_PAD.encode(sealed))
+}
+
+fn open_with(key: &[u8; KEY_BYTES], sealed: &str, place: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    let bytes = STANDARD_NO_PAD.decode(sealed).map_err(|_| SealError::CannotOpen)?;
+    decrypt(key, &bytes, place)
+}
+
+/// The nonce and what was encrypted with it.
+fn encrypt(
+    key: &[u8; KEY_BYTES],
+    nonce: [u8; NONCE_BYTES],
+    plain: &[u8],
+    place: &str,
+) -> Result<Vec<u8>, SealError> {
+    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key));
     let sealed = cipher
         .encrypt(&Nonce::<Aes256Gcm>::from(nonce), Payload { msg: plain, aad: place.as_bytes() })
         .map_err(|_| SealError::TooLarge)?;
     let mut out = Vec::with_capacity(NONCE_BYTES + sealed.len());
     out.extend_from_slice(&nonce);
     out.extend_from_slice(&sealed);
-    Ok(STANDARD_NO_PAD.encode(out))
+    Ok(out)
 }
 
-fn open_with(key: &[u8; KEY_BYTES], sealed: &str, place: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
-    let bytes = STANDARD_NO_PAD.decode(sealed).map_err(|_| SealError::CannotOpen)?;
+fn decrypt(key: &[u8; KEY_BYTES], bytes: &[u8], place: &str) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let (nonce, body) = bytes.split_at_checked(NONCE_BYTES).ok_or(SealError::CannotOpen)?;
     let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| SealError::CannotOpen)?;
     let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from(*key));

@@ -70,6 +70,8 @@ pub struct Context {
     pub in_hand: InHand,
     /// Limits.
     pub policy: Policy,
+    /// The address under which people reach the region's gateway, without a slash at its end.
+    pub public_base: Option<String>,
 }
 
 /// A message could not be written as JSON or JetStream did not take it.

@@ -82,6 +82,9 @@ pub async fn run_reloading(
     );
     let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
     let channels: Vec<_> = providers.channels().collect();
+    if settings.channels.email.is_set() && settings.gateway.public_url.is_none() {
+        tracing::warn!("e-mails of marketing categories have no link to unsubscribe: set gateway.public_url");
+    }
     let context = Arc::new(Context {
         subjects: Subjects::new(&connection.region),
         catalog: Catalog::new(mirror.clone(), sealer),
@@ -90,6 +93,7 @@ pub async fn run_reloading(
         outcomes: RecentOutcomes::new(connection.clone()),
         in_hand: InHand::default(),
         policy: policy(&settings),
+        public_base: settings.gateway.public_base().map(str::to_owned),
         providers: CurrentProviders::new(providers),
         hub: settings.topology.hub.clone(),
         mirror,

@@ -192,6 +192,14 @@ pub struct EmailSettings {
     pub mandrill: Option<Box<MandrillSettings>>,
 }
 
+impl EmailSettings {
+    /// Whether there is a provider.
+    #[must_use]
+    pub const fn is_set(&self) -> bool {
+        self.smtp.is_some() || self.sendgrid.is_some() || self.mandrill.is_some()
+    }
+}
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "see default.toml")]

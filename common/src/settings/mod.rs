@@ -134,6 +134,35 @@ pub struct GatewaySettings {
     pub console_requires_key: bool,
 }
 
+impl GatewaySettings {
+    /// The address under which people reach the gateway, without a slash at its end.
+    #[must_use]
+    pub fn public_base(&self) -> Option<&str> {
+        self.public_url.as_deref().map(|url| url.trim_end_matches('/'))
+    }
+
+    /// Links with it stand in headers of e-mails: nothing in it may end one, and it may not make a line too long.
+    fn check_public_url(&self) -> Result<(), SettingsError> {
+        let Some(text) = &self.public_url else { return Ok(()) };
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte));
+        let is_base = url::Url::parse(text).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        });
+        if is_plain && is_base && text.len() <= MAX_PUBLIC_URL_BYTES {
+            return Ok(());
+        }
+        Err(SettingsError::Invalid(format!(
+            "gateway.public_url: write a URL such as https://peal.example.com, of at most {MAX_PUBLIC_URL_BYTES} bytes"
+        )))
+    }
+}
+
+/// Beside the longest token it leaves a line of a header within its 998 characters (RFC 5322 §2.1.1).
+const MAX_PUBLIC_URL_BYTES: usize = 300;
+
 /// Whether waiting notifications are written together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -233,6 +262,7 @@ impl Settings {
         if !(8..=4096).contains(&self.dispatcher.concurrency) {
             return wrong("dispatcher.concurrency: write 8 to 4096");
         }
+        self.gateway.check_public_url()?;
         self.channels.check()
     }
 
@@ -369,6 +399,10 @@ mod tests {
             refused("[topology]\nevents_max_age_days = 3\n[gateway]\nidempotency_hours = 73")
                 .contains("raise")
         );
+        for url in ["peal.example.com", "ftp://x", "https://x/?a", "https://x/<b>", "https://x\\r\\nBcc: y"] {
+            let file = format!("[gateway]\npublic_url = \"{url}\"");
+            assert!(refused(&file).contains("gateway.public_url"), "{url}");
+        }
         let smtp = "[channels.email.smtp]\nhost = \"m\"\nfrom = \"a@example.com\"\n";
         assert!(refused(&format!("{smtp}timeout_seconds = 30")).contains("1 to 20"));
         assert!(refused(&format!("{smtp}max_connections = 0")).contains("1 to 200"));

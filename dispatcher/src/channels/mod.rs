@@ -92,6 +92,8 @@ pub struct Message<'a> {
     pub attempt: u32,
     /// Newer messages with the same key replace older ones, where the channel can do that.
     pub collapse_key: Option<&'a str>,
+    /// Where the recipient can stop the category on this channel, for e-mails of marketing categories.
+    pub unsubscribe: Option<&'a str>,
     /// What the sender passed along.
     pub metadata: &'a Map<String, Value>,
 }

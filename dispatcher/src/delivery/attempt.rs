@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use peal_common::category::Class;
+use peal_common::category::{Category, Class};
 use peal_common::channel::Channel;
 use peal_common::decide::{self, Reason};
 use peal_common::envelope::{Text, Work};
@@ -11,6 +11,7 @@ use peal_common::event::EventType;
 use peal_common::outcome::Outcome;
 use peal_common::recipient::{Contact, Recipient};
 use peal_common::template::{RenderError, Rendered};
+use peal_common::unsubscribe::Unsubscribe;
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
@@ -34,6 +35,8 @@ pub(super) struct Ready {
     rendered: Rendered,
     /// The class of its category.
     pub(super) class: Class,
+    /// Where the recipient can stop the category.
+    unsubscribe: Option<String>,
 }
 
 /// Looks at everything again that may have changed since the delivery was planned.
@@ -80,10 +83,27 @@ pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, Catalog
     }
     match render(context, work, recipient.body.locale.as_deref())? {
         Ok(rendered) => {
-            Ok(Decision::Send(Box::new(Ready { recipient, contact, rendered, class: rules.class })))
+            let unsubscribe = unsubscribe(context, work, &rules);
+            let class = rules.class;
+            Ok(Decision::Send(Box::new(Ready { recipient, contact, rendered, class, unsubscribe })))
         }
         Err(error) => Ok(Decision::End(EventType::Failed, format!("cannot_render: {error}"))),
     }
+}
+
+/// The link that bulk e-mail has to have. There is none where it would change nothing, or where nobody would answer it.
+fn unsubscribe(context: &Context, work: &Work, rules: &Category) -> Option<String> {
+    if work.channel != Channel::Email || rules.class != Class::Marketing || rules.mandatory {
+        return None;
+    }
+    let link = Unsubscribe {
+        app: work.notification.app.clone(),
+        recipient: work.recipient.clone(),
+        category: work.notification.category.clone(),
+        channel: work.channel,
+    };
+    // What is sealed is far too short to be refused.
+    link.link(context.public_base.as_deref()?, context.catalog.sealer()).ok()
 }
 
 fn render(
@@ -184,6 +204,7 @@ pub(super) async fn send(
         expires_at: notification.expires_at,
         attempt: work.attempts + job.deliveries,
         collapse_key: notification.collapse_key.as_deref(),
+        unsubscribe: ready.unsubscribe.as_deref(),
         metadata: &notification.metadata,
     };
     let mut admitted = admitted;

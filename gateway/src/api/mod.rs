@@ -14,6 +14,7 @@ pub mod regions;
 pub mod submit;
 pub mod suppressions;
 pub mod templates;
+pub mod unsubscribe;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,6 +27,7 @@ pub fn open() -> OpenApiRouter<App> {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(unsubscribe::show, unsubscribe::act))
 }
 
 /// For keys with the scope `send`.

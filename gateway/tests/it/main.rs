@@ -25,3 +25,4 @@ mod readmodel;
 mod resources;
 mod suppressions;
 mod templates;
+mod unsubscribe;

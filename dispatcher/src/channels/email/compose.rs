@@ -5,9 +5,6 @@ use lettre::message::Mailbox;
 
 use crate::channels::{ConfigError, Message};
 
-/// Keeps holiday replies from coming back (RFC 3834 §5): a header and its value.
-pub(super) const AUTO_SUBMITTED: (&str, &str) = ("Auto-Submitted", "auto-generated");
-
 /// An e-mail that can't be written. None of them will ever be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ComposeError {
@@ -45,11 +42,31 @@ pub(super) fn head<'a>(message: &Message<'a>) -> Result<Head<'a>, ComposeError> 
     if subject.contains(char::is_control) { Err(ComposeError::Header) } else { Ok(Head { to, subject }) }
 }
 
+/// The headers that are the same whoever carries the e-mail. Their values are plain ASCII.
+pub(super) fn headers(message: &Message<'_>) -> Result<Vec<(&'static str, String)>, ComposeError> {
+    // Keeps holiday replies from coming back (RFC 3834 §5).
+    let mut headers = vec![("Auto-Submitted", "auto-generated".to_owned())];
+    if let Some(link) = message.unsubscribe {
+        if !link.bytes().all(is_plain) {
+            return Err(ComposeError::Header);
+        }
+        // RFC 2369 §3.2, and RFC 8058 §3.1, which has mailbox providers post to the link.
+        headers.push(("List-Unsubscribe", format!("<{link}>")));
+        headers.push(("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()));
+    }
+    Ok(headers)
+}
+
+/// Whether a byte may stand between angle brackets.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"<>".contains(&byte)
+}
+
 fn recipient(address: &str) -> Result<Address, ComposeError> {
     if address.contains(char::is_control) {
         return Err(ComposeError::Header);
     }
-    if !address.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>".contains(&byte)) {
+    if !address.bytes().all(is_plain) {
         return Err(ComposeError::Address);
     }
     address.parse().map_err(|_| ComposeError::Address)

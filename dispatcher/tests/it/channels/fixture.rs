@@ -36,6 +36,7 @@ pub struct Fixture {
     pub contact: Contact,
     pub data_keys: DataKeys,
     pub rendered: Rendered,
+    pub unsubscribe: Option<String>,
     pub metadata: Map<String, Value>,
     pub accepted_at: Timestamp,
 }
@@ -65,6 +66,7 @@ impl Fixture {
                 text: "Order 1042 left our house.".to_owned(),
                 ..Rendered::default()
             },
+            unsubscribe: None,
             metadata: json!({"order": 1042}).as_object().unwrap().clone(),
             accepted_at: "2026-11-22T11:59:00Z".parse().unwrap(),
         }
@@ -87,6 +89,7 @@ impl Fixture {
             expires_at: "2026-11-23T11:59:00Z".parse().unwrap(),
             attempt: 1,
             collapse_key: None,
+            unsubscribe: self.unsubscribe.as_deref(),
             metadata: &self.metadata,
         }
     }

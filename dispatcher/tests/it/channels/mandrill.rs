@@ -97,6 +97,22 @@ async fn an_email_is_handed_over_whole() {
 }
 
 #[tokio::test]
+async fn a_link_to_unsubscribe_is_a_header() {
+    let server = Mandrill::start().await.unwrap();
+    let link = Some("https://peal.example.com/u/x".to_owned());
+    let fixture = Fixture { unsubscribe: link, ..to("kim@example.org") };
+    assert_eq!(client(&server).send(&fixture.message()).await, sent("1"));
+    assert_eq!(
+        server.requests()[0].json()["message"]["headers"],
+        json!({
+            "Auto-Submitted": "auto-generated",
+            "List-Unsubscribe": "<https://peal.example.com/u/x>",
+            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+        })
+    );
+}
+
+#[tokio::test]
 async fn answers_become_outcomes() {
     let answers = [
         (Answer::status(200).body("<html>Welcome</html>"), ambiguous("unreadable_answer")),

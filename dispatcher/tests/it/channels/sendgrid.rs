@@ -89,6 +89,22 @@ async fn the_sandbox_mode_is_passed_on() {
 }
 
 #[tokio::test]
+async fn a_link_to_unsubscribe_is_a_header() {
+    let server = Sendgrid::start().await.unwrap();
+    let link = Some("https://peal.example.com/u/x".to_owned());
+    let fixture = Fixture { unsubscribe: link, ..to("kim@example.org") };
+    assert_eq!(client(&server).send(&fixture.message()).await, sent(Some("message-1")));
+    assert_eq!(
+        server.requests()[0].json()["headers"],
+        json!({
+            "Auto-Submitted": "auto-generated",
+            "List-Unsubscribe": "<https://peal.example.com/u/x>",
+            "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",
+        })
+    );
+}
+
+#[tokio::test]
 async fn answers_become_outcomes() {
     let limited = || Answer::status(429);
     let answers = [

@@ -69,6 +69,29 @@ async fn an_email_arrives_as_it_was_written() {
 }
 
 #[tokio::test]
+async fn a_link_to_unsubscribe_is_a_header_in_one_line() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    let link = format!("https://{}.example.com/u/{}", "peal".repeat(70), "x".repeat(640));
+    let mut fixture = Fixture { unsubscribe: Some(link.clone()), ..to("kim@example.org") };
+    assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    let text = &server.mails()[0].text;
+    let header = format!("\r\nList-Unsubscribe: <{link}>\r\n");
+    assert!(text.contains(&header), "{text}");
+    assert!(text.contains("\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"), "{text}");
+    assert!(text.lines().all(|line| line.len() <= 998), "RFC 5322 §2.1.1");
+
+    for bad in ["https://x/>\r\nBcc: b@example.org", "https://x/\0", "https://x/ä", "https://x/>"] {
+        fixture.unsubscribe = Some(bad.to_owned());
+        assert_eq!(smtp.send(&fixture.message()).await, permanent("invalid_header"), "{bad:?}");
+    }
+    fixture.unsubscribe = None;
+    assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    assert_eq!(server.mails().len(), 2);
+    assert!(!server.mails()[1].text.contains("List-Unsubscribe"));
+}
+
+#[tokio::test]
 async fn emails_follow_each_other_on_one_connection_and_never_exceed_the_limit() {
     let server = recording::Smtp::start().await.unwrap();
     let smtp = smtp(&settings(&server));

@@ -9,6 +9,7 @@ mod push;
 mod region;
 mod retries;
 mod takeovers;
+mod unsubscribe;
 mod waits;
 
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! The body of `messages/send`.
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::Options;
 use crate::channels::Message;
-use crate::channels::email::compose::{self, AUTO_SUBMITTED};
+use crate::channels::email::compose::{self, ComposeError};
 
 /// The body as JSON, which has the key in it: it is for the provider alone. The reference to the delivery goes along as
 /// metadata that Mailchimp's events repeat.
@@ -12,8 +12,10 @@ use crate::channels::email::compose::{self, AUTO_SUBMITTED};
 /// # Errors
 /// The stable word for an e-mail that can't be written.
 pub(super) fn body(message: &Message<'_>, options: &Options) -> Result<Vec<u8>, &'static str> {
-    let head = compose::head(message).map_err(compose::ComposeError::reason)?;
-    let headers = Map::from_iter([(AUTO_SUBMITTED.0.to_owned(), json!(AUTO_SUBMITTED.1))]);
+    let head = compose::head(message).map_err(ComposeError::reason)?;
+    let headers = compose::headers(message).map_err(ComposeError::reason)?;
+    let headers: Map<String, Value> =
+        headers.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let mut mail = json!({
         "subject": head.subject,
         "from_email": options.from.email.to_string(),
@@ -36,5 +38,5 @@ pub(super) fn body(message: &Message<'_>, options: &Options) -> Result<Vec<u8>, 
         mail["subaccount"] = json!(subaccount);
     }
     let body = json!({"key": options.key.expose(), "message": mail, "async": false});
-    serde_json::to_vec(&body).map_err(|_| compose::ComposeError::Message.reason())
+    serde_json::to_vec(&body).map_err(|_| ComposeError::Message.reason())
 }

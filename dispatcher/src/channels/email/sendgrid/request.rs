@@ -4,7 +4,7 @@ use lettre::message::Mailbox;
 use serde_json::{Map, Value, json};
 
 use crate::channels::Message;
-use crate::channels::email::compose::{self, AUTO_SUBMITTED};
+use crate::channels::email::compose::{self, ComposeError};
 
 /// SendGrid takes no content without a character (SendGrid, "Mail Send", `content.value`).
 const EMPTY: &str = "message_empty";
@@ -19,7 +19,7 @@ pub(super) fn body(
     from: &Mailbox,
     sandbox_mode: bool,
 ) -> Result<Vec<u8>, &'static str> {
-    let head = compose::head(message).map_err(compose::ComposeError::reason)?;
+    let head = compose::head(message).map_err(ComposeError::reason)?;
     // Plain text first: the last alternative is the one to be shown (RFC 2046 §5.1.4), and SendGrid insists on it.
     let parts = [
         ("text/plain", message.rendered.text.as_str()),
@@ -37,7 +37,9 @@ pub(super) fn body(
     if let Some(name) = &from.name {
         sender["name"] = json!(name);
     }
-    let headers = Map::from_iter([(AUTO_SUBMITTED.0.to_owned(), json!(AUTO_SUBMITTED.1))]);
+    let headers = compose::headers(message).map_err(ComposeError::reason)?;
+    let headers: Map<String, Value> =
+        headers.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let mut body = json!({
         "personalizations": [{"to": [{"email": head.to.to_string()}]}],
         "from": sender,
@@ -49,5 +51,5 @@ pub(super) fn body(
     if sandbox_mode {
         body["mail_settings"] = json!({"sandbox_mode": {"enable": true}});
     }
-    serde_json::to_vec(&body).map_err(|_| compose::ComposeError::Message.reason())
+    serde_json::to_vec(&body).map_err(|_| ComposeError::Message.reason())
 }

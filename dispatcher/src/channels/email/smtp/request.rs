@@ -8,7 +8,7 @@ use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 
 use crate::channels::Message;
-use crate::channels::email::compose::{self, AUTO_SUBMITTED, ComposeError, Head};
+use crate::channels::email::compose::{self, ComposeError, Head};
 
 /// An e-mail that is ready to be sent.
 #[derive(Debug)]
@@ -27,16 +27,21 @@ pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> 
     let Head { to, subject } = compose::head(message)?;
     // The domain is the sender's, so that the identifier is unique without naming a machine.
     let message_id = format!("<{}@{}>", message.delivery.as_str(), from.email.domain());
-    let builder = lettre::Message::builder()
+    let mut builder = lettre::Message::builder()
         .from(from.clone())
         .to(Mailbox::new(None, to.clone()))
         .subject(subject)
         .date(system_time(now))
-        .message_id(Some(message_id.clone()))
-        .raw_header(HeaderValue::new(
-            HeaderName::new_from_ascii_str(AUTO_SUBMITTED.0),
-            AUTO_SUBMITTED.1.to_owned(),
-        ));
+        .message_id(Some(message_id.clone()));
+    for (name, value) in compose::headers(message)? {
+        // The value is ASCII and, having no spaces to fold at, one line.
+        let value = HeaderValue::dangerous_new_pre_encoded(
+            HeaderName::new_from_ascii_str(name),
+            value.clone(),
+            value,
+        );
+        builder = builder.raw_header(value);
+    }
     let text = || SinglePart::plain(crlf(&rendered.text));
     let email = match rendered.html.as_deref() {
         None => builder.singlepart(text()),
@@ -108,6 +113,7 @@ mod tests {
             expires_at: now,
             attempt: 1,
             collapse_key: None,
+            unsubscribe: None,
             metadata: &serde_json::Map::new(),
         };
         let mail = compose(&message, &from.parse().unwrap(), now)?;
