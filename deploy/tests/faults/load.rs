@@ -79,7 +79,7 @@ impl Load {
     }
 
     /// Names the webhook in each: recipients are the same in all regions.
-    pub fn to_webhook_only(self) -> Self {
+    pub fn webhook_only(self) -> Self {
         Load { names_recipients: false, ..self }
     }
 
@@ -252,7 +252,7 @@ impl Load {
     /// Always the same for the same number, so that a repetition is one.
     pub fn notification(&self, number: u64) -> Value {
         let recipient = number % RECIPIENTS;
-        let to = match self.names_recipients && number % 10 != 0 {
+        let to = match self.names_recipients && !number.is_multiple_of(10) {
             true => json!({ "recipient": format!("u-{recipient}") }),
             false => json!({ "webhook": format!("{}/{recipient}", self.webhook) }),
         };

@@ -46,7 +46,7 @@ impl Side {
         let wanted = Wanted { name, ack_wait: Some(ACK_WAIT), ..Wanted::new(&unused) };
         let (region, link) = hub.linked(wanted).await?;
         let journal = Journal::start(&region.connection);
-        let load = Load::new(&region.api, name, provider.url()).to_webhook_only();
+        let load = Load::new(&region.api, name, provider.url()).webhook_only();
         Ok(Side { region, provider, journal, load, next: 0, incidents: Vec::new(), _link: link })
     }
 
