@@ -128,6 +128,8 @@ fn sender(settings: &TwilioSettings) -> Result<Sender, ConfigError> {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut TwilioSettings);
+
     fn settings() -> TwilioSettings {
         TwilioSettings {
             account_sid: "AC0123".to_owned(),
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_refused_and_no_secret_is_shown() {
-        let refused: [(fn(&mut TwilioSettings), &str); 11] = [
+        let refused: [(Change, &str); 11] = [
             (|it| it.account_sid.clear(), "account_sid"),
             (|it| it.account_sid = "AC/../x".to_owned(), "account_sid"),
             (|it| it.auth_token = None, "auth_token"),

@@ -85,6 +85,8 @@ mod tests {
 
     use super::*;
 
+    type Make = fn(String) -> Outcome;
+
     fn outcome(status: u16, body: Option<&str>, wait: Option<&str>) -> Outcome {
         let mut headers = HeaderMap::new();
         if let Some(wait) = wait {
@@ -109,7 +111,7 @@ mod tests {
         let transient = [21611, 14107, 30001, 30003];
         let out_of_order = [20005, 30002, 21606, 21608, 21212, 21603, 21660, 21703];
         let wrong = [30007, 21408, 21617, 99999];
-        let table: [(&[u32], fn(String) -> Outcome); 4] = [
+        let table: [(&[u32], Make); 4] = [
             (&dead, address_dead),
             (&transient, |reason| retry(reason, None)),
             (&out_of_order, unavailable),

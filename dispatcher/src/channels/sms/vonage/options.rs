@@ -90,6 +90,8 @@ impl Options {
 mod tests {
     use super::*;
 
+    type Change = fn(&mut VonageSettings);
+
     fn settings() -> VonageSettings {
         VonageSettings {
             api_key: "abcd1234".to_owned(),
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_refused_and_no_secret_is_shown() {
-        let refused: [(fn(&mut VonageSettings), &str); 7] = [
+        let refused: [(Change, &str); 7] = [
             (|it| it.api_key = " ".to_owned(), "api_key"),
             (|it| it.api_secret = None, "api_secret"),
             (|it| it.api_secret = Some(String::new().into()), "api_secret"),

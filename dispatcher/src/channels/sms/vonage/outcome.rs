@@ -82,6 +82,8 @@ mod tests {
 
     use super::*;
 
+    type Make = fn(String) -> Outcome;
+
     fn outcome(status: u16, body: Option<&str>, wait: Option<&str>) -> Outcome {
         let mut headers = HeaderMap::new();
         if let Some(wait) = wait {
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn statuses_mean_what_the_table_says() {
-        let table: [(&[u16], fn(String) -> Outcome); 4] = [
+        let table: [(&[u16], Make); 4] = [
             (&[1, 5, 10, 13], |reason| retry(reason, None)),
             (&[7, 33], address_dead),
             (&[4, 8, 9, 11, 14, 23, 29, 32], unavailable),
