@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::Acceptor;
+use crate::callbacks::Callbacks;
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
 use crate::queues::Queues;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub model: ReadModel,
     /// Takes notifications.
     pub acceptor: Acceptor,
+    /// Whose reports count.
+    pub callbacks: Callbacks,
     /// Seals and opens.
     pub sealer: Arc<Sealer>,
     /// Who may call.

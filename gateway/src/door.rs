@@ -3,8 +3,9 @@
 //!
 //! A request to `peal.<region>.api.notifications` carries the same JSON as `POST /v1/notifications`, and the same
 //! `Authorization` and `Idempotency-Key` as headers; a signature is made over the HTTP method and path. `…api.batch`
-//! stands for `POST /v1/notifications/batch`, and `…api.region` tells other regions how this one stands. A refusal has the micro service error headers, with the status as code,
-//! and the problem as body.
+//! stands for `POST /v1/notifications/batch`. `…api.region` tells other regions how this one stands, and `…api.receipts` takes
+//! what providers reported there of this region's deliveries. A refusal has the micro service error headers, with the status
+//! as code, and the problem as body.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::app::App;
+use crate::callbacks::take;
 use crate::http::json::BATCH_PATH;
 use crate::regions;
 
@@ -79,13 +81,18 @@ async fn answer(service: &Service, app: &App, router: &Router, stop: &Cancellati
         let regions = Arc::clone(&regions);
         async move { request.answer(Ok(regions.told().await)).await }
     };
-    let status_subject = subjects.api(regions::DOOR);
-    let (single, batch, status) = tokio::join!(
+    let take = |request: Request| {
+        let app = app.clone();
+        async move { request.answer(take::handed_over(&app, request.payload()).await).await }
+    };
+    let (status_subject, receipts_subject) = (subjects.api(regions::DOOR), subjects.api(take::DOOR));
+    let (single, batch, status, receipts) = tokio::join!(
         endpoint("notifications", SINGLE_PATH),
         endpoint("batch", BATCH_PATH),
         service.serve(regions::DOOR, &status_subject, CONCURRENT, stop, tell),
+        service.serve(take::DOOR, &receipts_subject, CONCURRENT, stop, take),
     );
-    for ended in [single, batch, status] {
+    for ended in [single, batch, status, receipts] {
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "the door over NATS was closed");
         }

@@ -12,6 +12,7 @@
 pub mod accept;
 pub mod api;
 pub mod app;
+pub mod callbacks;
 pub mod console;
 pub mod door;
 mod erasures;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Elsewhere, Known, Networks, Rules};
 use crate::app::{App, Parts};
+use crate::callbacks::Callbacks;
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
 use crate::queues::Queues;
@@ -150,6 +152,7 @@ async fn start(
     tasks: &mut JoinSet<&'static str>,
 ) -> anyhow::Result<App> {
     let sealer = Arc::new(settings.sealer()?);
+    let callbacks = Callbacks::from_settings(&settings)?;
     let region: Region = settings.region.name.as_str().parse()?;
     let mut options = Options::from_settings(&settings, "peal-gateway")?;
     options.background = true;
@@ -249,6 +252,7 @@ async fn start(
         queues,
         regions: Arc::new(regions),
         acceptor,
+        callbacks,
         keyring: Keyring::new(mirror.clone(), Arc::clone(&sealer), settings.gateway.rate_limit_per_second),
         nonces,
         keys: Keys::new(writer.clone(), Arc::clone(&sealer)),

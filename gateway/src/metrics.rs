@@ -18,18 +18,21 @@ pub enum Metric {
     Ready,
     /// Open streams of inboxes.
     InboxStreams,
+    /// What providers reported of deliveries, by `provider` and `outcome`.
+    Receipts,
     /// The sequence of the last message of the region's state that is in the mirror.
     StateSequence,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Metric; 6] = [
+    pub const ALL: [Metric; 7] = [
         Metric::HttpRequests,
         Metric::HttpRequestSeconds,
         Metric::AuthRefused,
         Metric::Ready,
         Metric::InboxStreams,
+        Metric::Receipts,
         Metric::StateSequence,
     ];
 
@@ -42,6 +45,7 @@ impl Metric {
             Metric::AuthRefused => "peal_auth_refused_total",
             Metric::Ready => "peal_ready",
             Metric::InboxStreams => "peal_inbox_streams",
+            Metric::Receipts => "peal_receipts_total",
             Metric::StateSequence => SEQUENCE_METRIC,
         }
     }
@@ -59,6 +63,12 @@ impl Metric {
             }
             Metric::Ready => metrics::describe_gauge!(self.name(), "1 while the gateway is ready"),
             Metric::InboxStreams => metrics::describe_gauge!(self.name(), "Open streams of inboxes"),
+            Metric::Receipts => {
+                metrics::describe_counter!(
+                    self.name(),
+                    "Reports of providers about deliveries, and whether they were new"
+                );
+            }
             Metric::StateSequence => metrics::describe_gauge!(self.name(), SEQUENCE_METRIC_MEANS),
         }
     }

@@ -169,7 +169,7 @@ impl Regions {
         if *name == self.connection.region {
             return self.own().await;
         }
-        let answered = self.connection.ask(Subjects::new(name).api(DOOR), ASK_LIMIT).await;
+        let answered = self.connection.ask(Subjects::new(name).api(DOOR), Bytes::new(), ASK_LIMIT).await;
         let told = answered.ok().and_then(|body| serde_json::from_slice::<RegionView>(&body).ok());
         told.filter(|told| told.name == *name)
             .unwrap_or_else(|| RegionView::unreachable(name.clone(), self.clock.now()))

@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
 
+/// The header of a refusal (NATS ADR-32).
+const ERROR_CODE: &str = "Nats-Service-Error-Code";
+
 /// The service could not be registered.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot register the service {name}")]
@@ -60,7 +63,7 @@ impl Request {
 
     async fn refuse(&self, refusal: Refusal) -> Result<(), async_nats::PublishError> {
         let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Nats-Service-Error-Code", refusal.code.to_string().as_str());
+        headers.insert(ERROR_CODE, refusal.code.to_string().as_str());
         headers.insert("Nats-Service-Error", refusal.title.as_str());
         self.inner.respond_with_headers(Ok(refusal.body), headers).await
     }
@@ -210,11 +213,16 @@ impl Connection {
     /// Asks a service and waits for its answer, at most `limit`.
     ///
     /// # Errors
-    /// [`NoAnswer`]
-    pub async fn ask(&self, subject: String, limit: Duration) -> Result<Bytes, NoAnswer> {
-        let asked = tokio::time::timeout(limit, self.client.request(subject.clone(), Bytes::new())).await;
+    /// [`NoAnswer`], also when it refuses.
+    pub async fn ask(&self, subject: String, question: Bytes, limit: Duration) -> Result<Bytes, NoAnswer> {
+        let asked = tokio::time::timeout(limit, self.client.request(subject.clone(), question)).await;
         match asked {
-            Ok(Ok(message)) => Ok(message.payload),
+            Ok(Ok(message)) => match message.headers.as_ref().and_then(|headers| headers.get(ERROR_CODE)) {
+                Some(code) => {
+                    Err(NoAnswer { subject, source: Some(format!("it refuses with {code}").into()) })
+                }
+                None => Ok(message.payload),
+            },
             Ok(Err(error)) => Err(NoAnswer { subject, source: Some(error.into()) }),
             Err(_) => Err(NoAnswer { subject, source: None }),
         }

@@ -2,8 +2,10 @@
 //!
 //! `default.toml` beside this file is compiled in: it is both the documentation and the defaults.
 
+mod callbacks;
 mod channels;
 
+pub use callbacks::*;
 pub use channels::*;
 
 use std::collections::HashMap;
@@ -83,6 +85,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     pub dispatcher: DispatcherSettings,
     pub channels: ChannelSettings,
+    #[serde(default)]
+    pub callbacks: Box<CallbackSettings>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -190,9 +194,20 @@ pub struct DispatcherSettings {
 }
 
 /// Keys that hold lists: their environment variables are split at commas.
-const LISTS: [&str; 6] = [
+const LISTS: [&str; 17] = [
     "nats.urls",
     "topology.regions",
+    "callbacks.mandrill.key_files",
+    "callbacks.mandrill.keys",
+    "callbacks.sendgrid.key_files",
+    "callbacks.sendgrid.keys",
+    "callbacks.telegram.apps",
+    "callbacks.telegram.key_files",
+    "callbacks.telegram.keys",
+    "callbacks.twilio.key_files",
+    "callbacks.twilio.keys",
+    "callbacks.vonage.key_files",
+    "callbacks.vonage.keys",
     "channels.sms.http.retry.statuses",
     "channels.sms.http.success.status",
     "channels.webhook.allowed_networks",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use peal_common::settings::Settings;
 use peal_nats::connect::Connection;
 use peal_nats::inspect::StreamFacts;
@@ -27,7 +28,7 @@ pub async fn links(settings: &Settings, connection: &Connection) -> Vec<Check> {
     };
     let mut checks = vec![sources(&streams)];
     if !settings.is_hub() {
-        let answers = connection.ask(format!("$JS.{hub}.API.INFO"), ANSWER_LIMIT).await.is_ok();
+        let answers = connection.ask(format!("$JS.{hub}.API.INFO"), Bytes::new(), ANSWER_LIMIT).await.is_ok();
         checks.push(hub_check(hub.as_str(), answers, waiting(&streams)));
     }
     checks

@@ -5,16 +5,20 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::SignedDuration;
 use peal_common::clock::Clock;
 use peal_nats::server::free_port;
 use serde_json::{Value, json};
+use sha2::Sha256;
 use tokio::process::Command;
 
 use crate::support::{finished, peal, run};
 use crate::up::{Up, is_running, kill, pids};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// What a provider of text messages signs its reports with.
+const CALLBACK_KEY: &str = "a key of the provider";
 
 /// One region's gateway, with the key that all regions know.
 struct Gateway {
@@ -107,6 +111,20 @@ impl Gateway {
         assert!(found.is_ok(), "{}: {id} of {region} is not known as sent", self.url);
     }
 
+    /// The first delivery of a notification, as soon as it is as wanted.
+    async fn eventually_has_delivery(&self, id: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
+        let path = format!("/v1/notifications/{id}");
+        let found = async {
+            loop {
+                let delivery = self.call("GET", &path, None).await["deliveries"][0].clone();
+                if is_wanted(&delivery) {
+                    break delivery;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("{}: {id} stays", self.url))
+    }
+
     async fn send(&self, folder: &Path, id: &str) {
         let mut send = peal(folder);
         let (key, secret) = self.user.split_once(':').unwrap();
@@ -131,6 +149,7 @@ fn two_regions(folder: &Path) -> Up {
     let mut command = peal(folder);
     command.args(["--json", "up", "--regions", "eu,us", "--port", &ports(10), "--nats-port", &ports(1)]);
     command.args(["--dispatcher-port", &ports(10)]);
+    command.env("PEAL__CALLBACKS__VONAGE__KEYS", CALLBACK_KEY);
     Up::spawn(command)
 }
 
@@ -207,6 +226,25 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     let names = hub.call("GET", "/v1/regions", None).await["data"].as_array().unwrap().clone();
     assert_eq!(names.iter().map(|region| &region["name"]).collect::<Vec<_>>(), ["eu", "us"]);
     assert_eq!(hub.preferences().await, json!({ "marketing": false }));
+
+    // A provider knows one address. What it reports there of another region's delivery is handed to that one.
+    let message = json!({ "id": "by-sms", "category": "demo", "to": [{ "sms": "+821012345678" }],
+                          "content": { "title": "Hi", "body": "By SMS" } });
+    us.call("POST", "/v1/notifications", Some(message)).await;
+    let delivery = us.eventually_has_delivery("by-sms", |delivery| delivery["provider"] == "sandbox").await;
+    let reference = format!("us.demo.by-sms.{}", delivery["id"].as_str().unwrap());
+    let fields = [("client-ref", reference.as_str()), ("messageId", "0A01"), ("status", "rejected")];
+    let mut mac = Hmac::<Sha256>::new_from_slice(CALLBACK_KEY.as_bytes()).unwrap();
+    fields.iter().for_each(|(name, value)| mac.update(format!("&{name}={value}").as_bytes()));
+    let signature: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-f", &format!("{}/v1/callbacks/vonage", eu.url)]);
+    for (name, value) in fields.into_iter().chain([("sig", signature.as_str())]) {
+        curl.args(["--data-urlencode", &format!("{name}={value}")]);
+    }
+    finished(&mut curl).await.exits(0);
+    let bounced = us.eventually_has_delivery("by-sms", |delivery| delivery["status"] == "bounced").await;
+    assert_eq!(bounced["reason"], "rejected");
 
     let hub = pids(&place("hub"))["nats-server"];
     kill("STOP", hub).await;

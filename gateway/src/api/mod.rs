@@ -1,5 +1,6 @@
 //! The routes: one table, grouped by the scope that a caller needs, and one file per resource.
 
+pub mod callbacks;
 pub mod categories;
 pub mod dead_letters;
 pub mod docs;
@@ -28,6 +29,7 @@ pub fn open() -> OpenApiRouter<App> {
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
         .routes(routes!(unsubscribe::show, unsubscribe::act))
+        .routes(routes!(callbacks::post, callbacks::head))
 }
 
 /// For keys with the scope `send`.

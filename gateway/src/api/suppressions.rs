@@ -144,7 +144,7 @@ pub async fn put(
 ) -> Result<Put<SuppressionView>, Problem> {
     let address = Address::read(&app, &caller.app, channel, &address)?;
     let suppression = Suppression { reason: body.reason()?, since: app.clock.now() };
-    let key = address.key(&caller.app, is_pinned(&app, &caller.app, &address)?);
+    let key = address.key(&caller.app, is_pinned(&app, &caller.app, &address.index)?);
     let mut before = None;
     let change = |record: &mut Record, stamp: &Stamp| {
         before = Suppression::read(record);
@@ -157,12 +157,15 @@ pub async fn put(
     Ok(if before.is_none() { Put::New(view) } else { Put::Changed(view) })
 }
 
-/// Whether an address is one of somebody who is pinned: then nothing of it may leave the region.
-fn is_pinned(app: &App, owner: &AppId, address: &Address) -> Result<bool, CatalogError> {
+/// Whether an address, named by its blind index, is one of somebody who is pinned: then nothing of it may leave the region.
+///
+/// # Errors
+/// [`CatalogError`]
+pub fn is_pinned(app: &App, owner: &AppId, index: &str) -> Result<bool, CatalogError> {
     if app.settings.region.pinned {
         return Ok(true);
     }
-    let Some(id) = app.mirror.recipient_with(&address.index)? else { return Ok(false) };
+    let Some(id) = app.mirror.recipient_with(index)? else { return Ok(false) };
     Ok(app.catalog.reach(owner, &id)?.is_some_and(|reach| reach.pinned))
 }
 

@@ -27,7 +27,8 @@ pub fn accepted(harness: &Harness, id: &str) -> Accepted {
     }
 }
 
-async fn intake(harness: &Harness, id: &str) {
+/// Accepts a notification past the gateway.
+pub async fn intake(harness: &Harness, id: &str) {
     let message = Intake {
         v: ENVELOPE_VERSION,
         region: region().as_str().parse().unwrap(),

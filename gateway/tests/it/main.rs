@@ -12,6 +12,7 @@ mod harness;
 mod accept;
 mod auth;
 mod browser;
+mod callbacks;
 mod console;
 mod dead_letters;
 mod erase;

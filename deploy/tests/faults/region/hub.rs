@@ -1,5 +1,6 @@
 //! The hub of two regions.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use peal_common::id::Region as Name;
@@ -9,7 +10,7 @@ use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, ALL_STATE, Current, EVENTS, INTAKE, Links, Topology};
 use tempfile::TempDir;
 
-use super::{Region, Wanted};
+use super::{Region, Wanted, program};
 
 /// How long servers may take until they first take messages from each other: where a consumer is not there yet they try
 /// again after a pause that grows to two minutes.
@@ -90,4 +91,25 @@ impl Hub {
         }
         [here, there]
     }
+
+    /// Which records only one side has, and the end of the hub's log: for errors.
+    pub async fn differs_from(&self, regions: &[&Region]) -> anyhow::Result<String> {
+        let mut here: BTreeMap<_, _> = last_of(&self.connection, ALL_STATE).await?;
+        let mut missing = Vec::new();
+        for region in regions {
+            let stream = Subjects::new(&region.connection.region).state_stream();
+            for (subject, at_ms) in last_of(&region.connection, &stream).await? {
+                if here.remove(&subject).is_none() {
+                    missing.push((subject, at_ms));
+                }
+            }
+        }
+        let log = program::tail(&self.server.log_file());
+        Ok(format!("missing at the hub: {missing:?}; only there: {here:?}\n-- hub\n{log}"))
+    }
+}
+
+async fn last_of(connection: &Connection, stream: &str) -> anyhow::Result<BTreeMap<String, i64>> {
+    let found = connection.last_of_each(stream, ">").await?;
+    Ok(found.into_iter().map(|stored| (stored.subject, stored.at_ms)).collect())
 }

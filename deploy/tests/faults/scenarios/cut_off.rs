@@ -123,7 +123,8 @@ async fn run(
         Ok(both) => both,
         Err(error) => {
             let counts = hub.compared_with(&[eu, us]).await;
-            return Err(error.context(format!("messages at the hub, and in the regions: {counts:?}")));
+            let what = hub.differs_from(&[eu, us]).await.unwrap_or_else(|error| format!("{error:#}"));
+            return Err(error.context(format!("messages at the hub, and in the regions: {counts:?}; {what}")));
         }
     };
     for region in [eu, &*us] {

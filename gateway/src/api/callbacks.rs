@@ -1,0 +1,57 @@
+//! Where providers post what became of what they were sent. No key is asked for: their signatures show who they are.
+
+use axum::extract::{Request, State};
+use http::StatusCode;
+
+use crate::app::App;
+use crate::callbacks::{Provider, Refused, take};
+use crate::http::json::body_bytes;
+use crate::http::params::Id;
+use crate::http::problem::{NoContent, Problem, ProblemBody};
+
+/// The largest body: a thousand events of SendGrid or Mandrill.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Takes a provider's report: it moves deliveries on, and suppresses addresses that are dead or complained. Repeating it
+/// changes nothing. Reports about messages that Peal did not send are accepted and left.
+#[utoipa::path(post, path = "/v1/callbacks/{provider}", tag = "callbacks", security(()),
+    params(("provider" = String, Path, description = "twilio, vonage, sendgrid, mandrill or telegram")),
+    request_body(content = String, description = "as the provider writes it, with its signature in a header"),
+    responses(
+        (status = 204, description = "taken"),
+        (status = 401, description = "the signature is not valid", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "no such provider, or no key for it in the settings", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "not taken: to be posted again", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn post(
+    State(app): State<App>,
+    Id(provider): Id<Provider>,
+    request: Request,
+) -> Result<NoContent, Problem> {
+    if app.connection.is_hub {
+        return Err(Problem::only_in_regions());
+    }
+    let (uri, headers) = (request.uri().clone(), request.headers().clone());
+    let body = body_bytes(request, MAX_BODY_BYTES).await?;
+    let reports = app.callbacks.read(provider, &uri, &headers, &body).map_err(|refused| match refused {
+        Refused::NotSetUp => Problem::not_found("callback: the settings have no callbacks section for it"),
+        Refused::Signature => Problem::unauthorized_because(
+            "invalid_signature",
+            "no key of the settings made this signature for this address and body",
+        ),
+        Refused::Malformed => {
+            Problem::malformed("invalid_callback", "it is signed, and not written as this provider does")
+        }
+    })?;
+    take::reported(&app, provider, reports).await?;
+    Ok(NoContent)
+}
+
+/// Whether there is such a callback. Mandrill asks before it keeps an address.
+#[utoipa::path(head, path = "/v1/callbacks/{provider}", tag = "callbacks", security(()),
+    params(("provider" = String, Path, description = "the provider")),
+    responses((status = 204, description = "there is"), (status = 404, description = "there is not")))]
+pub async fn head(Id(_): Id<Provider>) -> StatusCode {
+    StatusCode::NO_CONTENT
+}

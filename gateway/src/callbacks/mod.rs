@@ -1,0 +1,221 @@
+//! What providers report of what they were sent: it arrived, came back, was opened, was called spam.
+//!
+//! Whoever posts shows by a signature that they are the provider; nothing else protects this door. A file for each provider
+//! says how its signature is checked and what its words mean; [`take`] makes events and suppressions of them. Reports come
+//! late, twice and in any order: what is known already changes nothing, so an old one that somebody posts again is harmless.
+
+pub mod take;
+
+mod mandrill;
+mod sendgrid;
+mod signature;
+mod telegram;
+mod twilio;
+mod vonage;
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::{HeaderMap, Uri};
+use jiff::Timestamp;
+use p256::ecdsa::VerifyingKey;
+use peal_common::channel::Channel;
+use peal_common::event::EventType;
+use peal_common::id::AppId;
+use peal_common::receipt::Reference;
+use peal_common::settings::{Secret, Settings, SettingsError};
+
+/// A provider that reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// Text messages.
+    Twilio,
+    /// Text messages.
+    Vonage,
+    /// E-mail.
+    Sendgrid,
+    /// E-mail.
+    Mandrill,
+    /// Who blocks the bot.
+    Telegram,
+}
+
+impl Provider {
+    /// Its name in paths, events and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Provider::Twilio => "twilio",
+            Provider::Vonage => "vonage",
+            Provider::Sendgrid => "sendgrid",
+            Provider::Mandrill => "mandrill",
+            Provider::Telegram => "telegram",
+        }
+    }
+
+    /// What it carries.
+    #[must_use]
+    pub const fn channel(self) -> Channel {
+        match self {
+            Provider::Twilio | Provider::Vonage => Channel::Sms,
+            Provider::Sendgrid | Provider::Mandrill => Channel::Email,
+            Provider::Telegram => Channel::Telegram,
+        }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Provider {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        use Provider::{Mandrill, Sendgrid, Telegram, Twilio, Vonage};
+        let known = [Twilio, Vonage, Sendgrid, Mandrill, Telegram];
+        known.into_iter().find(|provider| provider.as_str() == name).ok_or("no provider of this name reports")
+    }
+}
+
+/// One thing that a provider reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// What became of a delivery.
+    Delivery {
+        /// Which one.
+        reference: Reference,
+        /// What happened, if a step of the delivery did.
+        step: Option<EventType>,
+        /// When, as far as the provider says it.
+        at: Option<Timestamp>,
+        /// Why: a stable word.
+        reason: Option<String>,
+        /// The provider's name for the message.
+        provider_id: Option<String>,
+        /// An address that is not to be written to any more, and why.
+        dead: Option<(String, String)>,
+    },
+    /// Somebody blocked the bot, or lets it write again.
+    Chat {
+        /// The chat's id.
+        chat: String,
+        /// Whether it is blocked.
+        blocked: bool,
+    },
+}
+
+/// A report that is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The settings have no key for this provider.
+    NotSetUp,
+    /// No key has made the signature.
+    Signature,
+    /// It is signed, and not written as this provider does.
+    Malformed,
+}
+
+/// The keys of all providers.
+#[derive(Debug, Default)]
+pub struct Callbacks {
+    /// The address under which providers reach the gateway, without a slash at its end.
+    base: String,
+    twilio: Option<Vec<Secret>>,
+    vonage: Option<Vec<Secret>>,
+    sendgrid: Option<Vec<VerifyingKey>>,
+    mandrill: Option<Vec<Secret>>,
+    telegram: Option<Vec<Secret>>,
+    /// Those that the bot writes for.
+    pub bot_apps: Vec<AppId>,
+}
+
+impl Callbacks {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with what to write.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        let callbacks = &settings.callbacks;
+        let base = settings.gateway.public_base().unwrap_or_default().to_owned();
+        let keys = |given: &Option<_>, section| {
+            given.as_ref().map(|it: &peal_common::settings::SignedSettings| it.read(section)).transpose()
+        };
+        let twilio = keys(&callbacks.twilio, "callbacks.twilio")?;
+        let mandrill = keys(&callbacks.mandrill, "callbacks.mandrill")?;
+        if base.is_empty() && (twilio.is_some() || mandrill.is_some()) {
+            let advice =
+                "gateway.public_url: write it, callbacks.twilio and callbacks.mandrill sign the address";
+            return Err(SettingsError::Invalid(advice.to_owned()));
+        }
+        let sendgrid = keys(&callbacks.sendgrid, "callbacks.sendgrid")?;
+        let telegram = callbacks.telegram.as_ref();
+        if telegram.is_some_and(|bot| bot.apps.is_empty()) {
+            let advice = "callbacks.telegram.apps: write the apps that the bot writes for";
+            return Err(SettingsError::Invalid(advice.to_owned()));
+        }
+        Ok(Callbacks {
+            base,
+            twilio,
+            vonage: keys(&callbacks.vonage, "callbacks.vonage")?,
+            sendgrid: sendgrid.map(|keys| keys.iter().map(sendgrid::verifying_key).collect()).transpose()?,
+            mandrill,
+            telegram: telegram.map(|bot| bot.read("callbacks.telegram")).transpose()?,
+            bot_apps: telegram.map(|bot| bot.apps.clone()).unwrap_or_default(),
+        })
+    }
+
+    /// Checks the signature of what was posted, and reads it.
+    ///
+    /// # Errors
+    /// [`Refused`]
+    pub fn read(
+        &self,
+        provider: Provider,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Vec<Report>, Refused> {
+        let posted = Posted { url: format!("{}{uri}", self.base), query: uri.query(), headers, body };
+        let keys = |keys: &Option<Vec<Secret>>| keys.clone().ok_or(Refused::NotSetUp);
+        match provider {
+            Provider::Twilio => twilio::read(&keys(&self.twilio)?, &posted),
+            Provider::Vonage => vonage::read(&keys(&self.vonage)?, &posted),
+            Provider::Sendgrid => sendgrid::read(self.sendgrid.as_deref().ok_or(Refused::NotSetUp)?, &posted),
+            Provider::Mandrill => mandrill::read(&keys(&self.mandrill)?, &posted),
+            Provider::Telegram => telegram::read(&keys(&self.telegram)?, &posted),
+        }
+    }
+}
+
+/// What a provider posted.
+struct Posted<'a> {
+    /// The address as the provider knows it, with its query.
+    url: String,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+    body: &'a [u8],
+}
+
+impl Posted<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The fields of a form.
+    fn form(&self) -> Vec<(String, String)> {
+        form_urlencoded::parse(self.body).into_owned().collect()
+    }
+}
+
+/// The value of a field.
+fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+}
+
+/// A time in seconds since the Unix epoch.
+fn seconds(value: &serde_json::Value) -> Option<Timestamp> {
+    Timestamp::from_second(value.as_i64()?).ok()
+}
