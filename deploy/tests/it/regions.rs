@@ -228,7 +228,7 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     assert_eq!(hub.preferences().await, json!({ "marketing": false }));
 
     // A provider knows one address. What it reports there of another region's delivery is handed to that one.
-    let message = json!({ "id": "by-sms", "category": "demo", "to": [{ "sms": "+821012345678" }],
+    let message = json!({ "id": "by-sms", "category": "demo", "to": [{ "phone": "+821012345678" }],
                           "content": { "title": "Hi", "body": "By SMS" } });
     us.call("POST", "/v1/notifications", Some(message)).await;
     let delivery = us.eventually_has_delivery("by-sms", |delivery| delivery["provider"] == "sandbox").await;
