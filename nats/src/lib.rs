@@ -28,6 +28,7 @@ pub mod remove;
 pub mod service;
 pub mod state;
 pub mod sweep;
+pub mod turns;
 pub mod unfinished;
 
 pub use connect::{Connection, connect};

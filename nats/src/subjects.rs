@@ -208,6 +208,18 @@ impl Subjects {
         format!("{}.inbox.>", self.prefix)
     }
 
+    /// The bucket of a rate limit: `peal.<r>.limit.<name>`.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> String {
+        format!("{}.limit.{name}", self.prefix)
+    }
+
+    /// `peal.<r>.limit.>`.
+    #[must_use]
+    pub fn limit_all(&self) -> String {
+        format!("{}.limit.>", self.prefix)
+    }
+
     /// What the sandbox provider recorded: `peal.<r>.sandbox.<channel>`.
     #[must_use]
     pub fn sandbox(&self, channel: Channel) -> String {

@@ -20,7 +20,6 @@ mod breaker;
 mod connections;
 mod http;
 mod jwt;
-mod pace;
 mod providers;
 mod retry_after;
 mod target;
@@ -51,6 +50,8 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(25);
 
 /// Held back by Peal's own rate limit.
 pub const THROTTLED: &str = "throttled";
+/// Held back since the rate limit that all dispatchers share can't be asked.
+pub const LIMITS_UNKNOWN: &str = "limits_unknown";
 /// Held back while a provider has asked everybody to wait.
 pub const PROVIDER_PAUSED: &str = "provider_paused";
 /// Held back because all connections were busy.
@@ -253,6 +254,9 @@ pub(crate) mod outcomes {
     use std::time::Duration;
 
     use peal_common::outcome::Outcome;
+    use peal_nats::turns::NoTurn;
+
+    use super::{LIMITS_UNKNOWN, PROVIDER_PAUSED, THROTTLED};
 
     pub(crate) fn retry(reason: impl Into<String>, after: Option<Duration>) -> Outcome {
         Outcome::Retry { reason: reason.into(), after }
@@ -260,6 +264,18 @@ pub(crate) mod outcomes {
 
     pub(crate) fn held_back(reason: impl Into<String>, after: Option<Duration>) -> Outcome {
         Outcome::HeldBack { reason: reason.into(), after }
+    }
+
+    /// Without a turn nothing is sent now.
+    pub(crate) fn no_turn(error: NoTurn) -> Outcome {
+        match error {
+            NoTurn::Later(wait) => held_back(THROTTLED, Some(wait)),
+            NoTurn::Frozen(left) => held_back(PROVIDER_PAUSED, Some(left)),
+            NoTurn::Unavailable(error) => {
+                tracing::debug!(error = &*error as &dyn std::error::Error, "a rate limit cannot be asked");
+                held_back(LIMITS_UNKNOWN, None)
+            }
+        }
     }
 
     pub(crate) fn permanent(reason: impl Into<String>) -> Outcome {

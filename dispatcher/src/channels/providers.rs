@@ -8,6 +8,7 @@ use peal_common::clock::Clock;
 use peal_common::seal::Sealer;
 use peal_common::settings::{AccountSettings, ChannelSettings};
 use peal_nats::Connection;
+use peal_nats::turns::Turns;
 
 use super::accounts::{Account, Accounts, Admitted, Route, Sought};
 use super::breaker::Opened;
@@ -38,6 +39,7 @@ impl Providers {
         clock: &Clock,
     ) -> Result<Self, ConfigError> {
         let mut providers = Providers::default();
+        let turns = Turns::shared(connection.clone());
         if settings.webhook.enabled {
             let options = webhook::Options::from_settings(&settings.webhook)?;
             let sealer = Arc::clone(sealer);
@@ -56,10 +58,10 @@ impl Providers {
             providers
                 .add(Channel::Inbox, Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())));
         }
-        providers.add_accounts(&settings.unnamed(), None, clock)?;
+        providers.add_accounts(&settings.unnamed(), None, &turns, clock)?;
         for (name, account) in &settings.accounts {
             providers
-                .add_accounts(account, Some(name), clock)
+                .add_accounts(account, Some(name), &turns, clock)
                 .map_err(|source| ConfigError::Account { name: name.clone(), source: Box::new(source) })?;
         }
         if settings.sandbox.enabled {
@@ -78,6 +80,7 @@ impl Providers {
         &mut self,
         settings: &AccountSettings,
         name: Option<&str>,
+        turns: &Turns,
         clock: &Clock,
     ) -> Result<(), ConfigError> {
         let route = Route::from_settings(&settings.route);
@@ -106,19 +109,31 @@ impl Providers {
         }
         if let Some(twilio) = &settings.twilio {
             let options = sms::twilio::Options::from_settings(twilio)?;
-            add(Channel::Sms, Provider::Twilio(sms::twilio::Client::new(options, clock.clone())?));
+            add(
+                Channel::Sms,
+                Provider::Twilio(sms::twilio::Client::new(options, turns.clone(), clock.clone())?),
+            );
         }
         if let Some(vonage) = &settings.vonage {
             let options = sms::vonage::Options::from_settings(vonage)?;
-            add(Channel::Sms, Provider::Vonage(sms::vonage::Client::new(options, clock.clone())?));
+            add(
+                Channel::Sms,
+                Provider::Vonage(sms::vonage::Client::new(options, turns.clone(), clock.clone())?),
+            );
         }
         if let Some(http) = &settings.sms_http {
             let options = sms::http::Options::from_settings(http)?;
-            add(Channel::Sms, Provider::SmsHttp(sms::http::Client::new(options, clock.clone())?));
+            add(
+                Channel::Sms,
+                Provider::SmsHttp(sms::http::Client::new(options, turns.clone(), clock.clone())?),
+            );
         }
         if let Some(bot) = &settings.telegram {
             let options = telegram::Options::from_settings(bot)?;
-            add(Channel::Telegram, Provider::Telegram(telegram::Client::new(options, clock.clone())?));
+            add(
+                Channel::Telegram,
+                Provider::Telegram(telegram::Client::new(options, turns.clone(), clock.clone())?),
+            );
         }
         Ok(())
     }

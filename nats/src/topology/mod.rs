@@ -25,7 +25,7 @@ pub use diff::plan;
 pub use links::{ALL_STATE, OTHERS_ACCEPTED, OTHERS_STATE, STATE_TO, state_to};
 pub use options::{Links, MaxBytes, Options};
 pub use streams::{
-    ATTEMPTS, DEAD_LETTERS, DUE_CONSUMER, EVENTS, INBOX, INTAKE, SANDBOX, SCHEDULE, StreamSpec,
+    ATTEMPTS, DEAD_LETTERS, DUE_CONSUMER, EVENTS, INBOX, INTAKE, LIMITS, SANDBOX, SCHEDULE, StreamSpec,
     deliver_consumer, fanout_consumer, work_stream,
 };
 

@@ -22,6 +22,8 @@ pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 pub const ATTEMPTS: &str = "ATTEMPTS";
 /// The in-app inboxes.
 pub const INBOX: &str = "INBOX";
+/// The buckets of rate limits that all dispatchers share.
+pub const LIMITS: &str = "LIMITS";
 /// What the sandbox provider recorded.
 pub const SANDBOX: &str = "SANDBOX";
 /// The durable consumer of `SCHEDULE` that takes what has become due.
@@ -32,6 +34,10 @@ pub const DUE_CONSUMER: &str = "due";
 const ATTEMPTS_MAX_AGE: Duration = Duration::from_secs(8 * 24 * 60 * 60);
 /// Items kept per recipient; marks count on their own, as they have a subject of their own.
 const INBOX_PER_SUBJECT: i64 = 500;
+/// As long as the longest pause that a provider may ask for: a bucket that nobody touches for longer is full.
+const LIMITS_MAX_AGE: Duration = crate::turns::MAX_FREEZE;
+/// Some 100 bytes each.
+const LIMITS_MAX_MESSAGES: i64 = 500_000;
 /// What the sandbox's page in the console can show.
 const SANDBOX_MAX_MESSAGES: i64 = 1_000;
 
@@ -84,6 +90,7 @@ pub(super) fn all(region: &Region, options: &Options) -> Vec<StreamSpec> {
         definition.dead_letters(),
         definition.attempts(),
         definition.inbox(),
+        definition.limits(),
         definition.state(),
     ]);
     if options.sandbox {
@@ -256,6 +263,23 @@ impl Definition<'_> {
         }
     }
 
+    fn limits(&self) -> StreamSpec {
+        StreamSpec {
+            consumers: Vec::new(),
+            config: stream::Config {
+                discard: DiscardPolicy::Old,
+                max_age: LIMITS_MAX_AGE,
+                max_messages: LIMITS_MAX_MESSAGES,
+                max_messages_per_subject: 1,
+                ..self.stream(
+                    LIMITS,
+                    "Rate limits that dispatchers share: when the next turn is",
+                    self.subjects.limit_all(),
+                )
+            },
+        }
+    }
+
     fn sandbox(&self) -> StreamSpec {
         StreamSpec {
             consumers: Vec::new(),
@@ -343,7 +367,7 @@ mod tests {
         let streams = all(&region(), &Options::laptop());
         let names: BTreeSet<_> = streams.iter().map(|spec| spec.config.name.clone()).collect();
         assert_eq!(names.len(), streams.len());
-        assert_eq!(streams.len(), 2 + Channel::ALL.len() + 5 + 1);
+        assert_eq!(streams.len(), 2 + Channel::ALL.len() + 6 + 1);
         for channel in Channel::ALL {
             let spec = streams.iter().find(|spec| spec.config.name == work_stream(channel)).unwrap();
             let filters: BTreeSet<_> = spec.consumers.iter().map(|c| c.filter_subject.clone()).collect();

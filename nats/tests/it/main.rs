@@ -19,4 +19,5 @@ mod server;
 mod support;
 mod sweep;
 mod topology;
+mod turns;
 mod unfinished;

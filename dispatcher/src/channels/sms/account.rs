@@ -1,23 +1,23 @@
 //! What all three have in common: how an account is called, and what an answer says about the account as a whole.
 
 use std::fmt;
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use rustls::RootCertStore;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use url::Url;
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
+use peal_nats::turns::{Rate, Turns};
 
 use crate::channels::http::{self as shared, Answer};
-use crate::channels::outcomes::{ambiguous, held_back, permanent, retry, unavailable};
-use crate::channels::pace::Pace;
-use crate::channels::{ConfigError, THROTTLED, retry_after};
+use crate::channels::outcomes::{ambiguous, no_turn, permanent, retry, unavailable};
+use crate::channels::{ConfigError, retry_after};
 
 /// The longest answer that is read.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -33,7 +33,7 @@ pub(super) struct Calls {
     /// Trusted beside the usual authorities.
     authorities: RootCertStore,
     timeout: Duration,
-    per_second: Option<NonZeroU32>,
+    rate: Option<Rate>,
 }
 
 impl Calls {
@@ -47,7 +47,7 @@ impl Calls {
         Ok(Calls {
             authorities: shared::authorities(key, tls_ca_file)?,
             timeout: Duration::from_secs(timeout_seconds),
-            per_second: rate_per_second.and_then(NonZeroU32::new),
+            rate: rate_per_second.map(Rate::per_second),
         })
     }
 }
@@ -55,7 +55,9 @@ impl Calls {
 /// The connections to an account, its rate limit and its time limit.
 pub(super) struct Line {
     http: reqwest::Client,
-    pace: Pace,
+    /// The limit, and the name of its bucket.
+    rate: Option<(Rate, String)>,
+    turns: Turns,
     timeout: Duration,
     pub(super) clock: Clock,
 }
@@ -67,12 +69,17 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
-    pub(super) fn new(calls: Calls, clock: Clock) -> Result<Self, ConfigError> {
+    /// `account` is what tells the account from others, such as its URL. Its rate is that of all dispatchers together.
+    pub(super) fn new(calls: Calls, account: &str, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
         let http = shared::client_builder_trusting(calls.authorities)?
             .connect_timeout(CONNECT_LIMIT.min(calls.timeout))
             .build()
             .map_err(ConfigError::Http)?;
-        Ok(Line { http, pace: Pace::new(calls.per_second), timeout: calls.timeout, clock })
+        // A digest: what names an account may hold a secret.
+        let digest = Sha256::digest(account.as_bytes());
+        let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let rate = calls.rate.map(|rate| (rate, format!("sms.{name}")));
+        Ok(Line { http, rate, turns, timeout: calls.timeout, clock })
     }
 
     /// Waits for a message's turn, calls, and reads the answer.
@@ -80,7 +87,10 @@ impl Line {
     /// # Errors
     /// The outcome, when there is no answer.
     pub(super) async fn call(&self, request: reqwest::Request) -> Result<Answer, Outcome> {
-        self.pace.turn(MAX_WAIT).await.map_err(|wait| held_back(THROTTLED, Some(wait)))?;
+        if let Some((rate, name)) = &self.rate {
+            let wait = self.turns.take(name, *rate, MAX_WAIT).await.map_err(no_turn)?;
+            tokio::time::sleep(wait).await;
+        }
         let deadline = Instant::now() + self.timeout;
         // Nobody can be asked whether a message was taken whose answer got lost.
         shared::call(&self.http, request, deadline, MAX_BODY_BYTES).await.map_err(shared::NoAnswer::ambiguous)

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
+use peal_nats::turns::Turns;
 
-use super::limits::{Limits, Pause};
+use super::limits::Limits;
 use super::request::{self, Chat};
 use super::{Options, outcome};
-use crate::channels::outcomes::{held_back, permanent};
-use crate::channels::{ConfigError, Message, PROVIDER_PAUSED, THROTTLED, http as shared};
+use crate::channels::outcomes::permanent;
+use crate::channels::{ConfigError, Message, http as shared};
 
 /// The longest answer that is read: a message of 4,096 characters comes back with escapes and entities.
 const MAX_BODY_BYTES: usize = 256 * 1024;
@@ -25,7 +26,6 @@ pub struct Client {
     options: Options,
     clock: Clock,
     limits: Limits,
-    pause: Pause,
 }
 
 impl fmt::Debug for Client {
@@ -35,16 +35,18 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of one bot. `clock` is what dates in Retry-After are compared with.
+    /// A client of one bot, which takes `turns` with all others of it. `clock` is what dates in Retry-After are compared
+    /// with.
     ///
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
-    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+    pub fn new(options: Options, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
         let http = shared::client_builder()?
             .connect_timeout(CONNECT_LIMIT.min(options.timeout))
             .build()
             .map_err(ConfigError::Http)?;
-        Ok(Client { http, options, clock, limits: Limits::new(), pause: Pause::default() })
+        let limits = Limits::new(turns, options.token.expose());
+        Ok(Client { http, options, clock, limits })
     }
 
     /// Sends one message, after waiting for its turn.
@@ -53,21 +55,14 @@ impl Client {
             return permanent("invalid_address");
         };
         let Some(body) = request::body(message, &chat) else { return permanent("invalid_request") };
-        if let Some(left) = self.pause.left(Instant::now()) {
-            return held_back(PROVIDER_PAUSED, Some(left));
-        }
-        if let Err(wait) = self.limits.turn(&chat, self.options.max_wait).await {
-            return held_back(THROTTLED, Some(wait));
-        }
-        // Somebody else may have been told to wait in the meantime.
-        if let Some(left) = self.pause.left(Instant::now()) {
-            return held_back(PROVIDER_PAUSED, Some(left));
+        if let Err(held_back) = self.limits.turn(&chat, message.priority, self.options.max_wait).await {
+            return held_back;
         }
         let outcome = self.call(body).await;
         if let Outcome::Retry { reason, after: Some(after) } = &outcome
             && reason == "http_429"
         {
-            self.pause.extend(*after, Instant::now());
+            self.limits.pause(*after).await;
         }
         outcome
     }

@@ -1,141 +1,185 @@
-//! How fast a bot may send, and the pause that Telegram asks for.
+//! How fast a bot may send, all dispatchers together, and the pause that Telegram asks for.
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use governor::clock::DefaultClock;
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
-use tokio::time::Instant;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use peal_common::channel::Priority;
+use peal_common::outcome::Outcome;
+use peal_nats::turns::{NoTurn, Rate, Turns};
+use sha2::Sha256;
+use tokio::time::{Instant, sleep};
 
 use super::request::Chat;
-use crate::channels::pace::pass;
+use crate::channels::PROVIDER_PAUSED;
+use crate::channels::outcomes::{held_back, no_turn};
 
-/// All chats together: 25 messages a second evenly and 5 at once, so that no second has more than the 30 that Telegram
-/// allows (Bots FAQ, "My bot is hitting limits").
-const OVERALL_PERIOD: Duration = Duration::from_millis(40);
-const OVERALL_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
+/// All chats together: 25 messages a second evenly and 4 at once, so that no second has more than the 30 that Telegram
+/// allows (Bots FAQ, "My bot is hitting limits"), even when one is a little late.
+const OVERALL: Rate = Rate { period: Duration::from_millis(40), burst: 4 };
 /// One chat: a message a second (same source).
-const CHAT_PERIOD: Duration = Duration::from_secs(1);
+const CHAT: Rate = Rate { period: Duration::from_secs(1), burst: 1 };
 /// A group: 17 messages a minute evenly and 3 at once, so that no minute has more than 20 (same source).
-const GROUP_PERIOD: Duration = Duration::from_millis(60_000 / 17);
-const GROUP_BURST: NonZeroU32 = NonZeroU32::new(3).unwrap();
-/// After so many messages, chats that are not limited at present are forgotten.
-const TIDY_EVERY: u64 = 1024;
-/// A pause is kept no longer than this, whatever Telegram asks for: then one message finds out whether it still holds.
-const MAX_PAUSE: Duration = Duration::from_secs(3600);
+const GROUP: Rate = Rate { period: Duration::from_millis(60_000 / 17), burst: 3 };
+/// After a wait this long it is looked again whether the bot was paused meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// When no turn is near enough, the next look is not sooner.
+const AGAIN: Duration = Duration::from_millis(20);
 
-/// The rate limits of one bot within this process.
+/// The rate limits of one bot.
 pub(super) struct Limits {
-    overall: DefaultDirectRateLimiter,
-    /// By a hash: chats are personal data, and 64 bits keep them apart well enough.
-    chats: DefaultKeyedRateLimiter<u64>,
-    groups: DefaultKeyedRateLimiter<u64>,
-    hasher: RandomState,
-    clock: DefaultClock,
-    sent: AtomicU64,
+    turns: Turns,
+    key: Hmac<Sha256>,
+    overall: String,
 }
 
 impl Limits {
-    pub(super) fn new() -> Self {
-        Limits {
-            overall: RateLimiter::direct(quota(OVERALL_PERIOD, OVERALL_BURST)),
-            chats: RateLimiter::keyed(quota(CHAT_PERIOD, NonZeroU32::MIN)),
-            groups: RateLimiter::keyed(quota(GROUP_PERIOD, GROUP_BURST)),
-            hasher: RandomState::new(),
-            clock: DefaultClock::default(),
-            sent: AtomicU64::new(0),
-        }
+    /// Those of the bot with this token. Neither it nor a chat can be read from the names of the buckets.
+    pub(super) fn new(turns: Turns, token: &str) -> Self {
+        // A key of HMAC may have any length (RFC 2104 §2).
+        let key = Hmac::new_from_slice(token.as_bytes()).unwrap_or_else(|_| Hmac::new(&Default::default()));
+        let overall = format!("telegram.{}", digest(&key, ""));
+        Limits { turns, key, overall }
     }
 
     /// Waits for the turn of a message to `chat`, at most `max_wait`.
     ///
     /// # Errors
-    /// How much longer it would take, when that is too long.
-    pub(super) async fn turn(&self, chat: &Chat, max_wait: Duration) -> Result<(), Duration> {
-        if self.sent.fetch_add(1, Ordering::Relaxed) % TIDY_EVERY == TIDY_EVERY - 1 {
-            self.chats.retain_recent();
-            self.groups.retain_recent();
-        }
+    /// The outcome, when that would take longer, or the bot is paused.
+    pub(super) async fn turn(
+        &self,
+        chat: &Chat,
+        priority: Priority,
+        max_wait: Duration,
+    ) -> Result<(), Outcome> {
         let deadline = Instant::now() + max_wait;
-        let key = self.hasher.hash_one(chat);
-        if chat.is_group() {
-            pass(&self.clock, deadline, || self.groups.check_key(&key)).await?;
+        let (of_chat, of_group) = (self.name_of(chat), format!("{}.group", self.name_of(chat)));
+        let mut own = vec![(of_chat.as_str(), CHAT)];
+        own.extend(chat.is_group().then_some((of_group.as_str(), GROUP)));
+        loop {
+            // A message that its chat holds back takes no turn from the others.
+            let mut wait = Duration::ZERO;
+            for (name, rate) in &own {
+                wait = wait.max(self.turns.wait(name, *rate).await.map_err(no_turn)?);
+            }
+            if wait.is_zero() {
+                match self.both(&own, ahead(priority).min(max_wait)).await {
+                    Ok(turn) => return self.until(turn).await,
+                    Err(NoTurn::Later(later)) => wait = later.max(AGAIN),
+                    Err(error) => return Err(no_turn(error)),
+                }
+            }
+            if Instant::now() + wait > deadline {
+                return Err(no_turn(NoTurn::Later(wait)));
+            }
+            sleep(wait).await;
         }
-        pass(&self.clock, deadline, || self.chats.check_key(&key)).await?;
-        // Last, so that a message held back by its chat takes no turn from the others.
-        pass(&self.clock, deadline, || self.overall.check()).await
+    }
+
+    /// Takes a turn of the bot, and those of the chat at the same time.
+    async fn both(&self, own: &[(&str, Rate)], patience: Duration) -> Result<Duration, NoTurn> {
+        let turn = self.turns.take(&self.overall, OVERALL, patience).await?;
+        for (name, rate) in own {
+            self.turns.take_at(name, *rate, turn).await?;
+        }
+        Ok(turn)
+    }
+
+    async fn until(&self, turn: Duration) -> Result<(), Outcome> {
+        sleep(turn).await;
+        if turn >= LOOK_AGAIN
+            && let Some(left) = self.turns.frozen(&self.overall).await.map_err(no_turn)?
+        {
+            return Err(held_back(PROVIDER_PAUSED, Some(left)));
+        }
+        Ok(())
+    }
+
+    fn name_of(&self, chat: &Chat) -> String {
+        let digest = match chat {
+            Chat::Id(id) => digest(&self.key, &id.to_string()),
+            Chat::Name(name) => digest(&self.key, name),
+        };
+        format!("{}.{digest}", self.overall)
+    }
+
+    /// Keeps all dispatchers from the bot.
+    pub(super) async fn pause(&self, wait: Duration) {
+        if let Err(error) = self.turns.freeze(&self.overall, wait).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "other dispatchers do not hear of a bot's pause"
+            );
+        }
     }
 }
 
-/// Neither period is zero, so there always is a quota.
-fn quota(period: Duration, burst: NonZeroU32) -> Quota {
-    Quota::with_period(period).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+/// How far ahead turns are reserved. What is less urgent leaves the nearest ones to what is more so.
+const fn ahead(priority: Priority) -> Duration {
+    match priority {
+        Priority::Critical => Duration::from_secs(5),
+        Priority::High => Duration::from_secs(2),
+        Priority::Normal => Duration::from_secs(1),
+        Priority::Bulk => Duration::from_millis(250),
+    }
 }
 
-/// The pause of the whole bot after a 429.
-#[derive(Debug, Default)]
-pub(super) struct Pause(Mutex<Option<Instant>>);
-
-impl Pause {
-    /// Starts or extends the pause. A shorter one does not end a longer one.
-    pub(super) fn extend(&self, wait: Duration, now: Instant) {
-        let until = now + wait.min(MAX_PAUSE);
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = Some(kept.map_or(until, |kept| kept.max(until)));
-    }
-
-    /// What is left of the pause.
-    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
-        let until = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let left = until.saturating_duration_since(now);
-        (!left.is_zero()).then_some(left)
-    }
+fn digest(key: &Hmac<Sha256>, text: &str) -> String {
+    let mac = key.clone().chain_update(text).finalize().into_bytes();
+    mac[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channels::THROTTLED;
 
-    #[test]
-    fn a_pause_ends_by_itself_and_is_never_shortened_nor_endless() {
-        let pause = Pause::default();
-        let now = Instant::now();
-        let at = |seconds| now + Duration::from_secs(seconds);
-        assert_eq!(pause.left(now), None);
-        pause.extend(Duration::from_secs(30), now);
-        pause.extend(Duration::from_secs(5), now);
-        assert_eq!(pause.left(at(10)), Some(Duration::from_secs(20)));
-        assert_eq!(pause.left(at(30)), None);
-        pause.extend(Duration::from_secs(1_000_000_000), now);
-        assert_eq!(pause.left(now), Some(MAX_PAUSE));
+    async fn turn(limits: &Limits, chat: i64, priority: Priority) -> Option<&'static str> {
+        match limits.turn(&Chat::Id(chat), priority, Duration::ZERO).await {
+            Ok(()) => None,
+            Err(Outcome::HeldBack { reason, after: Some(_) }) if reason == THROTTLED => Some(THROTTLED),
+            Err(Outcome::HeldBack { reason, after: Some(_) }) if reason == PROVIDER_PAUSED => {
+                Some(PROVIDER_PAUSED)
+            }
+            Err(other) => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]
     async fn one_chat_has_to_wait_and_others_do_not() {
-        let limits = Limits::new();
-        let none = Duration::ZERO;
-        assert_eq!(limits.turn(&Chat::Id(1), none).await, Ok(()));
-        let wait = limits.turn(&Chat::Id(1), none).await.unwrap_err();
-        assert!(wait > Duration::from_millis(500) && wait <= CHAT_PERIOD, "{wait:?}");
-        assert_eq!(limits.turn(&Chat::Id(2), none).await, Ok(()));
+        let limits = Limits::new(Turns::local(), "1:a");
+        assert_eq!(turn(&limits, 1, Priority::Normal).await, None);
+        assert_eq!(turn(&limits, 1, Priority::Normal).await, Some(THROTTLED));
+        assert_eq!(turn(&limits, 2, Priority::Normal).await, None);
     }
 
     #[tokio::test]
-    async fn all_chats_together_are_limited_too() {
-        let limits = Limits::new();
+    async fn all_chats_together_are_limited_and_paused_together() {
+        let turns = Turns::local();
+        let limits = Limits::new(turns.clone(), "1:a");
         let mut passed = 0;
-        let mut refused = None;
-        for chat in 0..1000 {
-            match limits.turn(&Chat::Id(chat), Duration::ZERO).await {
-                Ok(()) => passed += 1,
-                Err(wait) => refused = refused.or(Some(wait)),
-            }
+        for chat in 0..200 {
+            passed += usize::from(turn(&limits, chat, Priority::Critical).await.is_none());
         }
         // The loop takes far less than a second, but how long exactly depends on the machine.
-        assert!((5..=30).contains(&passed), "{passed}");
-        assert!(refused.unwrap() <= OVERALL_PERIOD);
+        assert!((4..=30).contains(&passed), "{passed}");
+        limits.pause(Duration::from_secs(60)).await;
+        assert_eq!(turn(&limits, 999, Priority::Critical).await, Some(PROVIDER_PAUSED));
+        let other = Limits::new(turns, "1:b");
+        assert_eq!(turn(&other, 999, Priority::Critical).await, None);
+        assert!(!other.overall.contains("1:b"));
+    }
+
+    #[tokio::test]
+    async fn what_is_urgent_may_reserve_further_ahead() {
+        let limits = Limits::new(Turns::local(), "1:a");
+        // Everything within the next second is given away.
+        for _ in 0..28 {
+            limits.turns.take(&limits.overall, OVERALL, Duration::from_secs(9)).await.unwrap();
+        }
+        let wait = Duration::from_millis(500);
+        let refused = |outcome: Result<(), Outcome>| matches!(outcome, Err(Outcome::HeldBack { .. }));
+        assert!(refused(limits.turn(&Chat::Id(1), Priority::Bulk, wait).await));
+        let wait = Duration::from_secs(5);
+        assert_eq!(limits.turn(&Chat::Id(2), Priority::Critical, wait).await, Ok(()));
     }
 }

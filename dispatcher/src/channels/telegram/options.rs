@@ -19,6 +19,8 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Where `sendMessage` is called; contains the token.
     pub(super) endpoint: Url,
+    /// What the bot's limits are named by.
+    pub(super) token: Secret,
     /// How long a call may take. At most 15 s, see [`crate::channels::CALL_LIMIT`].
     pub timeout: Duration,
     /// How long a message may wait for its turn under the rate limits, before the call. At most 5 s.
@@ -47,6 +49,7 @@ impl Options {
         })?;
         Ok(Options {
             endpoint: endpoint(&settings.base_url, &token)?,
+            token,
             timeout: CALL_TIMEOUT,
             max_wait: MAX_WAIT,
         })

@@ -9,6 +9,7 @@ use peal_common::template::{Button, ButtonKind};
 use peal_dispatcher::channels::telegram::{Client, Options};
 use peal_dispatcher::channels::{PROVIDER_PAUSED, THROTTLED};
 use peal_dispatcher::recording::{Answer, Telegram};
+use peal_nats::turns::Turns;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
@@ -28,7 +29,7 @@ fn options(base_url: &str) -> Options {
 }
 
 fn client(server: &Telegram) -> Client {
-    Client::new(options(&server.base_url()), clock()).unwrap()
+    Client::new(options(&server.base_url()), Turns::local(), clock()).unwrap()
 }
 
 fn to(chat: &str) -> Fixture {
@@ -104,7 +105,7 @@ async fn silence_after_sending_is_ambiguous_and_bounded() {
     let server = Telegram::start().await.unwrap();
     let mut options = options(&server.base_url());
     options.timeout = SHORT;
-    let client = Client::new(options, clock()).unwrap();
+    let client = Client::new(options, Turns::local(), clock()).unwrap();
     for answer in [Answer::hang(), Answer::status(200).stalled()] {
         server.answer_next(answer);
         let started = Instant::now();
@@ -164,7 +165,7 @@ async fn a_chat_gets_a_message_a_second_and_the_rest_waits_or_comes_back() {
 
     let mut options = options(&server.base_url());
     options.max_wait = Duration::ZERO;
-    let hasty = Client::new(options, clock()).unwrap();
+    let hasty = Client::new(options, Turns::local(), clock()).unwrap();
     assert!(matches!(hasty.send(&to("7").message()).await, Outcome::Sent { .. }));
     let refused = hasty.send(&to("7").message()).await;
     assert!(

@@ -5,6 +5,7 @@ mod decisions;
 mod foreign;
 mod inherited;
 mod intents;
+mod limits;
 mod push;
 mod region;
 mod retries;

@@ -4,6 +4,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
+use peal_nats::turns::Turns;
 
 use super::{Options, outcome, request};
 use crate::channels::sms::account::Line;
@@ -18,12 +19,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of one account. `clock` is what validity and dates in Retry-After are counted from.
+    /// A client of one account, which takes `turns` with all others of it. `clock` is what validity and dates in Retry-After are counted from.
     ///
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
-    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
-        Ok(Client { line: Line::new(options.calls.clone(), clock)?, options })
+    pub fn new(options: Options, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
+        let line = Line::new(options.calls.clone(), options.endpoint.as_str(), turns, clock)?;
+        Ok(Client { line, options })
     }
 
     /// Sends one message, after waiting for its turn.

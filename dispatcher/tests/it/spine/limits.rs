@@ -1,0 +1,103 @@
+//! Rate limits that several dispatchers keep together.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use peal_common::channel::Channel;
+use peal_common::event::EventType;
+use peal_dispatcher::recording::{Answer, Telegram};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::region::{Region, intake};
+
+const OK: &str = r#"{"ok":true,"result":{"message_id":1}}"#;
+/// As many as go in some seconds.
+const MESSAGES: usize = 90;
+/// What a machine that is busy may add between a turn and its call.
+const JITTER: Duration = Duration::from_millis(100);
+
+/// A bot that notes when it is called.
+async fn bot(
+    answer: impl Fn(usize) -> Answer + Send + Sync + 'static,
+) -> (Telegram, Arc<Mutex<Vec<Instant>>>) {
+    let (bot, times) = (Telegram::start().await.unwrap(), Arc::<Mutex<Vec<Instant>>>::default());
+    let noted = Arc::clone(&times);
+    bot.answer_with(move |_| {
+        let mut noted = noted.lock().unwrap();
+        noted.push(Instant::now());
+        answer(noted.len())
+    });
+    (bot, times)
+}
+
+fn settings(bot: &Telegram) -> String {
+    format!("[channels.telegram]\ntoken = \"1:a\"\nbase_url = \"{}\"\n", bot.base_url())
+}
+
+/// Makes as many recipients, each with a chat.
+async fn recipients(region: &Region, count: usize) -> (Vec<String>, u64) {
+    region.category("orders", json!({"class": "transactional", "channels": ["telegram"]})).await;
+    let (mut names, mut state) = (Vec::new(), 0);
+    for number in 0..count {
+        let (name, chat) = (format!("u-{number}"), format!("{}", 1000 + number));
+        state = region.recipient(&name, &[(Channel::Telegram, &chat)], json!({})).await;
+        names.push(name);
+    }
+    (names, state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_dispatchers_send_no_more_than_a_bot_may() {
+    let region = Region::start().await;
+    let (bot, times) = bot(|_| Answer::status(200).body(OK)).await;
+    let (names, state) = recipients(&region, MESSAGES).await;
+    let dispatchers = [0, 1, 2].map(|_| region.dispatcher(&settings(&bot)));
+    // Each of them has some in hand: a notification for every recipient, not one for all.
+    for name in &names {
+        region.accept(&intake(&format!("n-{name}"), &[name.as_str()], state)).await;
+    }
+    bot.wait_for(MESSAGES, Duration::from_secs(30)).await.unwrap();
+    let mut times = times.lock().unwrap().clone();
+    times.sort();
+    for (place, at) in times.iter().enumerate() {
+        let second = *at + Duration::from_secs(1) - JITTER;
+        let within = times[place..].iter().take_while(|other| **other < second).count();
+        assert!(within <= 30, "{within} within a second");
+    }
+    let took = *times.last().unwrap() - times[0];
+    let least = Duration::from_millis(40) * (MESSAGES - 4) as u32;
+    assert!(took >= least - JITTER, "{took:?} for {MESSAGES} messages, of which 25 go in a second");
+    for dispatcher in dispatchers {
+        dispatcher.end().await;
+    }
+    assert_eq!(bot.count(), MESSAGES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bot_that_is_paused_is_left_alone_by_all_dispatchers() {
+    let region = Region::start().await;
+    let (bot, times) = bot(|count| match count {
+        6 => Telegram::error(429, "Too Many Requests", Some(2)),
+        _ => Answer::status(200).body(OK),
+    })
+    .await;
+    let (names, state) = recipients(&region, 30).await;
+    let dispatchers = [0, 1, 2].map(|_| region.dispatcher(&settings(&bot)));
+    for name in &names {
+        region.accept(&intake(&format!("n-{name}"), &[name.as_str()], state)).await;
+    }
+    for name in &names {
+        region.event(&format!("n-{name}"), EventType::Sent).await;
+    }
+    let times = times.lock().unwrap().clone();
+    let refused = times[5];
+    // Those that were on their way when the answer came could not know.
+    let early =
+        times.iter().filter(|at| **at > refused + JITTER && **at < refused + Duration::from_secs(2)).count();
+    assert_eq!(early, 0, "{times:?}");
+    assert_eq!(times.len(), names.len() + 1);
+    for dispatcher in dispatchers {
+        dispatcher.end().await;
+    }
+}
