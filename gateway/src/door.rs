@@ -4,7 +4,8 @@
 //! A request to `peal.<region>.api.notifications` carries the same JSON as `POST /v1/notifications`, and the same
 //! `Authorization` and `Idempotency-Key` as headers; a signature is made over the HTTP method and path. `…api.batch`
 //! stands for `POST /v1/notifications/batch`. `…api.region` tells other regions how this one stands, and `…api.receipts` takes
-//! what providers reported there of this region's deliveries. A refusal has the micro service error headers, with the status
+//! what providers reported there of this region's deliveries; `…api.again` has a record written again that got lost on its
+//! way to another region. A refusal has the micro service error headers, with the status
 //! as code, and the problem as body.
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request as HttpRequest};
 use peal_nats::Connection;
+use peal_nats::handed_on;
 use peal_nats::service::{Description, Refusal, Request, Service};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -85,14 +87,20 @@ async fn answer(service: &Service, app: &App, router: &Router, stop: &Cancellati
         let app = app.clone();
         async move { request.answer(take::handed_over(&app, request.payload()).await).await }
     };
+    let again = |request: Request| {
+        let app = app.clone();
+        async move { request.answer(handed_on::asked_again(&app.writer, request.payload()).await).await }
+    };
     let (status_subject, receipts_subject) = (subjects.api(regions::DOOR), subjects.api(take::DOOR));
-    let (single, batch, status, receipts) = tokio::join!(
+    let again_subject = subjects.api(handed_on::DOOR);
+    let (single, batch, status, receipts, again) = tokio::join!(
         endpoint("notifications", SINGLE_PATH),
         endpoint("batch", BATCH_PATH),
         service.serve(regions::DOOR, &status_subject, CONCURRENT, stop, tell),
         service.serve(take::DOOR, &receipts_subject, CONCURRENT, stop, take),
+        service.serve(handed_on::DOOR, &again_subject, CONCURRENT, stop, again),
     );
-    for ended in [single, batch, status, receipts] {
+    for ended in [single, batch, status, receipts, again] {
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "the door over NATS was closed");
         }

@@ -36,6 +36,7 @@ use peal_common::settings::Settings;
 use peal_nats::catalog::Catalog;
 use peal_nats::connect::{self, Options};
 use peal_nats::group::GroupPublisher;
+use peal_nats::handed_on::HandedOn;
 use peal_nats::keys::Keys;
 use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::state::StateWriter;
@@ -241,6 +242,14 @@ async fn start(
     );
 
     let hub = settings.topology.hub.clone();
+    if let Some(hub) = hub.as_ref().filter(|_| !connection.is_hub) {
+        let handed_on = HandedOn::new(&connection, hub, writer.clone(), clock.clone());
+        let stop = tasks_stop.clone();
+        tasks.spawn(async move {
+            Box::pin(handed_on.run(stop)).await;
+            "the watch over state that is handed on"
+        });
+    }
     let queues = Arc::new(Queues::new(connection.clone(), hub));
     let mut names = settings.topology.regions.clone();
     if names.is_empty() {

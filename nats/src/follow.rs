@@ -23,6 +23,9 @@ const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
 /// How often it is looked whether the connection is another one. The server has forgotten the consumer then, which the
 /// client itself notices only after several heartbeats.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(100);
+/// At how many looks that find something which the consumer doesn't give it is made anew, at first and at most.
+const FIRST_LOOKS: u32 = 4;
+const MOST_LOOKS: u32 = 32;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long the leader of a replicated stream may say that it ends before what was read of it. One that was cut off or
@@ -294,6 +297,11 @@ pub struct Follower {
     quiet_since: Instant,
     /// Since when the stream is said to end before the position.
     short_since: Option<Instant>,
+    /// How many looks found more than the consumer had given, and at how many of them it is made anew.
+    looks: u32,
+    patience: u32,
+    /// Whether it was said that it can't be followed at present.
+    is_told: bool,
     pause: Duration,
 }
 
@@ -328,6 +336,9 @@ impl Follower {
             connects: 0,
             quiet_since: Instant::now(),
             short_since: None,
+            looks: 0,
+            patience: FIRST_LOOKS,
+            is_told: false,
             pause: FIRST_PAUSE,
         }
     }
@@ -359,6 +370,7 @@ impl Follower {
             match tokio::time::timeout(RECONNECT_INTERVAL, messages.next()).await {
                 Ok(Some(chunk)) => {
                     self.quiet_since = Instant::now();
+                    (self.looks, self.patience) = (0, FIRST_LOOKS);
                     if let Some(messages) = self.take(chunk) {
                         return Followed::Messages(messages);
                     }
@@ -426,7 +438,7 @@ impl Follower {
                 Identity::Other => return Some(Followed::Replaced(state)),
             },
             Err(error) => {
-                tracing::warn!(stream = %self.stream, error = %error, "cannot follow the stream yet");
+                self.tell(&error);
                 self.rest().await;
                 return None;
             }
@@ -435,10 +447,12 @@ impl Follower {
             Ok(messages) => {
                 self.quiet_since = Instant::now();
                 self.consumer = None;
+                self.looks = 0;
+                self.is_told = false;
                 self.messages = Some(messages.ready_chunks(MAX_BATCH));
             }
             Err(error) => {
-                tracing::warn!(stream = %self.stream, error = %error, "cannot follow the stream yet");
+                self.tell(&*error);
                 self.rest().await;
             }
         }
@@ -467,8 +481,17 @@ impl Follower {
         match self.connection.stream_state(&self.stream).await {
             Ok(state) => match self.identify(&state) {
                 Identity::Same => match self.has_more(&state).await {
-                    // A server that was just started may take long for the first message.
-                    Ok(true) => None,
+                    Ok(true) => {
+                        // A server that forgot the consumer, behind a link that was cut, sends nothing, which the client
+                        // notices after half a minute only. But one that was just started may take long for the first
+                        // message; it gets longer each time.
+                        self.looks += 1;
+                        if self.looks >= self.patience {
+                            self.patience = (self.patience * 2).min(MOST_LOOKS);
+                            self.messages = None;
+                        }
+                        None
+                    }
                     Ok(false) => Some(Followed::Quiet(state)),
                     Err(error) => {
                         tracing::debug!(stream = %self.stream, %error, "the stream does not answer");
@@ -525,6 +548,14 @@ impl Follower {
                 Identity::Doubtful
             }
             false => Identity::Other,
+        }
+    }
+
+    /// Once for each time that it can't be followed: it may be another domain's stream, and its link cut for long.
+    fn tell(&mut self, error: &dyn std::fmt::Display) {
+        match std::mem::replace(&mut self.is_told, true) {
+            false => tracing::warn!(stream = %self.stream, %error, "cannot follow the stream yet"),
+            true => tracing::debug!(stream = %self.stream, %error, "cannot follow the stream yet"),
         }
     }
 

@@ -90,7 +90,7 @@ pub struct SourceFacts {
 }
 
 impl SourceFacts {
-    fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         self.silent_for.is_some_and(|silence| silence < HEARD)
     }
 }

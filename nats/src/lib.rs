@@ -18,6 +18,7 @@ pub mod dead_letter;
 pub mod delta;
 pub mod follow;
 pub mod group;
+pub mod handed_on;
 pub mod inspect;
 pub mod keys;
 mod leave;

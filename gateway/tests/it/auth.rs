@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use peal_common::clock::Clock;
 use peal_common::key::Scope;
+use peal_nats::topology::EVENTS;
 use reqwest::Method;
 use serde_json::json;
 
@@ -123,6 +124,8 @@ async fn a_signature_that_one_gateway_took_is_refused_by_another() {
     let path = "/v1/categories";
     let heard =
         harness.connection.broadcast(harness.subjects.nonces(), harness.subjects.nonces()).await.unwrap();
+    // The server answers in order: with this answer it knows that the test listens.
+    harness.connection.stream_state(EVENTS).await.unwrap();
     let heard = tokio::sync::Mutex::new(heard);
     let number = AtomicU32::new(0);
     // The test hears of it at about the same time as the other gateway. One that takes it as well tells that, too.

@@ -1,5 +1,6 @@
 //! Regions linked by a hub: what each writes reaches the others, a cut link stops nothing, and nothing is missing after.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,11 @@ use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::connect::{self, Connection};
+use peal_nats::handed_on::{self, HandedOn};
 use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
+use peal_nats::service::{Description, Request, Service};
 use peal_nats::state::{StateWriter, WriteError, Written};
 use peal_nats::topology::{
     ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, deliver_consumer, plan,
@@ -23,6 +26,7 @@ use peal_nats::topology::{
 use peal_nats::{Region, Subjects};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
@@ -105,6 +109,41 @@ impl Place {
     async fn take_over_erasure(&self) {
         let erased = self.mirror.get(&recipient()).unwrap().unwrap();
         self.writer.take_over_erasure(&recipient(), erased).await.unwrap();
+    }
+
+    /// As gateways do.
+    fn look_after_state(&self) {
+        let handed_on = HandedOn::new(&self.connection, &named("hub"), self.writer.clone(), Clock::System);
+        tokio::spawn(handed_on.run(self.stop.clone()));
+    }
+
+    /// The door of a gateway.
+    fn open_door(&self) -> JoinHandle<()> {
+        let (connection, writer, stop) = (self.connection.clone(), self.writer.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let description = Description {
+                name: "test",
+                version: "1.0.0",
+                description: "A gateway's door",
+                metadata: HashMap::new(),
+            };
+            let service = Service::register(&connection, &description).await.unwrap();
+            let subject = Subjects::new(&connection.region).api(handed_on::DOOR);
+            let answer = |request: Request| {
+                let writer = writer.clone();
+                async move {
+                    request.answer(handed_on::asked_again(&writer, request.payload()).await).await;
+                }
+            };
+            service.serve(handed_on::DOOR, &subject, 1, &stop, answer).await.unwrap();
+            service.stop().await;
+        })
+    }
+
+    /// How many records this region has written so far.
+    async fn written(&self) -> u64 {
+        let stream = Subjects::new(&self.connection.region).state_stream();
+        self.connection.stream_state(&stream).await.unwrap().last
     }
 
     fn allowed(&self, name: &str) -> Option<bool> {
@@ -287,6 +326,71 @@ async fn what_is_on_its_way_when_a_link_is_cut_outlives_what_is_written_again_an
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_on_its_way_to_the_hub_is_written_again() {
+    let world = World::start().await;
+    world.us.look_after_state();
+    world.us.set("marketing", Some(true)).await;
+    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(true) }).await;
+    world.us.link.cut();
+    world.us.set("marketing", Some(false)).await;
+    lose_on_its_way(&world.us.connection, "hub").await;
+    world.us.link.heal();
+    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
+        .await;
+    assert_eq!(world.us.written().await, 3, "twice by hand, and once again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_on_its_way_from_the_hub_is_written_again_by_its_region() {
+    let world = World::start().await;
+    world.eu.look_after_state();
+    let door = world.us.open_door();
+    world.us.set("marketing", Some(true)).await;
+    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(true) }).await;
+    world.eu.link.cut();
+    world.us.set("marketing", Some(false)).await;
+    lose_on_its_way(&world.hub_connection, "eu").await;
+    world.eu.link.heal();
+    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
+        .await;
+    assert_eq!(world.us.written().await, 3, "twice by hand, and once again");
+    world.us.stop.cancel();
+    door.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_late_is_not_written_again() {
+    const COUNT: u64 = 200;
+    let world = World::start().await;
+    world.us.look_after_state();
+    world.eu.look_after_state();
+    let key = |number: u64| RecordKey::new(Kind::Recipient, &"shop".parse().unwrap(), &format!("u-{number}"));
+    for number in 0..COUNT {
+        if number == COUNT / 2 {
+            world.us.link.cut();
+        }
+        world.us.write(&key(number), number).await;
+    }
+    world.us.link.heal();
+    for number in 0..COUNT {
+        eventually("eu knows it", || async { world.eu.mirror.get(&key(number)).unwrap().is_some() }).await;
+    }
+    world.us.set("marketing", Some(true)).await;
+    eventually("eu knows the last", || async { world.eu.allowed("marketing") == Some(true) }).await;
+    assert_eq!(world.us.written().await, COUNT + 1);
+}
+
+/// Takes away what waits for a link, as if it had been sent to nobody.
+async fn lose_on_its_way(connection: &Connection, to: &str) {
+    let queue = state_to(&named(to));
+    eventually("it waits for the link", || async {
+        connection.stream_state(&queue).await.is_ok_and(|state| state.messages > 0)
+    })
+    .await;
+    connection.purge(&queue, ">").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
