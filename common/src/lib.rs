@@ -18,6 +18,7 @@ pub mod notification;
 pub mod outcome;
 pub mod preferences;
 pub mod problem;
+pub mod push;
 pub mod receipt;
 pub mod recipient;
 pub mod seal;

@@ -10,6 +10,7 @@ use crate::category::check_choices;
 use crate::channel::{Channel, ChannelChoice, Priority};
 use crate::id::{CategoryId, GroupId, NotificationId, PolicyId, RecipientId, Region, TemplateId};
 use crate::problem::FieldError;
+use crate::push;
 use crate::template::Content;
 
 /// The most targets of one notification.
@@ -205,6 +206,7 @@ impl Notification {
         if serde_json::to_string(&self.metadata).is_ok_and(|text| text.len() > MAX_METADATA_BYTES) {
             errors.push(FieldError::new("metadata", "too_large", "metadata holds at most 16 KiB of JSON"));
         }
+        errors.extend(push::check(&self.metadata));
         self.check_available(&mut errors);
         if errors.is_empty() { Ok(self) } else { Err(errors) }
     }
@@ -377,6 +379,8 @@ mod tests {
         check("to", json!([{"email": "x"}]), "to[0].email", "invalid_email");
         check("to", json!([{"recipient": "u"}, {"group": "vip"}]), "to[1].group", "not_available");
         check("template", json!("t"), "content", "conflict");
+        check("metadata", json!({"apns": {"bagde": 1}}), "metadata.apns", "invalid_value");
+        check("metadata", json!({"apns": {"badge": 1}, "fcm": "high"}), "metadata.fcm", "invalid_value");
         check("send_at", json!("2026-11-30T00:00:00Z"), "send_at", "in_the_past");
         check("send_at", json!("2028-11-30T00:00:00Z"), "send_at", "too_far_ahead");
         check("ttl_seconds", json!(0), "ttl_seconds", "out_of_range");

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::deployment::Deployment;
 use super::process::Busy;
 use super::role::load::{self, Pace};
+use super::seed::CATEGORY;
 use super::sink::Sink;
 use super::statistics::{Latency, median};
 use super::throughput::{notifications, recipients, start_load};
@@ -21,8 +22,9 @@ const CONNECTIONS: usize = 4;
 /// How long a load may take.
 const LOAD_LIMIT: Duration = Duration::from_secs(180);
 /// How long deliveries may take.
-const DELIVERY_LIMIT: Duration = Duration::from_secs(300);
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+pub const DELIVERY_LIMIT: Duration = Duration::from_secs(300);
+/// How long processes may take to have nothing left to do.
+pub const SETTLE_LIMIT: Duration = Duration::from_secs(60);
 
 /// One end-to-end measurement, or all deliveries of one load.
 #[derive(Debug, Clone, Serialize)]
@@ -106,7 +108,7 @@ pub async fn end_to_end(
         let mut pids = deployment.pids();
         pids.extend(sink.pid().map(|pid| ("sink".to_owned(), pid)));
         let busy = Busy::start(pids);
-        let done = batched(deployment, &series, Priority::Normal, people, total).await?;
+        let done = batched(deployment, &series, CATEGORY, Priority::Normal, people, total).await?;
         let delivered = collect(sink, &series, done.accepted, done.first_ns).await?;
         processors = busy.processors();
         deployment.settle(SETTLE_LIMIT).await?;
@@ -147,7 +149,7 @@ pub async fn backlog(
 ) -> anyhow::Result<Backlog> {
     const SERIES: &str = "bulk-0";
     deployment.stop_dispatcher().await?;
-    let done = batched(deployment, SERIES, Priority::Bulk, people, bulk).await?;
+    let done = batched(deployment, SERIES, CATEGORY, Priority::Bulk, people, bulk).await?;
     deployment.settle(SETTLE_LIMIT).await?;
     let start_ns = super::wall::nanos();
     deployment.start_dispatcher().await?;
@@ -167,11 +169,12 @@ pub async fn backlog(
 pub async fn batched(
     deployment: &Deployment,
     series: &str,
+    category: &str,
     priority: Priority,
     people: u64,
     total: u64,
 ) -> anyhow::Result<load::Done> {
-    let what = notifications(series, priority, recipients(people), Some(BATCH));
+    let what = notifications(series, category, priority, recipients(people), Some(BATCH));
     let mut worker = start_load(deployment, what, Pace::Total { connections: CONNECTIONS, total }).await?;
     worker.started(LOAD_LIMIT).await?;
     let done: load::Done = worker.hear(LOAD_LIMIT).await?;
@@ -222,7 +225,7 @@ async fn critical(
     per_second: u64,
     total: u64,
 ) -> anyhow::Result<CriticalLatency> {
-    let what = notifications(series, Priority::Critical, recipients(people), None);
+    let what = notifications(series, CATEGORY, Priority::Critical, recipients(people), None);
     let mut worker = start_load(deployment, what, Pace::Steady { per_second, total }).await?;
     worker.started(LOAD_LIMIT).await?;
     let done: load::Done = worker.hear(LOAD_LIMIT).await?;

@@ -76,6 +76,19 @@ impl Deployment {
     /// # Errors
     /// When something does not start; what did start is ended.
     pub async fn start(folder: &Path, sync: Sync, group_commit: GroupCommit) -> anyhow::Result<Self> {
+        Deployment::start_with(folder, sync, group_commit, "").await
+    }
+
+    /// The same with more settings.
+    ///
+    /// # Errors
+    /// As [`Deployment::start`].
+    pub async fn start_with(
+        folder: &Path,
+        sync: Sync,
+        group_commit: GroupCommit,
+        more: &str,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let region: Region = REGION.parse()?;
         let mut config = ServerConfig::new(region.clone(), folder.join("nats"));
@@ -97,7 +110,7 @@ impl Deployment {
         let dispatcher = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
         let settings = folder.join("peal.toml");
         let text = settings_text(folder, &key, &server.url(), gateway, dispatcher, group_commit);
-        std::fs::write(&settings, text)?;
+        std::fs::write(&settings, text + more)?;
         let mut deployment = Deployment {
             subjects: Subjects::new(&region),
             hybrid: HybridClock::new(Clock::System, region),
@@ -285,7 +298,7 @@ fn settings_text(
         "[region]\nname = \"{REGION}\"\nkey = \"{key}\"\n\n[nats]\nurls = [\"{nats}\"]\n\n\
          [gateway]\nlisten = \"{gateway}\"\ndata_dir = {}\ngroup_commit = \"{group_commit}\"\n\n\
          [dispatcher]\nlisten = \"{dispatcher}\"\ndata_dir = {}\n\n\
-         [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n",
+         [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\"]\n\n",
         data("gateway"),
         data("dispatcher")
     )

@@ -133,7 +133,7 @@ async fn visible(
     }
     let series = format!("visible-{part}");
     // The first notification goes to number 0, which exists; what counts is the position that it names.
-    let what = notifications(&series, Priority::Critical, many.clone(), None);
+    let what = notifications(&series, seed::CATEGORY, Priority::Critical, many.clone(), None);
     let mut worker = start_load(deployment, what, Pace::Total { connections: 1, total: 1 }).await?;
     worker.started(LIMIT).await?;
     let done: load::Done = worker.hear(LIMIT).await?;
@@ -153,7 +153,7 @@ async fn everywhere(
     total: u64,
 ) -> anyhow::Result<Delivered> {
     const SERIES: &str = "everywhere-0";
-    let what = notifications(SERIES, Priority::Normal, many.clone(), Some(500));
+    let what = notifications(SERIES, seed::CATEGORY, Priority::Normal, many.clone(), Some(500));
     let mut worker = start_load(deployment, what, Pace::Total { connections: 4, total }).await?;
     worker.started(LIMIT).await?;
     let done: load::Done = worker.hear(LIMIT).await?;

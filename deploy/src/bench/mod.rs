@@ -11,6 +11,7 @@ mod http;
 mod machine;
 mod many;
 mod process;
+mod pushing;
 pub mod report;
 mod role;
 mod seed;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use peal_common::channel::{Channel, ChannelChoice};
 use peal_common::settings::GroupCommit;
 use peal_nats::server::Sync;
 use tempfile::TempDir;
@@ -60,6 +62,8 @@ pub enum Part {
     Latency,
     /// Critical notifications behind a backlog of bulk ones
     Backlog,
+    /// Pushes of one dispatcher through APNs and FCM
+    Pushes,
     /// Memory and pace with many recipients
     Recipients,
     /// Accepting when every write is forced to disk
@@ -167,6 +171,9 @@ async fn measure(args: &Args, folder: &Path, output: &Output, report: &mut Repor
     if [Part::EndToEnd, Part::Latency, Part::Backlog].into_iter().any(|part| args.wants(part)) {
         delivering(args, &sizes, &folder.join("delivering"), output, report).await.context("delivering")?;
     }
+    if args.wants(Part::Pushes) {
+        pushing(&sizes, &folder.join("pushing"), output, report).await.context("pushing")?;
+    }
     if args.wants(Part::Recipients) && sizes.many_recipients > 0 {
         many_recipients(&sizes, &folder.join("recipients"), output, report).await.context("recipients")?;
     }
@@ -186,7 +193,7 @@ async fn prepared(
     report: &mut Report,
 ) -> anyhow::Result<(Deployment, String)> {
     let deployment = Deployment::start(folder, sync, group_commit).await?;
-    seed::category(&deployment).await?;
+    seed::category(&deployment, seed::CATEGORY, ChannelChoice::Webhook).await?;
     let who = recipients(sizes.recipients);
     // Nothing is delivered, so nobody needs to listen there.
     seed::recipients(&deployment, &who, 0..sizes.recipients, "http://127.0.0.1:9/webhook").await?;
@@ -251,7 +258,7 @@ async fn delivering(
     let mut sink = Sink::start().await?;
     let mut deployment = Deployment::start(folder, Sync::ServerDefault, GroupCommit::Auto).await?;
     report.nats_server = deployment.connection.client.server_info().version;
-    seed::category(&deployment).await?;
+    seed::category(&deployment, seed::CATEGORY, ChannelChoice::Webhook).await?;
     let people = sizes.recipients;
     seed::recipients(&deployment, &recipients(people), 0..people, &sink.url()).await?;
     deployment.start_dispatcher().await?;
@@ -284,6 +291,25 @@ async fn delivering(
     deployment.end().await
 }
 
+async fn pushing(sizes: &Sizes, folder: &Path, output: &Output, report: &mut Report) -> anyhow::Result<()> {
+    let mut sink = Sink::start().await?;
+    let more = pushing::settings(folder, &sink)?;
+    let mut deployment =
+        Deployment::start_with(folder, Sync::ServerDefault, GroupCommit::Auto, &more).await?;
+    report.nats_server = deployment.connection.client.server_info().version;
+    let people = sizes.recipients;
+    seed::devices(&deployment, &recipients(people), 0..people).await?;
+    for channel in [Channel::Apns, Channel::Fcm] {
+        let measured =
+            pushing::measure(&mut deployment, &mut sink, channel, people, sizes.pushes, sizes.rounds).await;
+        let measured = measured.with_context(|| deployment.logs())?;
+        output.progress(format!("pushes through {channel}: {:.0}/s", measured.per_second));
+        report.pushed.push(measured);
+    }
+    report.remember("pushes", &deployment);
+    deployment.end().await
+}
+
 async fn many_recipients(
     sizes: &Sizes,
     folder: &Path,
@@ -293,7 +319,7 @@ async fn many_recipients(
     let mut sink = Sink::start().await?;
     let mut deployment = Deployment::start(folder, Sync::ServerDefault, GroupCommit::Auto).await?;
     report.nats_server = deployment.connection.client.server_info().version;
-    seed::category(&deployment).await?;
+    seed::category(&deployment, seed::CATEGORY, ChannelChoice::Webhook).await?;
     deployment.start_dispatcher().await?;
     let many = many::Sizes {
         recipients: sizes.many_recipients,

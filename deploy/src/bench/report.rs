@@ -9,6 +9,7 @@ use super::deployment::Deployment;
 use super::machine::{Disk, Machine};
 use super::many::Many;
 use super::process::{Memory, busy_words};
+use super::pushing::Pushed;
 use super::throughput::{Series, Shape};
 use crate::output::table;
 
@@ -18,6 +19,8 @@ const SINGLE_TARGET: f64 = 0.20;
 const BATCHED_TARGET: f64 = 0.70;
 /// Notifications delivered, as a part of the raw rate.
 const END_TO_END_TARGET: f64 = 0.12;
+/// Pushes of one dispatcher in a second, through APNs and through FCM.
+const PUSHES_TARGET: f64 = 5_000.0;
 /// Milliseconds from a critical request to its webhook, 99 % of the time, behind a backlog.
 const CRITICAL_P99_MS: f64 = 150.0;
 /// Megabytes of gateway and of dispatcher with many recipients.
@@ -68,6 +71,8 @@ pub struct Report {
     pub light: Option<CriticalLatency>,
     /// Critical notifications behind a backlog.
     pub backlog: Option<Backlog>,
+    /// Pushes.
+    pub pushed: Vec<Pushed>,
     /// Many recipients.
     pub recipients: Option<Many>,
     /// Accepting with `sync_interval: always`.
@@ -135,6 +140,8 @@ pub struct Comparison {
 pub enum Target {
     /// This or more, as a part of the raw rate.
     RatioAtLeast(f64),
+    /// This or more in a second.
+    PerSecondAtLeast(f64),
     /// Less than this, in milliseconds.
     MillisBelow(f64),
     /// Less than this, in megabytes.
@@ -144,7 +151,7 @@ pub enum Target {
 impl Target {
     fn is_met(self, value: f64) -> bool {
         match self {
-            Target::RatioAtLeast(wanted) => value >= wanted,
+            Target::RatioAtLeast(wanted) | Target::PerSecondAtLeast(wanted) => value >= wanted,
             Target::MillisBelow(limit) | Target::MegabytesBelow(limit) => value < limit,
         }
     }
@@ -152,6 +159,7 @@ impl Target {
     fn words(self) -> String {
         match self {
             Target::RatioAtLeast(wanted) => format!("≥ {wanted:.2}"),
+            Target::PerSecondAtLeast(wanted) => format!("≥ {wanted:.0}/s"),
             Target::MillisBelow(limit) => format!("< {limit:.0} ms"),
             Target::MegabytesBelow(limit) => format!("< {limit:.0} MB"),
         }
@@ -160,6 +168,7 @@ impl Target {
     fn value(self, value: f64) -> String {
         match self {
             Target::RatioAtLeast(_) => format!("{value:.2}"),
+            Target::PerSecondAtLeast(_) => format!("{value:.0}/s"),
             Target::MillisBelow(_) => format!("{value:.1} ms"),
             Target::MegabytesBelow(_) => format!("{value:.0} MB"),
         }
@@ -186,6 +195,7 @@ impl Report {
             end_to_end: None,
             light: None,
             backlog: None,
+            pushed: Vec::new(),
             recipients: None,
             always: Vec::new(),
             memory: BTreeMap::new(),
@@ -217,7 +227,8 @@ impl Report {
 
     /// Compares what was measured with what is wanted.
     pub(super) fn compare(&mut self) {
-        self.comparisons = [self.rates(), self.latencies(), self.pace(), self.synced()].concat();
+        self.comparisons =
+            [self.rates(), self.latencies(), self.pushes(), self.pace(), self.synced()].concat();
         self.faults = self.find_faults();
     }
 
@@ -274,6 +285,15 @@ impl Report {
         rows
     }
 
+    fn pushes(&self) -> Vec<Comparison> {
+        let rows = self.pushed.iter().map(|pushed| {
+            let figure = format!("{:.0}/s, {}", pushed.per_second, busy_words(&pushed.processors));
+            let what = format!("pushes of one dispatcher, {}", pushed.channel);
+            comparison(&what, figure, pushed.per_second, Some(Target::PerSecondAtLeast(PUSHES_TARGET)))
+        });
+        rows.collect()
+    }
+
     fn pace(&self) -> Vec<Comparison> {
         let Some(many) = &self.recipients else { return Vec::new() };
         let mut rows = Vec::new();
@@ -324,6 +344,8 @@ impl Report {
             delivered.extend(measured.runs.iter().map(|run| ("end to end", run)));
         }
         delivered.extend(self.light.iter().map(|light| ("light load", &light.delivered)));
+        let pushed = self.pushed.iter().flat_map(|pushed| &pushed.runs);
+        delivered.extend(pushed.map(|run| ("pushes", run)));
         delivered.extend(self.recipients.iter().map(|many| ("recipients", &many.delivered)));
         if let Some(backlog) = &self.backlog {
             delivered.push(("critical behind a backlog", &backlog.critical.delivered));

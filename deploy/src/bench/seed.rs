@@ -20,21 +20,17 @@ pub const CATEGORY: &str = "orders";
 /// Writes that may be unacknowledged at once.
 const WINDOW: usize = 1_000;
 
-/// Writes the category.
+/// Writes a category whose notifications go over one channel.
 ///
 /// # Errors
 /// When JetStream does not take it.
-pub async fn category(deployment: &Deployment) -> anyhow::Result<()> {
+pub async fn category(deployment: &Deployment, id: &str, channel: ChannelChoice) -> anyhow::Result<()> {
     let app: AppId = APP.parse()?;
-    let category = Category {
-        class: Class::Transactional,
-        mandatory: false,
-        channels: vec![ChannelChoice::Webhook],
-        priority: None,
-    };
+    let category =
+        Category { class: Class::Transactional, mandatory: false, channels: vec![channel], priority: None };
     let mut record = Record::default();
     record.set(CATEGORY_FACET, serde_json::to_value(category)?, &deployment.hybrid.stamp());
-    let key = RecordKey::new(Kind::Category, &app, CATEGORY);
+    let key = RecordKey::new(Kind::Category, &app, id);
     deployment.connection.publish(outgoing(deployment, &key, &record)?).await?;
     Ok(())
 }
@@ -49,6 +45,42 @@ pub async fn recipients(
     numbers: Range<u64>,
     hook: &str,
 ) -> anyhow::Result<()> {
+    let contacts = |id: &str| {
+        vec![
+            Contact::at(Channel::Webhook, hook.to_owned()),
+            Contact::at(Channel::Email, format!("{id}@example.com")),
+        ]
+    };
+    reached(deployment, who, numbers, contacts).await
+}
+
+/// Writes some of the recipients, each with a device of Apple's and one that FCM reaches.
+///
+/// # Errors
+/// When JetStream does not take them.
+pub async fn devices(deployment: &Deployment, who: &Recipients, numbers: Range<u64>) -> anyhow::Result<()> {
+    let contacts = |id: &str| {
+        let device = |channel, token| Contact {
+            token: Some(token),
+            address: None,
+            ..Contact::at(channel, String::new())
+        };
+        // As long as tokens are today: 32 bytes in hexadecimal, and some 160 characters.
+        let digits: String = id.bytes().map(|byte| format!("{byte:02x}")).collect();
+        vec![
+            device(Channel::Apns, format!("{digits:0>64}")),
+            device(Channel::Fcm, format!("{id:a>22}:{}", "APA91b".repeat(23))),
+        ]
+    };
+    reached(deployment, who, numbers, contacts).await
+}
+
+async fn reached(
+    deployment: &Deployment,
+    who: &Recipients,
+    numbers: Range<u64>,
+    contacts: impl Fn(&str) -> Vec<Contact>,
+) -> anyhow::Result<()> {
     let app: AppId = APP.parse()?;
     let mut rng: StdRng = rand::make_rng();
     let mut waiting: VecDeque<Pending> = VecDeque::with_capacity(WINDOW);
@@ -58,10 +90,7 @@ pub async fn recipients(
             locale: Some("en-GB".to_owned()),
             time_zone: Some("Europe/London".to_owned()),
             attributes: serde_json::Map::from_iter([("plan".to_owned(), "gold".into())]),
-            contacts: vec![
-                Contact::at(Channel::Webhook, hook.to_owned()),
-                Contact::at(Channel::Email, format!("{id}@example.com")),
-            ],
+            contacts: contacts(&id),
             groups: Vec::new(),
             pinned_to: None,
         };

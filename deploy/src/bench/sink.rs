@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// A running sink.
 pub struct Sink {
     worker: Worker,
-    port: u16,
+    listening: Listening,
 }
 
 impl Sink {
@@ -26,7 +26,7 @@ impl Sink {
     pub async fn start() -> anyhow::Result<Self> {
         let mut worker = Worker::start(Role::Sink)?;
         let listening: Listening = worker.hear(ANSWER_LIMIT).await?;
-        Ok(Sink { worker, port: listening.port })
+        Ok(Sink { worker, listening })
     }
 
     /// The process id.
@@ -38,10 +38,22 @@ impl Sink {
     /// The URL of its webhook.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/webhook", self.port)
+        format!("http://127.0.0.1:{}/webhook", self.listening.port)
     }
 
-    /// How many webhooks of a series came.
+    /// Where it takes pushes.
+    #[must_use]
+    pub fn pushes_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.listening.pushes_port)
+    }
+
+    /// What who pushes has to trust, as PEM.
+    #[must_use]
+    pub fn certificate(&self) -> &str {
+        &self.listening.certificate
+    }
+
+    /// How many webhooks or pushes of a series came.
     ///
     /// # Errors
     /// When the sink is gone.

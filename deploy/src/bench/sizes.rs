@@ -30,6 +30,8 @@ pub struct Sizes {
     pub steady_total: u64,
     /// Bulk notifications in front of them.
     pub backlog: u64,
+    /// Pushes of one measurement.
+    pub pushes: u64,
     /// Recipients in the mirror, unless the arguments say otherwise.
     pub many_recipients: u64,
     /// Recipients that are put through the API before and after the others.
@@ -57,6 +59,7 @@ impl Sizes {
             steady_per_second: 200,
             steady_total: 2_000,
             backlog: 200_000,
+            pushes: 50_000,
             many_recipients: 1_000_000,
             api_recipients: 20_000,
             many_notifications: 20_000,
@@ -80,6 +83,7 @@ impl Sizes {
             steady_per_second: 50,
             steady_total: 50,
             backlog: 1_000,
+            pushes: 500,
             many_recipients: 2_000,
             api_recipients: 100,
             many_notifications: 200,

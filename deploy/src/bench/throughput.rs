@@ -193,7 +193,8 @@ impl Measurement<'_> {
         let pace =
             Pace::Window { connections, warm_up_ms: millis(self.warm_up), measure_ms: millis(self.measure) };
         let to = recipients(self.recipients);
-        start_load(self.deployment, notifications(prefix, Priority::Normal, to, batch), pace).await
+        start_load(self.deployment, notifications(prefix, seed::CATEGORY, Priority::Normal, to, batch), pace)
+            .await
     }
 }
 
@@ -203,14 +204,14 @@ fn millis(duration: Duration) -> u64 {
 
 /// Notifications of a series.
 #[must_use]
-pub fn notifications(series: &str, priority: Priority, to: Recipients, batch: Option<u64>) -> What {
-    What::Notifications {
-        series: series.to_owned(),
-        category: seed::CATEGORY.to_owned(),
-        priority,
-        to,
-        batch,
-    }
+pub fn notifications(
+    series: &str,
+    category: &str,
+    priority: Priority,
+    to: Recipients,
+    batch: Option<u64>,
+) -> What {
+    What::Notifications { series: series.to_owned(), category: category.to_owned(), priority, to, batch }
 }
 
 /// Starts a load generator with a task.
@@ -234,7 +235,7 @@ pub async fn start_load(deployment: &Deployment, what: What, pace: Pace) -> anyh
 /// # Errors
 /// When it is not accepted.
 pub async fn sample(deployment: &Deployment, recipients: Recipients) -> anyhow::Result<String> {
-    let what = notifications("sample", Priority::Normal, recipients, None);
+    let what = notifications("sample", seed::CATEGORY, Priority::Normal, recipients, None);
     let mut worker = start_load(deployment, what, Pace::Total { connections: 1, total: 1 }).await?;
     worker.started(WORKER_LIMIT).await?;
     let done: load::Done = worker.hear(WORKER_LIMIT).await?;

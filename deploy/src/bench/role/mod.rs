@@ -6,6 +6,7 @@
 
 pub mod load;
 pub mod publisher;
+mod pushes;
 pub mod sink;
 
 use std::io::{self, BufRead as _, Write as _};
@@ -28,7 +29,7 @@ pub enum Role {
     Publisher,
     /// Sends requests to a gateway.
     Load,
-    /// Takes webhooks.
+    /// Takes webhooks and pushes.
     Sink,
 }
 

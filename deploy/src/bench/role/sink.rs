@@ -1,4 +1,5 @@
-//! Takes webhooks: a small HTTP/1.1 server that notes which delivery arrived when, and answers 204.
+//! Takes webhooks: a small HTTP/1.1 server that notes which delivery arrived when, and answers 204. Pushes come in beside
+//! it ([`super::pushes`]).
 //!
 //! A delivery is noted with its notification, whose id is `<series>-<number>`, under its series.
 
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::pushes::Pushes;
 use crate::bench::http::{head_length, header};
 use crate::bench::wall;
 
@@ -32,8 +34,12 @@ pub enum Question {
 /// Where the sink listens: its first line.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Listening {
-    /// The port on 127.0.0.1.
+    /// The port on 127.0.0.1 for webhooks.
     pub port: u16,
+    /// The one for pushes, over TLS.
+    pub pushes_port: u16,
+    /// What callers of that one have to trust, as PEM.
+    pub certificate: String,
 }
 
 /// What came of a series.
@@ -51,17 +57,23 @@ pub struct Summary {
     pub last_ns: u64,
 }
 
-struct Arrival {
+pub(super) struct Arrival {
     number: u64,
     delivery: Box<str>,
     at_ns: u64,
 }
 
-type Arrivals = Arc<Mutex<HashMap<String, Vec<Arrival>>>>;
+/// What came, by series.
+pub(super) type Arrivals = Arc<Mutex<HashMap<String, Vec<Arrival>>>>;
 
 pub(super) async fn run() -> anyhow::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    super::say(&Listening { port: listener.local_addr()?.port() })?;
+    let (pushes, pushes_listener) = (Pushes::new()?, TcpListener::bind(("127.0.0.1", 0)).await?);
+    super::say(&Listening {
+        port: listener.local_addr()?.port(),
+        pushes_port: pushes_listener.local_addr()?.port(),
+        certificate: pushes.certificate.clone(),
+    })?;
     let arrivals = Arrivals::default();
     let mut questions = questions();
     loop {
@@ -73,6 +85,12 @@ pub(super) async fn run() -> anyhow::Result<()> {
                 let arrivals = Arc::clone(&arrivals);
                 // A caller that goes away ends its connection and nothing else.
                 tokio::spawn(async move { let _ = serve(stream, &arrivals).await; });
+            }
+            accepted = pushes_listener.accept() => {
+                let (stream, _) = accepted?;
+                stream.set_nodelay(true)?;
+                let (pushes, arrivals) = (pushes.clone(), Arc::clone(&arrivals));
+                tokio::spawn(async move { let _ = pushes.serve(stream, arrivals).await; });
             }
             question = questions.recv() => match question {
                 Some(question) => answer(&arrivals, &question?)?,
@@ -147,12 +165,15 @@ async fn serve(mut stream: TcpStream, arrivals: &Arrivals) -> std::io::Result<()
     }
 }
 
-/// Notes a webhook. One that names no notification of a series is noted under the empty series.
 fn note(arrivals: &Arrivals, head: &[u8], body: &[u8], at_ns: u64) {
-    let delivery = header(head, "webhook-id").unwrap_or_default().into();
+    arrived(arrivals, header(head, "webhook-id").unwrap_or_default(), body, at_ns);
+}
+
+/// Notes a delivery. One that names no notification of a series is noted under the empty series.
+pub(super) fn arrived(arrivals: &Arrivals, delivery: &str, body: &[u8], at_ns: u64) {
     let (series, number) = notification(body).unwrap_or_default();
     let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-    let arrival = Arrival { number, delivery, at_ns };
+    let arrival = Arrival { number, delivery: delivery.into(), at_ns };
     match arrivals.get_mut(series) {
         Some(known) => known.push(arrival),
         None => {

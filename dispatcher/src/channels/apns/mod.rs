@@ -7,7 +7,6 @@
 mod client;
 mod options;
 mod outcome;
-mod overrides;
 mod payload;
 mod provider_token;
 mod request;

@@ -4,10 +4,10 @@ use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use peal_common::channel::Priority;
+use peal_common::push::apns::{self, InterruptionLevel, Overrides, PushType, Sound};
 use peal_common::template::Button;
 use peal_common::template::size::MAX_APNS_BYTES;
 
-use super::overrides::{self, InterruptionLevel, Overrides, PushType, Sound};
 use crate::channels::Message;
 
 /// Why there is no payload.
@@ -98,7 +98,7 @@ struct Metadata<'a>(&'a Map<String, Value>);
 
 impl<'a> Metadata<'a> {
     fn rest(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.0.iter().filter(|(key, _)| *key != overrides::KEY)
+        self.0.iter().filter(|(key, _)| *key != apns::KEY)
     }
 
     fn is_empty(&self) -> bool {

@@ -10,9 +10,9 @@ use url::Url;
 
 use peal_common::channel::Priority;
 use peal_common::outcome::Outcome;
+use peal_common::push::apns::{Overrides, PushType};
 use peal_common::template::size::MAX_APNS_BYTES;
 
-use super::overrides::{Overrides, PushType};
 use super::payload::{Payload, Refused};
 use crate::channels::outcomes::permanent;
 use crate::channels::{Message, http as shared};

@@ -11,7 +11,6 @@ mod grant;
 mod mismatches;
 mod options;
 mod outcome;
-mod overrides;
 mod payload;
 mod service_account;
 

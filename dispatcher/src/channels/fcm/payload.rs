@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 
 use peal_common::channel::Priority;
 use peal_common::outcome::Outcome;
+use peal_common::push::fcm::{self, AndroidPriority, Overrides};
 use peal_common::template::Button;
 use peal_common::template::size::MAX_FCM_BYTES;
 
-use super::overrides::{self, AndroidPriority, Overrides};
 use crate::channels::outcomes::permanent;
 use crate::channels::{Message, webpush};
 
@@ -139,7 +139,7 @@ struct Metadata<'a>(&'a Map<String, Value>);
 
 impl<'a> Metadata<'a> {
     fn rest(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.0.iter().filter(|(key, _)| *key != overrides::KEY)
+        self.0.iter().filter(|(key, _)| *key != fcm::KEY)
     }
 }
 

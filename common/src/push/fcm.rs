@@ -5,7 +5,11 @@ use serde_json::{Map, Value};
 use url::Url;
 
 /// Where the object stands in the metadata. It is not passed on to the app.
-pub(super) const KEY: &str = "fcm";
+pub const KEY: &str = "fcm";
+/// What it may hold, for people.
+pub(super) const ALLOWED: &str = "write an object with any of data_only (true or false, and then nothing that is seen), \
+    priority (normal or high), channel_id, sound, icon, image (an http or https URL), click_action and analytics_label (at \
+    most 50 of A-Z a-z 0-9 - _ . ~ %)";
 /// The longest label, in characters (Firebase, "Understanding message delivery", "Adding analytics labels to
 /// messages").
 const MAX_LABEL: usize = 50;
@@ -13,37 +17,40 @@ const MAX_LABEL: usize = 50;
 /// The object, with Firebase's words (FCM reference, `Message`).
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Overrides<'a> {
+pub struct Overrides<'a> {
     /// Whether the app alone gets it: nothing is shown by the system.
-    pub(super) data_only: Option<bool>,
+    pub data_only: Option<bool>,
     /// How soon an Android device is to have it.
-    pub(super) priority: Option<AndroidPriority>,
+    pub priority: Option<AndroidPriority>,
     /// The notification channel on Android.
-    pub(super) channel_id: Option<&'a str>,
+    pub channel_id: Option<&'a str>,
     /// The name of a sound of the app.
-    pub(super) sound: Option<&'a str>,
+    pub sound: Option<&'a str>,
     /// The name of an icon of the app on Android.
-    pub(super) icon: Option<&'a str>,
+    pub icon: Option<&'a str>,
     /// The URL of an image.
-    pub(super) image: Option<&'a str>,
+    pub image: Option<&'a str>,
     /// The intent that a tap on Android starts.
-    pub(super) click_action: Option<&'a str>,
+    pub click_action: Option<&'a str>,
     /// What Firebase counts the message under.
-    pub(super) analytics_label: Option<&'a str>,
+    pub analytics_label: Option<&'a str>,
 }
 
 /// FCM reference, `AndroidMessagePriority`. As it is read, in lower case as in Firebase's texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum AndroidPriority {
+pub enum AndroidPriority {
+    /// When the device is awake anyway.
     Normal,
+    /// At once.
     High,
 }
 
 impl<'a> Overrides<'a> {
     /// Reads the object. `None` when a key is unknown, a value is of another type, or nobody could see what it asks
     /// for.
-    pub(super) fn of(metadata: &'a Map<String, Value>) -> Option<Self> {
+    #[must_use]
+    pub fn of(metadata: &'a Map<String, Value>) -> Option<Self> {
         let Some(object) = metadata.get(KEY) else { return Some(Overrides::default()) };
         if !object.is_object() {
             return None;

@@ -4,36 +4,44 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// Where the object stands in the metadata. It is not passed on to the app.
-pub(super) const KEY: &str = "apns";
+pub const KEY: &str = "apns";
+/// What it may hold, for people.
+pub(super) const ALLOWED: &str = "write an object with any of badge (a whole number), sound (a text, or null for none), \
+    interruption_level (passive, active, time-sensitive or critical), category, thread_id, content_available, \
+    mutable_content (true or false) and push_type (alert or background, which only wakes the app)";
 
 /// The object, with Apple's words (Apple, "Generating a remote notification").
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Overrides<'a> {
+pub struct Overrides<'a> {
     /// The number on the app's icon; 0 takes it away.
-    pub(super) badge: Option<u32>,
+    pub badge: Option<u32>,
     /// The name of a sound file of the app, or null for none.
     #[serde(borrow, default)]
-    pub(super) sound: Sound<'a>,
-    pub(super) interruption_level: Option<InterruptionLevel>,
+    pub sound: Sound<'a>,
+    /// How much it may disturb.
+    pub interruption_level: Option<InterruptionLevel>,
     /// The kind of notification, which has its buttons in the app.
-    pub(super) category: Option<&'a str>,
+    pub category: Option<&'a str>,
     /// What notifications are grouped by.
-    pub(super) thread_id: Option<&'a str>,
+    pub thread_id: Option<&'a str>,
     /// Whether the app is woken too.
-    pub(super) content_available: Option<bool>,
+    pub content_available: Option<bool>,
     /// Whether an extension of the app may change the notification before it is shown.
-    pub(super) mutable_content: Option<bool>,
-    pub(super) push_type: Option<PushType>,
+    pub mutable_content: Option<bool>,
+    /// Whether anything is to be seen; an alert unless said otherwise.
+    pub push_type: Option<PushType>,
 }
 
 /// The sound that a push makes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Sound<'a> {
+pub enum Sound<'a> {
     /// Nothing was said: the default one.
     #[default]
     Unsaid,
+    /// None.
     Silent,
+    /// A file of the app.
     Named(&'a str),
 }
 
@@ -46,9 +54,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Sound<'a> {
 /// How much a push may disturb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum InterruptionLevel {
+pub enum InterruptionLevel {
+    /// It waits in the list without a sound.
     Passive,
+    /// The usual.
     Active,
+    /// It is shown at once, also in a focus.
     TimeSensitive,
     /// Is heard also when the device is muted; apps need Apple's permission for it.
     Critical,
@@ -57,7 +68,7 @@ pub(super) enum InterruptionLevel {
 /// What a push is, as `apns-push-type` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum PushType {
+pub enum PushType {
     /// Something is shown, heard or put on the icon.
     Alert,
     /// The app is woken, and nobody sees it.
@@ -67,7 +78,8 @@ pub(super) enum PushType {
 impl<'a> Overrides<'a> {
     /// Reads the object. `None` when a key is unknown, a value is of another type, or a background push is to do what
     /// only an alert can.
-    pub(super) fn of(metadata: &'a Map<String, Value>) -> Option<Self> {
+    #[must_use]
+    pub fn of(metadata: &'a Map<String, Value>) -> Option<Self> {
         let Some(object) = metadata.get(KEY) else { return Some(Overrides::default()) };
         if !object.is_object() {
             return None;
