@@ -1,27 +1,34 @@
 //! Health and metrics of the dispatcher, over HTTP.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use peal_common::channel::Channel;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::{Account, Providers};
+use crate::channels::{Account, CALL_LIMIT, Probe, Providers};
 use crate::context::Shared;
 
-#[derive(Clone)]
 struct Health {
     context: Shared,
     exporter: PrometheusHandle,
     stop: CancellationToken,
+    probed: LastProbed,
 }
+
+/// How often providers are asked at most whether accounts work.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What `/readyz` answers.
 #[derive(Debug, Serialize)]
@@ -63,18 +70,50 @@ fn accounts(providers: &Providers) -> impl Iterator<Item = (Channel, &Account)> 
     Channel::ALL.into_iter().flat_map(of)
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` until `stop`.
+/// An account and what its provider says of it.
+#[derive(Debug, Clone, Serialize)]
+struct Probed {
+    channel: Channel,
+    provider: Arc<str>,
+    #[serde(flatten)]
+    probe: Probe,
+}
+
+/// What was found last, and when. Whoever asks meanwhile waits, so that nobody is asked more often than that.
+type LastProbed = Mutex<Option<(Instant, Vec<Probed>)>>;
+
+/// Asks all providers, unless they were just asked.
+async fn probed(State(health): State<Arc<Health>>) -> Json<Vec<Probed>> {
+    let mut last = health.probed.lock().await;
+    if let Some((at, found)) = &*last
+        && at.elapsed() < PROBE_INTERVAL
+    {
+        return Json(found.clone());
+    }
+    let providers = health.context.providers.get();
+    let all = accounts(&providers).map(|(channel, account)| async move {
+        let provider = Arc::clone(account.name());
+        let probe = tokio::time::timeout(CALL_LIMIT, account.probe()).await;
+        Probed { channel, provider, probe: probe.unwrap_or(Probe::Fails { reason: "timeout".to_owned() }) }
+    });
+    let found = join_all(all).await;
+    *last = Some((Instant::now(), found.clone()));
+    Json(found)
+}
+
+/// Serves `/livez`, `/readyz`, `/metrics` and `/accounts` until `stop`.
 pub async fn serve(
     listener: TcpListener,
     context: Shared,
     exporter: PrometheusHandle,
     stop: CancellationToken,
 ) {
-    let health = Health { context, exporter, stop: stop.clone() };
+    let health = Health { context, exporter, stop: stop.clone(), probed: LastProbed::default() };
     let routes = Router::new()
         .route("/livez", get(async || "ok"))
         .route("/readyz", get(ready))
         .route("/metrics", get(measured))
+        .route("/accounts", get(probed))
         .with_state(Arc::new(health));
     let served = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await;
     if let Err(error) = served {

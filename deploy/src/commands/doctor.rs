@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::api;
 use crate::doctor::{
-    Check, ServerPage, Status, acknowledgements, links, power_loss, processes, region, work,
+    Check, ServerPage, Status, accounts, acknowledgements, links, power_loss, processes, region, work,
 };
 use crate::output::{FAILED, Output, chain, table};
 use crate::region::{self as settings_of, ConfigArgs};
@@ -62,6 +62,7 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
     // Nothing of ours runs at the hub but its servers.
     if !settings.is_hub() {
         checks.extend(processes(&settings, &client).await);
+        checks.extend(accounts(settings.dispatcher.listen, &client).await);
     }
     show(&checks, output)
 }

@@ -1,6 +1,7 @@
 //! What `peal doctor` looks at. Each file asks one kind of thing and answers with [`Check`]s; nothing here changes
 //! anything.
 
+mod accounts;
 mod links;
 mod processes;
 mod promise;
@@ -8,6 +9,7 @@ mod region;
 mod server_page;
 mod work;
 
+pub use accounts::accounts;
 pub use links::{acknowledgements, links};
 pub use processes::processes;
 pub use promise::power_loss;

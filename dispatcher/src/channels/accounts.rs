@@ -10,6 +10,7 @@ use peal_common::outcome::Outcome;
 use peal_common::settings::RouteSettings;
 
 use super::breaker::{Admission, Breaker, Opened};
+use super::probe::Probe;
 use super::{Message, Provider};
 
 /// Which messages an account takes: those that fit every rule that it has.
@@ -87,6 +88,11 @@ impl Account {
     #[must_use]
     pub fn opened(&self) -> Option<Opened> {
         self.breaker.as_ref().and_then(Breaker::opened)
+    }
+
+    /// Asks its provider whether it works. Whatever comes of it, the account is used as before.
+    pub async fn probe(&self) -> Probe {
+        self.provider.probe().await
     }
 
     /// Waits up to `patience` until it may be called.

@@ -20,6 +20,7 @@ mod breaker;
 mod connections;
 mod http;
 mod jwt;
+mod probe;
 mod providers;
 mod retry_after;
 mod target;
@@ -124,6 +125,7 @@ impl std::fmt::Debug for Message<'_> {
     }
 }
 
+pub use probe::Probe;
 pub use providers::Providers;
 
 /// A provider that can't be set up. The message says what to write and never repeats a secret.
@@ -225,6 +227,25 @@ impl Provider {
             | Provider::SmsHttp(_)
             | Provider::Telegram(_) => true,
             Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
+        }
+    }
+
+    /// Asks whether it works, without sending anything to anybody. Takes at most [`CALL_LIMIT`].
+    pub async fn probe(&self) -> Probe {
+        match self {
+            Provider::Apns(client) => client.probe().await,
+            Provider::Fcm(client) => client.probe().await,
+            Provider::Smtp(client) => client.probe().await,
+            Provider::Sendgrid(client) => client.probe().await,
+            Provider::Mandrill(client) => client.probe().await,
+            Provider::Twilio(client) => client.probe().await,
+            Provider::Vonage(client) => client.probe().await,
+            Provider::Telegram(client) => client.probe().await,
+            Provider::SmsHttp(_)
+            | Provider::Webhook(_)
+            | Provider::Webpush(_)
+            | Provider::Inbox(_)
+            | Provider::Sandbox(_) => Probe::Unknown,
         }
     }
 

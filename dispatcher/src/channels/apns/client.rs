@@ -16,6 +16,7 @@ use super::{Options, outcome, request};
 use crate::channels::connections::Connections;
 use crate::channels::http::NoAnswer;
 use crate::channels::outcomes::permanent;
+use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, Message, http as shared};
 
 /// The most connections of one dispatcher: Apple recommends several to whoever sends much.
@@ -101,6 +102,17 @@ impl Client {
             }
             first => first,
         }
+    }
+
+    /// Pushes to a device that does not exist: Apple looks at token and topic first. Unknown without a topic of the
+    /// account's own.
+    pub async fn probe(&self) -> Probe {
+        let authorization = self.token.authorization(self.clock.now());
+        let (Some(topic), Some(authorization)) = (&self.topic, authorization) else {
+            return Probe::Unknown;
+        };
+        let request = request::to_nobody(&self.devices, topic, authorization);
+        Probe::of_outcome(self.call(request, Instant::now() + self.timeout).await)
     }
 
     fn request(&self, message: &Message<'_>, authorization: HeaderValue) -> Result<Request, Outcome> {

@@ -25,6 +25,8 @@ const EXPIRATION: HeaderName = HeaderName::from_static("apns-expiration");
 const COLLAPSE_ID: HeaderName = HeaderName::from_static("apns-collapse-id");
 /// The longest collapse id, in bytes.
 const MAX_COLLAPSE_ID: usize = 64;
+/// The token of no device, in the form of one.
+const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Longer than any bundle id that Apple gives out.
 const MAX_TOPIC: usize = 255;
 
@@ -45,6 +47,19 @@ pub(super) fn request(
     *request.headers_mut() = headers;
     *request.body_mut() = Some(payload.bytes.into());
     Ok(request)
+}
+
+/// A request for a device that no one has: its answer tells whether account and topic are in order.
+pub(super) fn to_nobody(devices: &Url, topic: &HeaderValue, authorization: HeaderValue) -> Request {
+    let mut url = devices.clone();
+    shared::add_path(&mut url, [NOBODY]);
+    let mut request = Request::new(Method::POST, url);
+    let headers = request.headers_mut();
+    headers.insert(AUTHORIZATION, authorization);
+    headers.insert(TOPIC, topic.clone());
+    headers.insert(PUSH_TYPE, HeaderValue::from_static("alert"));
+    *request.body_mut() = Some(r#"{"aps":{"alert":"peal doctor"}}"#.into());
+    request
 }
 
 fn refused(refused: Refused) -> Outcome {

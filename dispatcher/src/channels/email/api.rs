@@ -14,6 +14,7 @@ use peal_common::settings::Secret;
 use crate::channels::ConfigError;
 use crate::channels::connections::Connections;
 use crate::channels::http::{self as shared, Answer, NoAnswer};
+use crate::channels::probe::Probe;
 
 /// The most HTTP/2 connections of one dispatcher: enough for what may be under way on the channel, unless much more is
 /// allowed than by default.
@@ -52,6 +53,28 @@ impl Api {
         let builders = shared::client_builders_trusting(endpoint.authorities, CONNECTIONS)?;
         let clients = builders.into_iter().map(build).collect::<Result<Vec<_>, _>>()?;
         Ok(Api { connections: Connections::new(clients), url: endpoint.url, timeout: endpoint.timeout })
+    }
+
+    /// Asks the call at `path`, from `depth` segments above the one for sending. A body is posted.
+    pub(super) async fn probe(
+        &self,
+        depth: usize,
+        path: &[&str],
+        headers: HeaderMap,
+        body: Option<Vec<u8>>,
+    ) -> Probe {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            for _ in 0..depth {
+                segments.pop();
+            }
+            segments.extend(path);
+        }
+        let mut request = Request::new(if body.is_some() { Method::POST } else { Method::GET }, url);
+        *request.headers_mut() = headers;
+        *request.body_mut() = body.map(Into::into);
+        let deadline = Instant::now() + self.timeout;
+        Probe::of_call(self.connections.place().http(), request, deadline).await
     }
 
     /// Posts JSON.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
+use serde_json::json;
 use tokio::time::Instant;
 use url::Url;
 
@@ -17,6 +18,7 @@ use super::mismatches::Mismatches;
 use super::{Options, outcome, payload};
 use crate::channels::connections::Connections;
 use crate::channels::outcomes::permanent;
+use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, Message, http as shared};
 
 /// The most HTTP/2 connections of one dispatcher: enough for what may be under way on the channel, unless much more is
@@ -82,6 +84,17 @@ impl Client {
             Err(outcome) => outcome,
         };
         self.mismatches.judge(outcome)
+    }
+
+    /// Has Firebase look at a message to a device that does not exist, without sending it (`validate_only`).
+    pub async fn probe(&self) -> Probe {
+        let deadline = Instant::now() + self.timeout;
+        let message = json!({ "token": "peal-doctor", "notification": { "title": "peal doctor" } });
+        let body = json!({ "validate_only": true, "message": message }).to_string();
+        match self.token.access(deadline).await {
+            Ok(access) => Probe::of_outcome(self.send_as(access, body.into(), deadline).await),
+            Err(outcome) => Probe::of_outcome(outcome),
+        }
     }
 
     fn body(&self, message: &Message<'_>) -> Result<Vec<u8>, Outcome> {

@@ -17,6 +17,7 @@ use peal_nats::turns::{Rate, Turns};
 
 use crate::channels::http::{self as shared, Answer};
 use crate::channels::outcomes::{ambiguous, no_turn, permanent, retry, unavailable};
+use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, retry_after};
 
 /// The longest answer that is read.
@@ -80,6 +81,11 @@ impl Line {
         let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let rate = calls.rate.map(|rate| (rate, format!("sms.{name}")));
         Ok(Line { http, rate, turns, timeout: calls.timeout, clock })
+    }
+
+    /// Asks without a message, and without a turn.
+    pub(super) async fn probe(&self, request: reqwest::Request) -> Probe {
+        Probe::of_call(&self.http, request, Instant::now() + self.timeout).await
     }
 
     /// Waits for a message's turn, calls, and reads the answer.

@@ -13,6 +13,7 @@ use super::limits::Limits;
 use super::request::{self, Chat};
 use super::{Options, outcome};
 use crate::channels::outcomes::permanent;
+use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, Message, http as shared};
 
 /// The longest answer that is read: a message of 4,096 characters comes back with escapes and entities.
@@ -65,6 +66,16 @@ impl Client {
             self.limits.pause(*after).await;
         }
         outcome
+    }
+
+    /// Asks who the bot is (Bot API, `getMe`).
+    pub async fn probe(&self) -> Probe {
+        let mut url = self.options.endpoint.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop().push("getMe");
+        }
+        let request = reqwest::Request::new(reqwest::Method::GET, url);
+        Probe::of_call(&self.http, request, Instant::now() + self.options.timeout).await
     }
 
     async fn call(&self, body: Vec<u8>) -> Outcome {

@@ -12,14 +12,16 @@ use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
 use peal_common::settings::ApnsSettings;
 use peal_common::template::Button;
-use peal_dispatcher::channels::Message;
 use peal_dispatcher::channels::apns::{Client, Options};
+use peal_dispatcher::channels::{Message, Probe};
 use peal_dispatcher::recording::{Answer, Apns, Request};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
-use super::fixture::{Fixture, SHORT, SOON, address_dead, clock, permanent, retry, retry_after, unavailable};
+use super::fixture::{
+    Fixture, SHORT, SOON, address_dead, clock, fails, permanent, retry, retry_after, unavailable,
+};
 
 pub const DEVICE: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
 
@@ -403,4 +405,23 @@ async fn neither_key_nor_token_are_shown() {
     let outcome = client.send(&to(DEVICE, 1).message()).await;
     let shown = format!("{client:?} {outcome:?}");
     assert!(!shown.contains("bearer") && !shown.contains(DEVICE) && !shown.contains("ABC123DEFG"), "{shown}");
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_pushes_to_nobody() {
+    let server = Apns::start().await.unwrap();
+    let client = client(&settings(&server.base_url()));
+    server.answer(Apns::refusal(400, "BadDeviceToken", None));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Apns::refusal(400, "TopicDisallowed", None));
+    assert_eq!(client.probe().await, fails("topic_disallowed"));
+    server.answer(Apns::refusal(403, "InvalidProviderToken", None));
+    assert_eq!(client.probe().await, fails("invalid_provider_token"));
+    let asked = &server.received()[0];
+    assert_eq!(asked.path, format!("/3/device/{}", "0".repeat(64)));
+    assert_eq!(asked.header("apns-topic"), "com.example.shop");
+
+    let without = ApnsSettings { topic: None, ..settings(&server.base_url()) };
+    assert_eq!(self::client(&without).probe().await, Probe::Unknown);
+    assert_eq!(server.count(), 3);
 }

@@ -12,8 +12,8 @@ use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
 use peal_common::settings::FcmSettings;
 use peal_common::template::{Button, Rendered};
-use peal_dispatcher::channels::Message;
 use peal_dispatcher::channels::fcm::{Client, Options};
+use peal_dispatcher::channels::{Message, Probe};
 use peal_dispatcher::recording::{Answer, Fcm};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
@@ -22,7 +22,9 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::fixture::{Fixture, SHORT, SOON, address_dead, clock, permanent, retry, retry_after, unavailable};
+use super::fixture::{
+    Fixture, SHORT, SOON, address_dead, clock, fails, permanent, retry, retry_after, unavailable,
+};
 
 pub const KEY: &str = include_str!("../../keys/rsa-2048.pem");
 pub const EMAIL: &str = "peal@shop-1042.iam.gserviceaccount.com";
@@ -482,4 +484,17 @@ async fn over_tls_it_is_http2_and_a_private_authority_has_to_be_named() {
     }
     assert_eq!(over_http2.load(std::sync::atomic::Ordering::Relaxed), 4, "a token and three pushes");
     serving.abort();
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_has_a_message_to_nobody_looked_at() {
+    let server = Fcm::start().await.unwrap();
+    let client = client(&server);
+    server.answer(Fcm::error(400, "INVALID_ARGUMENT", &[Fcm::violation("message.token")]));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Fcm::error(403, "PERMISSION_DENIED", &[]));
+    assert_eq!(client.probe().await, fails("permission_denied"));
+    let pushes = server.pushes();
+    assert_eq!(pushes.len(), 2);
+    assert!(pushes.iter().all(|push| push.json()["validate_only"] == true));
 }

@@ -11,7 +11,7 @@ use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
 use peal_common::seal::{DataKey, DataKeys};
 use peal_common::template::Rendered;
-use peal_dispatcher::channels::Message;
+use peal_dispatcher::channels::{Message, Probe};
 use rand::SeedableRng as _;
 use serde_json::{Map, Value, json};
 
@@ -117,4 +117,8 @@ pub fn unavailable(reason: &str) -> Outcome {
 
 pub fn ambiguous(reason: &str) -> Outcome {
     Outcome::Ambiguous { reason: reason.to_owned() }
+}
+
+pub fn fails(reason: &str) -> Probe {
+    Probe::Fails { reason: reason.to_owned() }
 }

@@ -6,13 +6,14 @@ use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::MandrillSettings;
 use peal_common::template::Rendered;
+use peal_dispatcher::channels::Probe;
 use peal_dispatcher::channels::email::mandrill::{Client, Options};
 use peal_dispatcher::recording::{Answer, Mandrill};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{
-    Fixture, SOON, address_dead, ambiguous, clock, permanent, retry, retry_after, unavailable,
+    Fixture, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
 };
 
 const KEY: &str = "md-TEST_key_0";
@@ -197,4 +198,17 @@ async fn the_key_is_shown_nowhere() {
     let client = client(&server);
     let outcome = client.send(&to("kim@example.org").message()).await;
     assert!(!format!("{client:?} {outcome:?}").contains(KEY));
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_sends_nothing() {
+    let server = Mandrill::start().await.unwrap();
+    let client = client(&server);
+    server.answer(Answer::status(200).body(r#"{"PING":"PONG!"}"#));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Mandrill::error(500, -1, "Invalid_Key"));
+    assert_eq!(client.probe().await, fails("http_500"));
+    let [asked, _] = server.requests().try_into().unwrap();
+    assert_eq!((asked.method.as_str(), asked.path.as_str()), ("POST", "/api/1.0/users/ping.json"));
+    assert_eq!(asked.json(), json!({"key": KEY}));
 }

@@ -6,12 +6,13 @@ use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::SendgridSettings;
 use peal_common::template::Rendered;
+use peal_dispatcher::channels::Probe;
 use peal_dispatcher::channels::email::sendgrid::{Client, Options};
 use peal_dispatcher::recording::{Answer, Sendgrid};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::fixture::{Fixture, SOON, ambiguous, clock, permanent, retry, retry_after, unavailable};
+use super::fixture::{Fixture, SOON, ambiguous, clock, fails, permanent, retry, retry_after, unavailable};
 
 const KEY: &str = "SG.TEST-key_0";
 
@@ -197,4 +198,17 @@ async fn the_key_is_shown_nowhere() {
     let client = client(&server);
     let outcome = client.send(&to("kim@example.org").message()).await;
     assert!(!format!("{client:?} {outcome:?}").contains(KEY));
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_sends_nothing() {
+    let server = Sendgrid::start().await.unwrap();
+    let client = client(&server);
+    server.answer(Answer::status(200).body(r#"{"scopes":["mail.send"]}"#));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Answer::status(401));
+    assert_eq!(client.probe().await, fails("http_401"));
+    let [asked, _] = server.requests().try_into().unwrap();
+    assert_eq!((asked.method.as_str(), asked.path.as_str()), ("GET", "/v3/scopes"));
+    assert_eq!(asked.header("authorization"), format!("Bearer {KEY}"));
 }

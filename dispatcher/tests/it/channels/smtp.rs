@@ -5,13 +5,14 @@ use std::time::Duration;
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::{SmtpSettings, SmtpTls};
+use peal_dispatcher::channels::Probe;
 use peal_dispatcher::channels::email::Smtp;
 use peal_dispatcher::channels::email::smtp::Options;
 use peal_dispatcher::recording::{self, Command, Reply, SmtpTlsMode};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
-use super::fixture::{Fixture, SOON, address_dead, clock, permanent, retry, unavailable};
+use super::fixture::{Fixture, SOON, address_dead, clock, fails, permanent, retry, unavailable};
 
 pub fn settings(server: &recording::Smtp) -> SmtpSettings {
     SmtpSettings {
@@ -287,4 +288,21 @@ async fn waiting_for_a_connection_is_bounded_too() {
     assert_eq!(first, super::fixture::ambiguous("no_answer_after_data"));
     assert_eq!(second, Outcome::HeldBack { reason: "no_free_connection".to_owned(), after: None });
     assert_eq!(server.wait_for(1, SOON).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_signs_in_and_sends_nothing() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    assert_eq!(smtp.probe().await, Probe::Works);
+    assert_eq!(server.commands(), ["EHLO example.com"]);
+    server.require_login("peal", "right");
+    let with = |password: &str| SmtpSettings {
+        user: Some("peal".to_owned()),
+        password: Some(password.to_owned().into()),
+        ..settings(&server)
+    };
+    assert_eq!(self::smtp(&with("right")).probe().await, Probe::Works);
+    assert_eq!(self::smtp(&with("wrong")).probe().await, fails("authentication_failed"));
+    assert_eq!(server.mails().len(), 0);
 }

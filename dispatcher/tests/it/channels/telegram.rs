@@ -7,14 +7,14 @@ use peal_common::outcome::Outcome;
 use peal_common::settings::TelegramSettings;
 use peal_common::template::{Button, ButtonKind};
 use peal_dispatcher::channels::telegram::{Client, Options};
-use peal_dispatcher::channels::{PROVIDER_PAUSED, THROTTLED};
+use peal_dispatcher::channels::{PROVIDER_PAUSED, Probe, THROTTLED};
 use peal_dispatcher::recording::{Answer, Telegram};
 use peal_nats::turns::Turns;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{
-    Fixture, SHORT, SOON, address_dead, ambiguous, clock, permanent, retry, retry_after, unavailable,
+    Fixture, SHORT, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
 };
 
 const TOKEN: &str = "123456:TEST-token_0";
@@ -193,4 +193,16 @@ async fn the_token_is_shown_nowhere() {
     let client = client(&server);
     let outcome = client.send(&to("42").message()).await;
     assert!(!format!("{client:?} {outcome:?}").contains(TOKEN));
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_sends_nothing() {
+    let server = Telegram::start().await.unwrap();
+    let client = client(&server);
+    server.answer(Answer::status(200).body(r#"{"ok":true,"result":{"id":123456,"is_bot":true}}"#));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Telegram::error(401, "Unauthorized", None));
+    assert_eq!(client.probe().await, fails("http_401"));
+    let methods: Vec<_> = server.calls().into_iter().map(|call| (call.token, call.method)).collect();
+    assert_eq!(methods, [(); 2].map(|()| (TOKEN.to_owned(), "getMe".to_owned())));
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::TwilioSettings;
-use peal_dispatcher::channels::THROTTLED;
 use peal_dispatcher::channels::sms::twilio::{Client, Options};
+use peal_dispatcher::channels::{Probe, THROTTLED};
 use peal_dispatcher::recording::{Answer, Twilio};
 use tokio::time::timeout;
 
 use super::fixture::{
-    Fixture, SOON, address_dead, ambiguous, clock, permanent, retry, retry_after, unavailable,
+    Fixture, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
 };
 use peal_nats::turns::Turns;
 
@@ -166,4 +166,20 @@ async fn the_rate_is_kept() {
     let held = outcomes.iter().filter(held).count();
     assert!(held >= 1, "{outcomes:?}");
     assert_eq!(server.count(), 7 - held);
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_sends_nothing() {
+    let server = Twilio::start().await.unwrap();
+    let client = client(&server);
+    server.answer(Answer::status(200).body(r#"{"messages":[]}"#));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Answer::status(401).body(r#"{"code":20003}"#));
+    assert_eq!(client.probe().await, fails("http_401"));
+    let [asked, _] = server.received().try_into().unwrap();
+    assert_eq!(
+        (asked.method.as_str(), asked.path.as_str()),
+        ("GET", "/2010-04-01/Accounts/AC01/Messages.json?PageSize=1")
+    );
+    assert_eq!(asked.header("authorization"), "Basic QUMwMTp0MGtlbg==");
 }

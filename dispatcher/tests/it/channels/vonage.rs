@@ -3,12 +3,13 @@
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::VonageSettings;
+use peal_dispatcher::channels::Probe;
 use peal_dispatcher::channels::sms::vonage::{Client, Options};
 use peal_dispatcher::recording::{Answer, Vonage};
 use tokio::time::timeout;
 
 use super::fixture::{
-    Fixture, SOON, address_dead, ambiguous, clock, permanent, retry, retry_after, unavailable,
+    Fixture, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
 };
 use peal_nats::turns::Turns;
 
@@ -97,4 +98,19 @@ async fn before_anything_is_sent_it_is_a_retry() {
     // The port closes a moment after its server is gone.
     let closed = async { while client.send(&fixture.message()).await != retry("connect_failed") {} };
     timeout(SOON, closed).await.expect("the port is closed");
+}
+
+#[tokio::test]
+async fn asked_whether_it_works_it_sends_nothing() {
+    let server = Vonage::start().await.unwrap();
+    let client = client(&server, "");
+    server.answer(Answer::status(200).body(r#"{"value":3.14}"#));
+    assert_eq!(client.probe().await, Probe::Works);
+    server.answer(Answer::status(401));
+    assert_eq!(client.probe().await, fails("http_401"));
+    let [asked, _] = server.received().try_into().unwrap();
+    assert_eq!(
+        (asked.method.as_str(), asked.path.as_str()),
+        ("GET", "/account/get-balance?api_key=abcd1234&api_secret=s3cret")
+    );
 }

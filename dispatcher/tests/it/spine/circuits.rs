@@ -100,6 +100,35 @@ async fn credentials_are_put_right_while_it_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_account_is_asked_whether_it_works() {
+    let region = Region::start().await;
+    let bot = Telegram::start().await.unwrap();
+    bot.answer(Telegram::error(401, "Unauthorized", None));
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dispatcher = region.dispatcher(&format!(
+        "[dispatcher]\nlisten = \"127.0.0.1:{port}\"\n\
+         [channels.telegram]\ntoken = \"1:secret\"\nbase_url = \"{}\"\n",
+        bot.base_url()
+    ));
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ask = async || {
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}/accounts")).await.ok()?;
+        serde_json::from_slice::<Vec<Value>>(&answer.bytes().await.ok()?).ok()
+    };
+    eventually("the bot is refused, and a webhook can't be asked", async || {
+        let accounts = ask().await.unwrap_or_default();
+        let has = |account: Value| accounts.contains(&account);
+        has(json!({"channel": "telegram", "provider": "telegram", "status": "fails", "reason": "http_401"}))
+            && has(json!({"channel": "webhook", "provider": "webhook", "status": "unknown"}))
+    })
+    .await;
+    ask().await.unwrap();
+    assert_eq!(bot.count(), 1, "it was just asked");
+    region.drained().await;
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_account_takes_what_one_refuses_and_none_takes_what_was_meant_for_others() {
     let region = Region::start().await;
     let (general, first, second) = (bot("g").await, bot("a").await, bot("b").await);

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use http::HeaderMap;
+use http::header::{CONTENT_TYPE, HeaderValue};
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
@@ -10,6 +11,7 @@ use peal_common::outcome::Outcome;
 use super::{Options, outcome, request};
 use crate::channels::email::api::Api;
 use crate::channels::outcomes::permanent;
+use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, Message};
 
 /// Sends e-mail through one account at Mailchimp Transactional.
@@ -32,6 +34,14 @@ impl Client {
     /// [`ConfigError`] when TLS can't be set up.
     pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
         Ok(Client { api: Api::new(options.endpoint.clone())?, options, clock })
+    }
+
+    /// Pings (Mailchimp Transactional, `/users/ping`).
+    pub async fn probe(&self) -> Probe {
+        let body = serde_json::json!({ "key": self.options.key.expose() }).to_string();
+        let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let path = ["users", "ping.json"];
+        self.api.probe(2, &path, HeaderMap::from_iter([json]), Some(body.into_bytes())).await
     }
 
     /// Sends one e-mail.

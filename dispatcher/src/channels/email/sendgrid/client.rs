@@ -11,6 +11,7 @@ use peal_common::outcome::Outcome;
 use super::{Options, outcome, request};
 use crate::channels::email::api::Api;
 use crate::channels::outcomes::permanent;
+use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, Message};
 
 /// Sends e-mail through one account at SendGrid.
@@ -33,6 +34,12 @@ impl Client {
     /// [`ConfigError`] when TLS can't be set up.
     pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
         Ok(Client { api: Api::new(options.endpoint.clone())?, options, clock })
+    }
+
+    /// Asks what the key may do (SendGrid, "API key permissions", `GET /v3/scopes`).
+    pub async fn probe(&self) -> Probe {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, self.options.authorization.clone())]);
+        self.api.probe(2, &["scopes"], headers, None).await
     }
 
     /// Sends one e-mail.

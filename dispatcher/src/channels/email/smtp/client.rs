@@ -14,6 +14,7 @@ use super::connection::{Connection, Failed};
 use super::outcome::{self, Step};
 use super::request::{self, Mail};
 use crate::channels::outcomes::{held_back, permanent};
+use crate::channels::probe::Probe;
 use crate::channels::{Message, NO_FREE_CONNECTION};
 
 /// Sends e-mail through one SMTP server.
@@ -55,6 +56,14 @@ impl Smtp {
         match self.deliver(&mail, started + self.options.timeout).await {
             Ok(()) => Outcome::Sent { provider_id: Some(mail.message_id) },
             Err((step, failure)) => outcome::of(step, &failure),
+        }
+    }
+
+    /// Connects and signs in.
+    pub async fn probe(&self) -> Probe {
+        match Connection::open(&self.options, Instant::now() + self.options.timeout).await {
+            Ok(_) => Probe::Works,
+            Err((step, failure)) => Probe::of_outcome(outcome::of(step, &failure)),
         }
     }
 

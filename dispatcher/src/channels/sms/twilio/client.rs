@@ -7,6 +7,7 @@ use peal_common::outcome::Outcome;
 use peal_nats::turns::Turns;
 
 use super::{Options, outcome, request};
+use crate::channels::probe::Probe;
 use crate::channels::sms::account::Line;
 use crate::channels::sms::text;
 use crate::channels::{ConfigError, Message};
@@ -26,6 +27,16 @@ impl Client {
     pub fn new(options: Options, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
         let line = Line::new(options.calls.clone(), options.endpoint.as_str(), turns, clock)?;
         Ok(Client { line, options })
+    }
+
+    /// Asks for one of the account's messages, which is not looked at (Twilio, "Messages resource", list). The account
+    /// itself is out of reach for API keys.
+    pub async fn probe(&self) -> Probe {
+        let Options { endpoint, authorization, .. } = &self.options;
+        let mut request = reqwest::Request::new(reqwest::Method::GET, endpoint.clone());
+        request.url_mut().query_pairs_mut().append_pair("PageSize", "1");
+        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        self.line.probe(request).await
     }
 
     /// Sends one message, after waiting for its turn.

@@ -7,6 +7,7 @@ use peal_common::outcome::Outcome;
 use peal_nats::turns::Turns;
 
 use super::{Options, outcome, request};
+use crate::channels::probe::Probe;
 use crate::channels::sms::account::Line;
 use crate::channels::sms::text;
 use crate::channels::{ConfigError, Message};
@@ -27,6 +28,17 @@ impl Client {
         let account = format!("{}?{}", options.endpoint, options.key);
         let line = Line::new(options.calls.clone(), &account, turns, clock)?;
         Ok(Client { line, options })
+    }
+
+    /// Asks for the balance (Vonage, Account API, "Get account balance").
+    pub async fn probe(&self) -> Probe {
+        let Options { endpoint, key, secret, .. } = &self.options;
+        let mut url = endpoint.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop().pop().extend(["account", "get-balance"]);
+        }
+        url.query_pairs_mut().append_pair("api_key", key).append_pair("api_secret", secret.expose());
+        self.line.probe(reqwest::Request::new(reqwest::Method::GET, url)).await
     }
 
     /// Sends one message, after waiting for its turn.
