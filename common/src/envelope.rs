@@ -19,6 +19,8 @@ pub const ENVELOPE_VERSION: u8 = 1;
 /// The version of an [`Intake`] that was taken over from another region, and of whatever belongs to a notification that is
 /// pinned: who does not know of these would do the wrong thing.
 pub const EXTENDED_VERSION: u8 = 2;
+/// The version of a [`Look`]: who does not know it would take it for a delivery.
+pub const LOOK_VERSION: u8 = 3;
 /// What a message usually takes, give or take a few.
 const USUAL_BYTES: usize = 768;
 
@@ -274,6 +276,34 @@ impl Envelope for Work {
     }
 }
 
+/// WORK: a delivery that was sent, and whose provider has to be asked what became of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Look {
+    /// The envelope's version.
+    pub v: u8,
+    /// What was sent.
+    pub work: Work,
+    /// The account that it was sent with.
+    pub account: String,
+    /// What its provider calls it, or the batch that it was in.
+    pub provider_id: String,
+    /// The attempts that it took.
+    pub attempts: u32,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// How often its provider was asked.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub looks: u32,
+}
+
+impl Envelope for Look {
+    const LATEST: u8 = LOOK_VERSION;
+
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
 /// DEAD_LETTERS: a message that could not be handled, with the reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
@@ -415,6 +445,11 @@ mod tests {
         assert_eq!(intake.takeover.unwrap().deliveries.len(), 2);
         let work: Work = golden(include_str!("../golden/work-v1.json"));
         assert_eq!(work.channel, Channel::Email);
+        let look: Look = golden(include_str!("../golden/look-v3.json"));
+        assert_eq!((look.work, look.looks), (work, 2));
+        // Who does not know it must not take it for a delivery.
+        let bytes = include_bytes!("../golden/look-v3.json");
+        assert!(matches!(Work::decode(bytes), Err(DecodeError::Version(LOOK_VERSION))));
         golden::<DeadLetter>(include_str!("../golden/dead-letter-v1.json"));
         golden::<InboxEntry>(include_str!("../golden/inbox-v1.json"));
         golden::<crate::event::Event>(include_str!("../golden/event-v1.json"));

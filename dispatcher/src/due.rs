@@ -1,9 +1,9 @@
-//! What waited in SCHEDULE and whose time has come: notifications to fan out, deliveries to try again.
+//! What waited in SCHEDULE and whose time has come: notifications to fan out, deliveries to try again, results to ask for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use peal_common::envelope::{Envelope as _, Work};
+use peal_common::envelope::{Envelope as _, Look, Work};
 use peal_nats::publish::Outgoing;
 use peal_nats::pull::{Job, Lane};
 use peal_nats::topology::{DUE_CONSUMER, SCHEDULE};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, SayError, Shared};
+use crate::delivery::results;
 use crate::fanout::{self, Origin};
 
 const PERMITS: usize = 256;
@@ -32,11 +33,18 @@ async fn handle(context: &Context, job: Job) {
     if is_notification {
         return fanout::handle(context, job, Origin::Schedule).await;
     }
-    let work = match Work::decode(job.payload()) {
-        Ok(work) => work,
-        Err(error) => return context.unreadable(&job, None, &error).await,
+    let queued = if job.subject().starts_with(&context.subjects.due(&["look"])) {
+        match Look::decode(job.payload()) {
+            Ok(look) => results::queue(context, &look).await,
+            Err(error) => return context.unreadable(&job, None, &error).await,
+        }
+    } else {
+        match Work::decode(job.payload()) {
+            Ok(work) => queue(context, &job, work).await,
+            Err(error) => return context.unreadable(&job, None, &error).await,
+        }
     };
-    if let Err(error) = queue(context, &job, work).await {
+    if let Err(error) = queued {
         tracing::warn!(
             sequence = job.sequence,
             error = &error as &dyn std::error::Error,

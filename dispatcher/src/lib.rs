@@ -24,9 +24,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use peal_common::backoff::Backoff;
-use peal_common::channel::Priority;
+use peal_common::channel::{Channel, Priority};
 use peal_common::clock::{Clock, HybridClock};
-use peal_common::settings::Settings;
+use peal_common::settings::{DispatcherSettings, Settings};
 use peal_nats::Subjects;
 use peal_nats::catalog::Catalog;
 use peal_nats::connect::Options;
@@ -81,7 +81,7 @@ pub async fn run_reloading(
         Arc::clone(&hybrid),
     );
     let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
-    let channels: Vec<_> = providers.channels().collect();
+    let channels = served(&settings.dispatcher, &providers)?;
     if settings.channels.email.is_set() && settings.gateway.public_url.is_none() {
         tracing::warn!("e-mails of marketing categories have no link to unsubscribe: set gateway.public_url");
     }
@@ -106,7 +106,7 @@ pub async fn run_reloading(
         .await
         .with_context(|| format!("cannot listen on {} (dispatcher.listen)", settings.dispatcher.listen))?;
     tasks.spawn(health::serve(listener, Arc::clone(&context), exporter, stop.clone()));
-    tasks.spawn(register(Arc::clone(&context), stop.clone()));
+    tasks.spawn(register(Arc::clone(&context), channels.clone(), stop.clone()));
     if let Some(hub) = context.hub.as_ref().filter(|_| !context.connection.others.is_empty()) {
         let silence = Duration::from_secs(settings.topology.silence_seconds);
         stop.run_until_cancelled(homecoming::wait(&context.connection, hub, &context.clock, silence)).await;
@@ -151,6 +151,20 @@ pub async fn run_reloading(
     Ok(())
 }
 
+/// A channel that is to be served has no provider.
+#[derive(Debug, thiserror::Error)]
+#[error("dispatcher.channels: {0} has no provider; set one up, or leave the channel out")]
+pub struct NoProvider(Channel);
+
+/// The channels that a dispatcher delivers on.
+fn served(settings: &DispatcherSettings, providers: &Providers) -> Result<Vec<Channel>, NoProvider> {
+    if settings.channels.is_empty() {
+        return Ok(providers.channels().collect());
+    }
+    let without = settings.channels.iter().find(|channel| !providers.has(**channel));
+    without.map_or_else(|| Ok(settings.channels.clone()), |channel| Err(NoProvider(*channel)))
+}
+
 fn policy(settings: &Settings) -> Policy {
     let dispatcher = &settings.dispatcher;
     Policy {
@@ -165,7 +179,7 @@ fn policy(settings: &Settings) -> Policy {
 }
 
 /// Makes the dispatcher visible to `nats micro`.
-async fn register(context: Shared, stop: CancellationToken) {
+async fn register(context: Shared, channels: Vec<Channel>, stop: CancellationToken) {
     let description = Description {
         name: "peal-dispatcher",
         version: env!("CARGO_PKG_VERSION"),
@@ -174,13 +188,7 @@ async fn register(context: Shared, stop: CancellationToken) {
             ("region".to_owned(), context.connection.region.to_string()),
             (
                 "channels".to_owned(),
-                context
-                    .providers
-                    .get()
-                    .channels()
-                    .map(|channel| channel.as_str())
-                    .collect::<Vec<_>>()
-                    .join(","),
+                channels.iter().map(|channel| channel.as_str()).collect::<Vec<_>>().join(","),
             ),
         ]),
     };

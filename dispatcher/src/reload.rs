@@ -5,6 +5,7 @@ use peal_common::settings::Settings;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::NoProvider;
 use crate::channels::{ConfigError, Providers};
 use crate::context::Shared;
 
@@ -31,6 +32,8 @@ pub async fn run(
 enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    NoProvider(#[from] NoProvider),
     #[error("they name other channels ({0}) than before: start the dispatcher again")]
     OtherChannels(Channel),
 }
@@ -39,7 +42,8 @@ fn take_over(context: &Shared, served: &[Channel], settings: &Settings) -> Resul
     let sealer = context.catalog.sealer();
     let providers =
         Providers::from_settings(&settings.channels, &context.connection, sealer, &context.clock)?;
-    let other = Channel::ALL.into_iter().find(|channel| providers.has(*channel) != served.contains(channel));
+    let others = crate::served(&settings.dispatcher, &providers)?;
+    let other = Channel::ALL.into_iter().find(|it| others.contains(it) != served.contains(it));
     if let Some(channel) = other {
         return Err(ReloadError::OtherChannels(channel));
     }

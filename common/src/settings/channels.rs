@@ -23,6 +23,8 @@ pub struct ChannelSettings {
     #[serde(default)]
     pub sms: SmsSettings,
     pub telegram: Option<Box<TelegramSettings>>,
+    #[serde(default)]
+    pub alimtalk: AlimtalkSettings,
     pub sandbox: SandboxSettings,
     #[serde(default)]
     pub accounts: BTreeMap<String, AccountSettings>,
@@ -44,6 +46,7 @@ pub struct AccountSettings {
     pub vonage: Option<Box<VonageSettings>>,
     pub sms_http: Option<Box<SmsHttpSettings>>,
     pub telegram: Option<Box<TelegramSettings>>,
+    pub aligo: Option<Box<AligoSettings>>,
 }
 
 /// Which messages an account takes.
@@ -74,6 +77,7 @@ impl ChannelSettings {
             vonage: self.sms.vonage.clone(),
             sms_http: self.sms.http.clone(),
             telegram: self.telegram.clone(),
+            aligo: self.alimtalk.aligo.clone(),
         }
     }
 
@@ -84,6 +88,7 @@ impl ChannelSettings {
             "smtp" | "sendgrid" | "mandrill" => format!("channels.email.{provider}"),
             "twilio" | "vonage" => format!("channels.sms.{provider}"),
             "sms_http" => "channels.sms.http".to_owned(),
+            "aligo" => "channels.alimtalk.aligo".to_owned(),
             _ => format!("channels.{provider}"),
         })?;
         for (name, account) in &self.accounts {
@@ -99,6 +104,9 @@ impl ChannelSettings {
         Ok(())
     }
 }
+
+/// A message may have to wait for a call before its own.
+const MAX_ALIGO_TIMEOUT: u64 = 12;
 
 /// The longest name of an account.
 const MAX_NAME_BYTES: usize = 32;
@@ -118,6 +126,10 @@ impl AccountSettings {
         ];
         for (provider, seconds) in timeouts {
             check_timeout(&section(provider), seconds)?;
+        }
+        if self.aligo.as_ref().is_some_and(|it| !(1..=MAX_ALIGO_TIMEOUT).contains(&it.timeout_seconds)) {
+            let advice = format!("{}.timeout_seconds: write 1 to {MAX_ALIGO_TIMEOUT}", section("aligo"));
+            return Err(SettingsError::Invalid(advice));
         }
         if self.smtp.as_ref().is_some_and(|it| !(1..=200).contains(&it.max_connections)) {
             let advice = format!("{}.max_connections: write 1 to 200", section("smtp"));
@@ -539,6 +551,43 @@ pub struct TelegramSettings {
 
 fn default_telegram_url() -> String {
     "https://api.telegram.org".to_owned()
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct AlimtalkSettings {
+    pub aligo: Option<Box<AligoSettings>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "see default.toml")]
+pub struct AligoSettings {
+    pub api_key: Option<Secret>,
+    pub api_key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub user_id: String,
+    pub sender_key: Option<Secret>,
+    #[serde(default)]
+    pub sender: String,
+    #[serde(default)]
+    pub failover: bool,
+    #[serde(default)]
+    pub test_mode: bool,
+    #[serde(default = "default_aligo_url")]
+    pub base_url: String,
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(default = "default_aligo_timeout")]
+    pub timeout_seconds: u64,
+}
+
+fn default_aligo_url() -> String {
+    "https://kakaoapi.aligo.in".to_owned()
+}
+
+const fn default_aligo_timeout() -> u64 {
+    10
 }
 
 #[derive(Debug, Clone, Deserialize)]

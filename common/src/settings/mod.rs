@@ -17,6 +17,7 @@ use config::{Config, File, FileFormat};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::channel::Channel;
 use crate::id::Region;
 use crate::seal::{SealError, Sealer};
 
@@ -190,11 +191,12 @@ pub struct DispatcherSettings {
     pub retry_base_ms: u64,
     pub retry_cap_seconds: u64,
     pub concurrency: usize,
+    pub channels: Vec<Channel>,
     pub upgrade_seconds: u64,
 }
 
 /// Keys that hold lists: their environment variables are split at commas.
-const LISTS: [&str; 17] = [
+const LISTS: [&str; 18] = [
     "nats.urls",
     "topology.regions",
     "callbacks.mandrill.key_files",
@@ -208,6 +210,7 @@ const LISTS: [&str; 17] = [
     "callbacks.twilio.keys",
     "callbacks.vonage.key_files",
     "callbacks.vonage.keys",
+    "dispatcher.channels",
     "channels.sms.http.retry.statuses",
     "channels.sms.http.success.status",
     "channels.webhook.allowed_networks",

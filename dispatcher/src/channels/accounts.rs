@@ -7,6 +7,7 @@ use peal_common::category::Class;
 use peal_common::clock::Clock;
 use peal_common::id::AppId;
 use peal_common::outcome::Outcome;
+use peal_common::recipient::Contact;
 use peal_common::settings::RouteSettings;
 
 use super::breaker::{Admission, Breaker, Opened};
@@ -93,6 +94,26 @@ impl Account {
     /// Asks its provider whether it works. Whatever comes of it, the account is used as before.
     pub async fn probe(&self) -> Probe {
         self.provider.probe().await
+    }
+
+    /// Whether it has to be asked what became of what it sent.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.provider.is_asked()
+    }
+
+    /// Asks what became of a message: `None` while nobody knows.
+    ///
+    /// # Errors
+    /// The outcome of the question, when the provider can't tell.
+    pub async fn result(&self, provider_id: &str, contact: &Contact) -> Result<Option<Outcome>, Outcome> {
+        self.provider.result(provider_id, contact).await
+    }
+
+    /// Whether its provider tries another channel by itself where it reaches nobody.
+    #[must_use]
+    pub const fn has_failover(&self) -> bool {
+        self.provider.has_failover()
     }
 
     /// Waits up to `patience` until it may be called.

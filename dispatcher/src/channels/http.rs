@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
@@ -13,8 +14,8 @@ use url::Url;
 
 use peal_common::outcome::Outcome;
 
-use super::ConfigError;
-use super::outcomes::{ambiguous, permanent, retry};
+use super::outcomes::{ambiguous, permanent, retry, unavailable};
+use super::{ConfigError, retry_after};
 
 /// Idle connections are kept this long: below the 60 s after which common proxies close them.
 const POOL_IDLE: Duration = Duration::from_secs(50);
@@ -193,6 +194,22 @@ pub(crate) async fn call(
     Ok(Answer { status, headers, body })
 }
 
+/// The outcome of a status that is no success, where a second request may be a second message and nothing more is known.
+///
+/// 429 and a 503 with Retry-After (RFC 9110 §15.6.4) say that nothing was done. Behind any other 5xx a gateway may have
+/// given up on a server that has taken the message. Redirections and 404 tell of a base URL that is wrong for everybody.
+pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
+    let reason = format!("http_{}", status.as_u16());
+    let after = retry_after::parse(headers, now);
+    match status.as_u16() {
+        429 => retry(reason, after),
+        503 if after.is_some() => retry(reason, after),
+        500.. => ambiguous(reason),
+        300..=399 | 401 | 403 | 404 | 407 => unavailable(reason),
+        _ => permanent(reason),
+    }
+}
+
 /// Reads a body of at most `cap` bytes. `None` when it is longer or breaks off; then the connection is closed.
 pub(crate) async fn read_capped(mut response: reqwest::Response, cap: usize) -> Option<Vec<u8>> {
     let announced = response.content_length().unwrap_or(0);
@@ -220,6 +237,46 @@ pub(crate) async fn discard_capped(mut response: reqwest::Response, cap: u64) {
         seen += chunk.len() as u64;
         if seen > cap {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_told_apart_by_whether_something_may_have_been_sent() {
+        let outcome = |status: u16, wait: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(wait) = wait {
+                headers.insert("retry-after", wait.parse().unwrap());
+            }
+            let now = "1994-11-06T08:49:00Z".parse().unwrap();
+            of_status(StatusCode::from_u16(status).unwrap(), &headers, now)
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let cases = [
+            (429, None, retry("http_429", None)),
+            (429, Some("7"), retry("http_429", seconds(7))),
+            (429, Some("soon"), retry("http_429", None)),
+            (429, Some("1000000000"), retry("http_429", seconds(1_000_000_000))),
+            (503, Some("Sun, 06 Nov 1994 08:49:37 GMT"), retry("http_503", seconds(37))),
+            (503, Some("soon"), ambiguous("http_503")),
+            (503, None, ambiguous("http_503")),
+            (500, Some("7"), ambiguous("http_500")),
+            (502, None, ambiguous("http_502")),
+            (504, None, ambiguous("http_504")),
+            (301, None, unavailable("http_301")),
+            (401, None, unavailable("http_401")),
+            (403, None, unavailable("http_403")),
+            (404, None, unavailable("http_404")),
+            (407, None, unavailable("http_407")),
+            (400, None, permanent("http_400")),
+            (413, None, permanent("http_413")),
+        ];
+        for (status, wait, expected) in cases {
+            assert_eq!(outcome(status, wait), expected, "{status} {wait:?}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! call ends within [`CALL_LIMIT`], whatever the other side does, and nothing in here logs an address, a token, a
 //! secret or a text.
 
+pub mod alimtalk;
 pub mod apns;
 pub mod email;
 pub mod fcm;
@@ -186,6 +187,8 @@ pub enum Provider {
     SmsHttp(sms::http::Client),
     /// Messages of a Telegram bot.
     Telegram(telegram::Client),
+    /// Alimtalk messages through Aligo.
+    Aligo(alimtalk::Client),
     /// The inbox that Peal itself keeps.
     Inbox(inbox::Client),
     /// Records instead of sending, for laptops and tests.
@@ -208,6 +211,7 @@ impl Provider {
             Provider::Vonage(_) => "vonage",
             Provider::SmsHttp(_) => "sms_http",
             Provider::Telegram(_) => "telegram",
+            Provider::Aligo(_) => "aligo",
             Provider::Inbox(_) => "inbox",
             Provider::Sandbox(_) => "sandbox",
         }
@@ -225,7 +229,8 @@ impl Provider {
             | Provider::Twilio(_)
             | Provider::Vonage(_)
             | Provider::SmsHttp(_)
-            | Provider::Telegram(_) => true,
+            | Provider::Telegram(_)
+            | Provider::Aligo(_) => true,
             Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
         }
     }
@@ -241,11 +246,36 @@ impl Provider {
             Provider::Twilio(client) => client.probe().await,
             Provider::Vonage(client) => client.probe().await,
             Provider::Telegram(client) => client.probe().await,
+            Provider::Aligo(client) => client.probe().await,
             Provider::SmsHttp(_)
             | Provider::Webhook(_)
             | Provider::Webpush(_)
             | Provider::Inbox(_)
             | Provider::Sandbox(_) => Probe::Unknown,
+        }
+    }
+
+    /// Whether it says nothing by itself of what it sent, and has to be asked: see [`result`](Self::result).
+    const fn is_asked(&self) -> bool {
+        matches!(self, Provider::Aligo(_))
+    }
+
+    /// Asks what became of a message: `None` while nobody knows. Takes at most [`CALL_LIMIT`].
+    ///
+    /// # Errors
+    /// The outcome of the question, when the provider can't tell.
+    async fn result(&self, provider_id: &str, contact: &Contact) -> Result<Option<Outcome>, Outcome> {
+        match self {
+            Provider::Aligo(client) => client.result(provider_id, contact).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether it tries another channel by itself where it reaches nobody.
+    const fn has_failover(&self) -> bool {
+        match self {
+            Provider::Aligo(client) => client.has_failover(),
+            _ => false,
         }
     }
 
@@ -264,6 +294,7 @@ impl Provider {
             Provider::Vonage(client) => client.send(message).await,
             Provider::SmsHttp(client) => client.send(message).await,
             Provider::Telegram(client) => client.send(message).await,
+            Provider::Aligo(client) => client.send(message).await,
             Provider::Inbox(client) => client.send(message).await,
             Provider::Sandbox(client) => client.send(message).await,
         }

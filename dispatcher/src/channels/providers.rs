@@ -12,7 +12,9 @@ use peal_nats::turns::Turns;
 
 use super::accounts::{Account, Accounts, Admitted, Route, Sought};
 use super::breaker::Opened;
-use super::{ConfigError, Provider, apns, email, fcm, inbox, sandbox, sms, telegram, webhook, webpush};
+use super::{
+    ConfigError, Provider, alimtalk, apns, email, fcm, inbox, sandbox, sms, telegram, webhook, webpush,
+};
 
 /// How long a delivery waits in hand for its channel's only account to work again. What waits keeps its lane from taking
 /// more, so a backlog stays in its queue; a dispatcher that ends waits for it.
@@ -135,6 +137,10 @@ impl Providers {
                 Provider::Telegram(telegram::Client::new(options, turns.clone(), clock.clone())?),
             );
         }
+        if let Some(aligo) = &settings.aligo {
+            let options = alimtalk::Options::from_settings(aligo)?;
+            add(Channel::Alimtalk, Provider::Aligo(alimtalk::Client::new(options, clock.clone())?));
+        }
         Ok(())
     }
 
@@ -147,6 +153,12 @@ impl Providers {
     #[must_use]
     pub fn of(&self, channel: Channel) -> &[Account] {
         self.by_channel[channel as usize].all()
+    }
+
+    /// The account with this name.
+    #[must_use]
+    pub fn named(&self, channel: Channel, name: &str) -> Option<&Account> {
+        self.of(channel).iter().find(|account| **account.name() == *name)
     }
 
     /// The account that a message is meant for in the first place.

@@ -3,6 +3,7 @@
 mod attempt;
 mod in_hand;
 mod intents;
+pub(crate) mod results;
 mod settle;
 mod suppress;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
-use peal_common::envelope::{Envelope as _, Work};
+use peal_common::envelope::{DecodeError, Envelope as _, LOOK_VERSION, Look, Work};
 use peal_common::outcome::Outcome;
 use peal_nats::follow::StateError;
 use peal_nats::publish::PublishError;
@@ -33,6 +34,9 @@ use settle::Settling;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause before JetStream is asked again to store what came of a delivery.
 const UNSAID_PAUSE: Duration = Duration::from_millis(200);
+
+/// The least of a channel that is served in batches: so many that even bulk messages, which have an eighth, fill one.
+const BATCHED_CONCURRENCY: usize = 4_000;
 
 /// Why a delivery could not be made or settled now. It comes again.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +79,7 @@ pub async fn run(
     let lane = Lane {
         stream: work_stream(channel),
         consumer: deliver_consumer(priority),
-        permits: permits(context.policy.concurrency, priority),
+        permits: permits(concurrency(&context, channel), priority),
     };
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
@@ -83,6 +87,15 @@ pub async fn run(
         tasks.spawn(async move { handle(&context, job, channel).await });
     })
     .await;
+}
+
+/// Deliveries in flight on a channel. What goes out in batches of 500 waits for its batch: with fewer in flight none would
+/// be full.
+fn concurrency(context: &Context, channel: Channel) -> usize {
+    match channel {
+        Channel::Alimtalk => context.policy.concurrency.max(BATCHED_CONCURRENCY),
+        _ => context.policy.concurrency,
+    }
 }
 
 /// The share of a channel's concurrency that a priority has for itself.
@@ -99,11 +112,28 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
     let work = match Work::decode(job.payload()) {
         Ok(work) if work.channel == channel => work,
         Ok(_) => return context.foreign(&job, Some(channel), &WrongChannel).await,
+        Err(DecodeError::Version(LOOK_VERSION)) => return look(context, &job, channel).await,
         Err(error) => return context.unreadable(&job, Some(channel), &error).await,
     };
     // On the heap, since a task's future is moved several times and this one is large.
     let delivered = Box::pin(deliver(context, &job, Box::new(work)));
-    if let Err(error) = job.keep(delivered).await {
+    settled_or_repeated(&job, channel, job.keep(delivered).await).await;
+}
+
+/// Asks what became of a delivery.
+async fn look(context: &Context, job: &Job, channel: Channel) {
+    match Look::decode(job.payload()) {
+        Ok(look) if look.work.channel == channel => {
+            let asked = Box::pin(results::ask(context, job, look));
+            settled_or_repeated(job, channel, job.keep(asked).await).await;
+        }
+        Ok(_) => context.foreign(job, Some(channel), &WrongChannel).await,
+        Err(error) => context.unreadable(job, Some(channel), &error).await,
+    }
+}
+
+async fn settled_or_repeated(job: &Job, channel: Channel, settled: Result<(), DeliveryError>) {
+    if let Err(error) = settled {
         tracing::warn!(
             sequence = job.sequence,
             delivery.channel = %channel,

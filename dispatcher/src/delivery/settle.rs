@@ -14,7 +14,7 @@ use peal_common::event::{Event, EventType};
 use peal_common::outcome::Outcome;
 use peal_nats::pull::Job;
 
-use super::DeliveryError;
+use super::{DeliveryError, results};
 use crate::context::{Context, SayError};
 
 /// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
@@ -76,6 +76,11 @@ async fn sent(
 ) -> Result<(), DeliveryError> {
     let mut event = event(to, work, kind, attempts);
     event.provider_id = provider_id.map(str::to_owned);
+    if kind == EventType::Sent
+        && let Some(provider_id) = provider_id
+    {
+        results::ask_later(to, work, attempts, provider_id).await?;
+    }
     to.context.event(&event).await?;
     Ok(to.job.ack().await?)
 }
@@ -190,7 +195,7 @@ pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) ->
     Ok(to.job.ack().await?)
 }
 
-async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
+pub(super) async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
     work.hops = work.hops.saturating_add(1);
     // It was not settled until now.
     work.repeat_since = None;
@@ -200,7 +205,7 @@ async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<
     context.schedule(&["work", work.delivery.as_str()], &target, at, work.encode()?).await
 }
 
-fn later(context: &Context, wait: Duration) -> Timestamp {
+pub(super) fn later(context: &Context, wait: Duration) -> Timestamp {
     let now = context.clock.now();
     now.checked_add(wait).unwrap_or(now)
 }

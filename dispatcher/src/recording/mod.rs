@@ -4,6 +4,7 @@
 //! They are part of the library so that tests and benchmarks of every crate can use them. Each listens on a port of its
 //! own and stops when it is dropped.
 
+mod aligo;
 mod apns;
 mod fcm;
 mod http;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+pub use aligo::{Aligo, AligoMessage};
 pub use apns::Apns;
 pub use fcm::Fcm;
 pub use http::{Answer, Request};

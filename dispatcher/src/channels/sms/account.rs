@@ -1,11 +1,9 @@
-//! What all three have in common: how an account is called, and what an answer says about the account as a whole.
+//! What all three have in common: how an account is called.
 
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use ::http::{HeaderMap, StatusCode};
-use jiff::Timestamp;
 use rustls::RootCertStore;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
@@ -15,10 +13,10 @@ use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
 use peal_nats::turns::{Rate, Turns};
 
+use crate::channels::ConfigError;
 use crate::channels::http::{self as shared, Answer};
-use crate::channels::outcomes::{ambiguous, no_turn, permanent, retry, unavailable};
+use crate::channels::outcomes::no_turn;
 use crate::channels::probe::Probe;
-use crate::channels::{ConfigError, retry_after};
 
 /// The longest answer that is read.
 const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -103,22 +101,6 @@ impl Line {
     }
 }
 
-/// The outcome of a status that is no success, where nothing more is known.
-///
-/// 429 and a 503 with Retry-After (RFC 9110 §15.6.4) say that nothing was done. Behind any other 5xx a gateway may have
-/// given up on a server that has taken the message. Redirections and 404 tell of a base URL that is wrong for everybody.
-pub(super) fn of_status(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
-    let reason = format!("http_{}", status.as_u16());
-    let after = retry_after::parse(headers, now);
-    match status.as_u16() {
-        429 => retry(reason, after),
-        503 if after.is_some() => retry(reason, after),
-        500.. => ambiguous(reason),
-        300..=399 | 401 | 403 | 404 | 407 => unavailable(reason),
-        _ => permanent(reason),
-    }
-}
-
 /// Where a provider reports what became of a message.
 pub(super) fn receipts_url(key: &'static str, text: Option<&str>) -> Result<Option<Url>, ConfigError> {
     let Some(text) = text else { return Ok(None) };
@@ -142,41 +124,6 @@ pub(super) fn provider_id(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statuses_are_told_apart_by_whether_something_may_have_been_sent() {
-        let outcome = |status: u16, wait: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            if let Some(wait) = wait {
-                headers.insert("retry-after", wait.parse().unwrap());
-            }
-            let now = "1994-11-06T08:49:00Z".parse().unwrap();
-            of_status(StatusCode::from_u16(status).unwrap(), &headers, now)
-        };
-        let seconds = |seconds| Some(Duration::from_secs(seconds));
-        let cases = [
-            (429, None, retry("http_429", None)),
-            (429, Some("7"), retry("http_429", seconds(7))),
-            (429, Some("soon"), retry("http_429", None)),
-            (429, Some("1000000000"), retry("http_429", seconds(1_000_000_000))),
-            (503, Some("Sun, 06 Nov 1994 08:49:37 GMT"), retry("http_503", seconds(37))),
-            (503, Some("soon"), ambiguous("http_503")),
-            (503, None, ambiguous("http_503")),
-            (500, Some("7"), ambiguous("http_500")),
-            (502, None, ambiguous("http_502")),
-            (504, None, ambiguous("http_504")),
-            (301, None, unavailable("http_301")),
-            (401, None, unavailable("http_401")),
-            (403, None, unavailable("http_403")),
-            (404, None, unavailable("http_404")),
-            (407, None, unavailable("http_407")),
-            (400, None, permanent("http_400")),
-            (413, None, permanent("http_413")),
-        ];
-        for (status, wait, expected) in cases {
-            assert_eq!(outcome(status, wait), expected, "{status} {wait:?}");
-        }
-    }
 
     #[test]
     fn what_can_be_no_name_of_a_message_is_dropped() {

@@ -1,5 +1,6 @@
 //! The channels against recording providers, over real sockets.
 
+mod alimtalk;
 mod apns;
 mod apns_http2;
 mod fcm;

@@ -60,6 +60,11 @@ impl Dispatcher {
         self.stop.cancel();
         tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap().unwrap();
     }
+
+    /// It does not run; why.
+    pub async fn refused(self) -> String {
+        tokio::time::timeout(LIMIT, self.task).await.unwrap().unwrap().unwrap_err().to_string()
+    }
 }
 
 pub fn app() -> AppId {

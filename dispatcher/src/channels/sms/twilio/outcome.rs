@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use peal_common::outcome::Outcome;
 
-use crate::channels::http::Answer;
+use crate::channels::http::{Answer, of_status};
 use crate::channels::outcomes::{address_dead, ambiguous, permanent, retry, unavailable};
 use crate::channels::retry_after;
-use crate::channels::sms::account::{of_status, provider_id};
+use crate::channels::sms::account::provider_id;
 
 /// The part of a created message that matters (Messages resource, "Message properties").
 #[derive(Deserialize)]

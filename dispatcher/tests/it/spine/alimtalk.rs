@@ -1,0 +1,109 @@
+//! Alimtalk: what becomes of messages after Aligo took them.
+
+use peal_common::channel::Channel;
+use peal_common::envelope::{Intake, Text};
+use peal_common::event::EventType;
+use peal_dispatcher::recording::Aligo;
+use serde_json::json;
+
+use super::region::{Region, intake, kinds};
+
+const CLASS: &str = "transactional";
+
+async fn set_up(numbers: &[&str]) -> (Region, Aligo, u64) {
+    let region = Region::start().await;
+    let aligo = Aligo::start().await.unwrap();
+    aligo.register("T1", "주문 #{order}이 출발했습니다.", &json!({}));
+    region.category("orders", json!({"class": CLASS})).await;
+    let mut state = 0;
+    for (at, number) in numbers.iter().enumerate() {
+        state = region.recipient(&format!("u-{at}"), &[(Channel::Alimtalk, number)], json!({})).await;
+    }
+    (region, aligo, state)
+}
+
+fn settings(aligo: &Aligo, more: &str) -> String {
+    format!(
+        "[channels.alimtalk.aligo]\napi_key = \"k\"\nuser_id = \"shop\"\nsender_key = \"s\"\n\
+         sender = \"02-1234-5678\"\nbase_url = \"{}\"\n{more}",
+        aligo.base_url()
+    )
+}
+
+fn message(id: &str, recipient: &str, state: u64) -> Intake {
+    let mut intake = intake(id, &[recipient], state);
+    let alimtalk = json!({"template_code": "T1", "text": "주문 1042이 출발했습니다."});
+    let content = json!({"body": "shipped", "by_channel": {"alimtalk": alimtalk}});
+    intake.notification.text = Text::Content(serde_json::from_value(content).unwrap());
+    intake
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_a_message_is_asked_for() {
+    let (region, aligo, state) = set_up(&["+821000000001", "+821000000002", "+821000000003"]).await;
+    aligo.result("01000000002", "3008");
+    aligo.result("01000000003", "9999");
+    let dispatcher = region.dispatcher(&settings(&aligo, ""));
+    for at in 0..3 {
+        region.accept(&message(&format!("n-{at}"), &format!("u-{at}"), state)).await;
+    }
+    let delivered = region.event("n-0", EventType::Delivered).await;
+    assert_eq!((delivered.provider.as_deref(), delivered.provider_id.as_deref()), (Some("aligo"), Some("1")));
+    let bounced = region.event("n-1", EventType::Bounced).await;
+    assert_eq!(bounced.reason.as_deref(), Some("alimtalk_3008"));
+    // Kakao's own trouble: it goes out again.
+    let replayed = region.event("n-2", EventType::Replayed).await;
+    assert_eq!((replayed.reason.as_deref(), replayed.replays), (Some("alimtalk_9999"), Some(1)));
+    aligo.result("01000000003", "0000");
+    let delivered = region.event("n-2", EventType::Delivered).await;
+    assert_eq!(delivered.replays, Some(1));
+    region.drained().await;
+    let events = region.events().await;
+    assert_eq!(
+        kinds(&events, "n-2"),
+        [EventType::Planned, EventType::Sent, EventType::Replayed, EventType::Sent, EventType::Delivered]
+    );
+    let texts: Vec<_> = aligo.messages().iter().map(|message| message.receiver.clone()).collect();
+    assert_eq!(texts.iter().filter(|receiver| **receiver == "01000000003").count(), 2);
+    assert_eq!(texts.len(), 4);
+
+    // The number has no KakaoTalk: it is not written to again.
+    region.accept(&message("n-3", "u-1", state)).await;
+    let suppressed = region.event("n-3", EventType::Suppressed).await;
+    assert_eq!(suppressed.reason.as_deref(), Some("address_suppressed"));
+    region.drained().await;
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_aligo_sends_a_text_message_peal_sends_nothing_more() {
+    let (region, aligo, state) = set_up(&["+821000000001"]).await;
+    aligo.result("01000000001", "9999");
+    let dispatcher = region.dispatcher(&settings(&aligo, "failover = true"));
+    region.accept(&message("n", "u-0", state)).await;
+    region.event("n", EventType::Sent).await;
+    region.drained().await;
+    let events = region.events().await;
+    assert_eq!(kinds(&events, "n"), [EventType::Planned, EventType::Sent, EventType::Sent]);
+    assert_eq!(events.last().unwrap().reason.as_deref(), Some("failover: alimtalk_9999"));
+    assert_eq!(aligo.messages().len(), 1);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_dispatchers_that_serve_the_channel_call_its_provider() {
+    let (region, aligo, state) = set_up(&["+821000000001"]).await;
+    let elsewhere = region.dispatcher(&settings(&aligo, "[dispatcher]\nchannels = [\"webhook\", \"inbox\"]"));
+    region.accept(&message("n", "u-0", state)).await;
+    region.event("n", EventType::Planned).await;
+    elsewhere.end().await;
+    assert_eq!(aligo.received().len(), 0);
+
+    let pinned = region.dispatcher(&settings(&aligo, "[dispatcher]\nchannels = [\"alimtalk\"]"));
+    region.event("n", EventType::Delivered).await;
+    region.drained().await;
+    pinned.end().await;
+    let without = region.dispatcher("[dispatcher]\nchannels = [\"sms\"]");
+    let refused = without.refused().await;
+    assert!(refused.contains("dispatcher.channels: sms has no provider"), "{refused}");
+}
