@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::channel::{ChannelChoice, Priority};
+use crate::fallback::Fallback;
 use crate::problem::FieldError;
 
 /// The facet that holds a category.
@@ -36,6 +37,9 @@ pub struct Category {
     /// The priority of notifications that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
+    /// What notifications do that name no `fallback`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
 }
 
 impl Category {
@@ -44,7 +48,9 @@ impl Category {
     /// # Errors
     /// One entry for each thing that is wrong.
     pub fn validate(&self) -> Result<(), Vec<FieldError>> {
-        check_choices("channels", &self.channels)
+        let mut errors = check_choices("channels", &self.channels).err().unwrap_or_default();
+        errors.extend(self.fallback.and_then(|fallback| fallback.check().err()));
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// The priority of notifications that name none: the category's own, else bulk for marketing, else normal.

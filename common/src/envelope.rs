@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::channel::{Channel, ChannelChoice, Priority};
 use crate::event::PlannedDelivery;
+use crate::fallback::Fallback;
 use crate::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region, TemplateId};
 use crate::template::Content;
 
@@ -19,8 +20,8 @@ pub const ENVELOPE_VERSION: u8 = 1;
 /// The version of an [`Intake`] that was taken over from another region, and of whatever belongs to a notification that is
 /// pinned: who does not know of these would do the wrong thing.
 pub const EXTENDED_VERSION: u8 = 2;
-/// The version of a [`Look`]: who does not know it would take it for a delivery.
-pub const LOOK_VERSION: u8 = 3;
+/// The version of a [`Look`] and of a [`FallbackCheck`]: who does not know them would take them for a delivery.
+pub const LATER_VERSION: u8 = 3;
 /// What a message usually takes, give or take a few.
 const USUAL_BYTES: usize = 768;
 
@@ -126,6 +127,9 @@ pub struct Accepted {
     /// Whether nothing of it may leave the region that accepted it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
+    /// Another channel when one failed or nobody reacted in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
 }
 
 impl Accepted {
@@ -276,6 +280,25 @@ impl Envelope for Work {
     }
 }
 
+/// SCHEDULE: a notification whose recipients are looked at again, for another channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FallbackCheck {
+    /// The envelope's version.
+    pub v: u8,
+    /// The notification, with the targets that are still looked at.
+    pub intake: Intake,
+    /// Since when each of them has waited: when it was last sent something, in the order of the targets.
+    pub since: Vec<Timestamp>,
+}
+
+impl Envelope for FallbackCheck {
+    const LATEST: u8 = LATER_VERSION;
+
+    fn version(&self) -> u8 {
+        self.v
+    }
+}
+
 /// WORK: a delivery that was sent, and whose provider has to be asked what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Look {
@@ -297,7 +320,7 @@ pub struct Look {
 }
 
 impl Envelope for Look {
-    const LATEST: u8 = LOOK_VERSION;
+    const LATEST: u8 = LATER_VERSION;
 
     fn version(&self) -> u8 {
         self.v
@@ -449,7 +472,7 @@ mod tests {
         assert_eq!((look.work, look.looks), (work, 2));
         // Who does not know it must not take it for a delivery.
         let bytes = include_bytes!("../golden/look-v3.json");
-        assert!(matches!(Work::decode(bytes), Err(DecodeError::Version(LOOK_VERSION))));
+        assert!(matches!(Work::decode(bytes), Err(DecodeError::Version(LATER_VERSION))));
         golden::<DeadLetter>(include_str!("../golden/dead-letter-v1.json"));
         golden::<InboxEntry>(include_str!("../golden/inbox-v1.json"));
         golden::<crate::event::Event>(include_str!("../golden/event-v1.json"));

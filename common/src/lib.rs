@@ -12,6 +12,7 @@ pub mod clock;
 pub mod decide;
 pub mod envelope;
 pub mod event;
+pub mod fallback;
 pub mod id;
 pub mod key;
 pub mod notification;

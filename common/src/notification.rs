@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::address;
 use crate::category::check_choices;
 use crate::channel::{Channel, ChannelChoice, Priority};
+use crate::fallback::Fallback;
 use crate::id::{CategoryId, GroupId, NotificationId, PolicyId, RecipientId, Region, TemplateId};
 use crate::problem::FieldError;
 use crate::push;
@@ -93,28 +94,6 @@ pub enum SendAt {
     },
 }
 
-/// Another channel when nobody reacted in time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Fallback {
-    /// How long to wait.
-    pub after_seconds: u32,
-    /// What counts as a reaction.
-    pub until: FallbackUntil,
-}
-
-/// What ends the wait of a fallback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum FallbackUntil {
-    /// A receipt of delivery.
-    Delivered,
-    /// The recipient saw it.
-    Seen,
-    /// The recipient acknowledged it.
-    Acknowledged,
-}
-
 /// A notification as a service writes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -157,7 +136,7 @@ pub struct Notification {
     /// Messages with this key are gathered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest_key: Option<String>,
-    /// Another channel when nobody reacted in time.
+    /// Another channel when one failed or nobody reacted in time; by default what the category says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
     /// The escalation policy.
@@ -207,6 +186,7 @@ impl Notification {
             errors.push(FieldError::new("metadata", "too_large", "metadata holds at most 16 KiB of JSON"));
         }
         errors.extend(push::check(&self.metadata));
+        errors.extend(self.fallback.and_then(|fallback| fallback.check().err()));
         self.check_available(&mut errors);
         if errors.is_empty() { Ok(self) } else { Err(errors) }
     }
@@ -317,7 +297,6 @@ impl Notification {
         for (present, field, what) in [
             (self.ordering_key.is_some(), "ordering_key", "ordering keys"),
             (self.digest_key.is_some(), "digest_key", "digests"),
-            (self.fallback.is_some(), "fallback", "timed fallbacks"),
             (self.escalation.is_some(), "escalation", "escalations"),
         ] {
             if present {
@@ -387,6 +366,8 @@ mod tests {
         check("channels", json!(["email", "email"]), "channels[1]", "repeated");
         check("collapse_key", json!("a\r\n"), "collapse_key", "invalid_value");
         check("data", json!({"a": 1}), "data", "unexpected_field");
+        let fallback = json!({"after_seconds": 0, "until": "seen"});
+        check("fallback", fallback, "fallback.after_seconds", "out_of_range");
     }
 
     #[test]

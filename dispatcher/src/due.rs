@@ -33,6 +33,9 @@ async fn handle(context: &Context, job: Job) {
     if is_notification {
         return fanout::handle(context, job, Origin::Schedule).await;
     }
+    if job.subject().starts_with(&context.subjects.due(&["fallback"])) {
+        return fanout::fallback::handle(context, job).await;
+    }
     let queued = if job.subject().starts_with(&context.subjects.due(&["look"])) {
         match Look::decode(job.payload()) {
             Ok(look) => results::queue(context, &look).await,

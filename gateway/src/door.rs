@@ -5,7 +5,7 @@
 //! `Authorization` and `Idempotency-Key` as headers; a signature is made over the HTTP method and path. `…api.batch`
 //! stands for `POST /v1/notifications/batch`. `…api.region` tells other regions how this one stands, and `…api.receipts` takes
 //! what providers reported there of this region's deliveries; `…api.again` has a record written again that got lost on its
-//! way to another region. A refusal has the micro service error headers, with the status
+//! way to another region, and `…api.standing` tells dispatchers how a notification stands. A refusal has the micro service error headers, with the status
 //! as code, and the problem as body.
 
 use std::collections::HashMap;
@@ -18,15 +18,15 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request as HttpRequest};
 use peal_nats::Connection;
-use peal_nats::handed_on;
 use peal_nats::service::{Description, Refusal, Request, Service};
+use peal_nats::{fallback, handed_on};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::app::App;
 use crate::callbacks::take;
 use crate::http::json::BATCH_PATH;
-use crate::regions;
+use crate::{regions, standing};
 
 /// The path of a single notification over HTTP.
 const SINGLE_PATH: &str = "/v1/notifications";
@@ -91,16 +91,22 @@ async fn answer(service: &Service, app: &App, router: &Router, stop: &Cancellati
         let app = app.clone();
         async move { request.answer(handed_on::asked_again(&app.writer, request.payload()).await).await }
     };
+    let stands = |request: Request| {
+        let app = app.clone();
+        async move { request.answer(standing::asked(&app, request.payload()).await).await }
+    };
+    let standing_subject = subjects.api(fallback::DOOR);
     let (status_subject, receipts_subject) = (subjects.api(regions::DOOR), subjects.api(take::DOOR));
     let again_subject = subjects.api(handed_on::DOOR);
-    let (single, batch, status, receipts, again) = tokio::join!(
+    let (single, batch, status, receipts, again, standing) = tokio::join!(
         endpoint("notifications", SINGLE_PATH),
         endpoint("batch", BATCH_PATH),
         service.serve(regions::DOOR, &status_subject, CONCURRENT, stop, tell),
         service.serve(take::DOOR, &receipts_subject, CONCURRENT, stop, take),
         service.serve(handed_on::DOOR, &again_subject, CONCURRENT, stop, again),
+        service.serve(fallback::DOOR, &standing_subject, CONCURRENT, stop, stands),
     );
-    for ended in [single, batch, status, receipts, again] {
+    for ended in [single, batch, status, receipts, again, standing] {
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "the door over NATS was closed");
         }

@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod queues;
 pub mod readmodel;
 pub mod regions;
+mod standing;
 
 use std::fs::File;
 use std::future::IntoFuture as _;

@@ -16,6 +16,7 @@ pub mod browse;
 pub mod catalog;
 pub mod dead_letter;
 pub mod delta;
+pub mod fallback;
 pub mod follow;
 pub mod group;
 pub mod handed_on;

@@ -26,8 +26,13 @@ const WINDOW: usize = 1_000;
 /// When JetStream does not take it.
 pub async fn category(deployment: &Deployment, id: &str, channel: ChannelChoice) -> anyhow::Result<()> {
     let app: AppId = APP.parse()?;
-    let category =
-        Category { class: Class::Transactional, mandatory: false, channels: vec![channel], priority: None };
+    let category = Category {
+        class: Class::Transactional,
+        mandatory: false,
+        channels: vec![channel],
+        priority: None,
+        fallback: None,
+    };
     let mut record = Record::default();
     record.set(CATEGORY_FACET, serde_json::to_value(category)?, &deployment.hybrid.stamp());
     let key = RecordKey::new(Kind::Category, &app, id);

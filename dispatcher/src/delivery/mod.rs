@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
-use peal_common::envelope::{DecodeError, Envelope as _, LOOK_VERSION, Look, Work};
+use peal_common::envelope::{DecodeError, Envelope as _, LATER_VERSION, Look, Work};
 use peal_common::outcome::Outcome;
 use peal_nats::follow::StateError;
 use peal_nats::publish::PublishError;
@@ -112,7 +112,7 @@ async fn handle(context: &Context, job: Job, channel: Channel) {
     let work = match Work::decode(job.payload()) {
         Ok(work) if work.channel == channel => work,
         Ok(_) => return context.foreign(&job, Some(channel), &WrongChannel).await,
-        Err(DecodeError::Version(LOOK_VERSION)) => return look(context, &job, channel).await,
+        Err(DecodeError::Version(LATER_VERSION)) => return look(context, &job, channel).await,
         Err(error) => return context.unreadable(&job, Some(channel), &error).await,
     };
     // On the heap, since a task's future is moved several times and this one is large.

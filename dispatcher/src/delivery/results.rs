@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use peal_common::envelope::{ENVELOPE_VERSION, Envelope as _, LOOK_VERSION, Look, Work};
+use peal_common::envelope::{ENVELOPE_VERSION, Envelope as _, LATER_VERSION, Look, Work};
 use peal_common::event::{Event, EventType};
 use peal_common::outcome::Outcome;
 use peal_nats::publish::Outgoing;
@@ -14,6 +14,7 @@ use super::settle::{self, Settling};
 use super::{DeliveryError, suppress};
 use crate::channels::Account;
 use crate::context::{Context, SayError};
+use crate::fanout::fallback;
 
 /// How long after a message was taken its result is asked for (Aligo has it after 4 to 6 s). Each further wait is twice as
 /// long.
@@ -33,7 +34,7 @@ pub(super) async fn ask_later(
     let account = to.provider.as_deref().and_then(|name| providers.named(work.channel, name));
     let Some(account) = account.filter(|account| account.is_asked()) else { return Ok(()) };
     let look = Look {
-        v: LOOK_VERSION,
+        v: LATER_VERSION,
         work: work.clone(),
         account: account.name().to_string(),
         provider_id: provider_id.to_owned(),
@@ -135,7 +136,9 @@ async fn tell(context: &Context, account: &Account, look: &Look, outcome: &Outco
         | Outcome::Retry { reason, .. }
         | Outcome::Unavailable { reason, .. }
         | Outcome::HeldBack { reason, .. } => {
-            said(context, &say(EventType::Bounced, Some(reason.clone()))).await
+            said(context, &say(EventType::Bounced, Some(reason.clone()))).await?;
+            fallback::hurry(context, fallback::missed(&look.work.notification)).await;
+            Ok(())
         }
     }
 }

@@ -16,6 +16,7 @@ use peal_nats::pull::Job;
 
 use super::{DeliveryError, results};
 use crate::context::{Context, SayError};
+use crate::fanout::fallback;
 
 /// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
 const LONGEST_NAK: Duration = Duration::from_secs(60);
@@ -133,8 +134,10 @@ async fn refused(
     let mut event = event(to, &work, EventType::Failed, attempts);
     event.reason = Some(reason.to_owned());
     // It is kept as a dead letter too: when the receiving side has been put right, it can be replayed.
+    let missed = fallback::missed(&work.notification);
     to.context.dead_letter(to.job, work, attempts, reason).await?;
     to.context.event(&event).await?;
+    fallback::hurry(to.context, missed).await;
     Ok(to.job.term(&to.context.connection, reason).await?)
 }
 
@@ -148,8 +151,10 @@ async fn give_up(
     let mut event = event(to, &work, EventType::DeadLettered, attempts);
     let reason = format!("{reason}: {last}");
     event.reason = Some(reason.clone());
+    let missed = fallback::missed(&work.notification);
     to.context.dead_letter(to.job, work, attempts, &reason).await?;
     to.context.event(&event).await?;
+    fallback::hurry(to.context, missed).await;
     Ok(to.job.term(&to.context.connection, &reason).await?)
 }
 
@@ -181,6 +186,9 @@ pub(super) async fn without_attempt(
     let mut event = event(to, work, kind, work.attempts.saturating_add(to.job.deliveries - 1));
     event.reason = Some(reason.to_owned());
     to.context.event(&event).await?;
+    if matches!(kind, EventType::Failed | EventType::Suppressed) {
+        fallback::hurry(to.context, fallback::missed(&work.notification)).await;
+    }
     Ok(to.job.ack().await?)
 }
 

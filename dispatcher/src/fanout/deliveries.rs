@@ -10,7 +10,7 @@ use peal_common::envelope::{
     Accepted, ContactRef, Intake, ResolvedTarget, TakenDelivery, Takeover, Text, WhenAmbiguous, Work,
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
-use peal_common::id::DeliveryId;
+use peal_common::id::{DeliveryId, RecipientId};
 use peal_common::recipient::Outline;
 use peal_nats::catalog::CatalogError;
 
@@ -41,6 +41,17 @@ pub(super) fn decide(
     intake: &Intake,
     now: Timestamp,
     repeat: Repeat,
+) -> Result<Decided, CatalogError> {
+    decide_but(context, intake, now, repeat, &|_, _| false)
+}
+
+/// The same, without the channels that were `tried`.
+pub(super) fn decide_but(
+    context: &Context,
+    intake: &Intake,
+    now: Timestamp,
+    repeat: Repeat,
+    tried: &dyn Fn(&RecipientId, Channel) -> bool,
 ) -> Result<Decided, CatalogError> {
     let notification = &intake.notification;
     let mut decided = Decided::default();
@@ -88,7 +99,9 @@ pub(super) fn decide(
             only: target.only.as_ref(),
             suppressed: &suppressed,
             has_text: &has_text,
-            has_provider: &|channel| providers.first(channel, &sought).is_some(),
+            has_provider: &|channel| {
+                providers.first(channel, &sought).is_some() && !tried(&target.recipient, channel)
+            },
         });
         if deliveries.is_empty() && passed_over.is_empty() {
             decided.events.push(refusal(intake, target, None, Reason::NoUsableChannel, now));

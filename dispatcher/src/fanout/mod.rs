@@ -5,6 +5,7 @@
 //! handed out before marks its deliveries as possible repetitions.
 
 mod deliveries;
+pub mod fallback;
 mod inherited;
 
 use std::sync::Arc;
@@ -50,6 +51,9 @@ enum FanOutError {
     /// It was not acknowledged.
     #[error(transparent)]
     Ack(#[from] AckError),
+    /// No gateway tells how a notification stands.
+    #[error("no gateway tells how the notification stands")]
+    Gateway(#[source] peal_nats::service::NoAnswer),
     /// Nobody can tell what was settled before.
     #[error(transparent)]
     Unknown(#[from] UnknownOutcome),
@@ -168,6 +172,7 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
     for work in std::mem::take(&mut decided.put_aside) {
         put_aside(context, job, work).await?;
     }
+    fallback::arm(context, &intake, &decided, now).await?;
     publish(context, decided).await?;
     Ok(job.ack().await?)
 }

@@ -5,6 +5,7 @@ use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::id::{AppId, NotificationId};
 use peal_common::state::Record;
 use peal_nats::catalog::{CANCELLED_FACET, cancellation_key};
+use peal_nats::fallback;
 use peal_nats::publish::Outgoing;
 use peal_nats::state::WriteError;
 use peal_nats::topology::SCHEDULE;
@@ -43,7 +44,19 @@ impl Acceptor {
         for delivery in found.summary.deliveries.iter().filter(|delivery| !delivery.status.is_settled()) {
             inner.bring_forward_delivery(&delivery.id, state_seq).await?;
         }
-        Ok(())
+        // Nobody is to get it on another channel.
+        let fallback = fallback::subject(&inner.subjects, app, id);
+        let purged = inner.connection.purge(SCHEDULE, &fallback).await;
+        purged.map(drop).map_err(|error| unavailable("JetStream does not answer", error))
+    }
+
+    /// Whether somebody may still get a notification on another channel.
+    ///
+    /// # Errors
+    /// [`Refusal::Unavailable`]
+    pub async fn has_fallback(&self, app: &AppId, id: &NotificationId) -> Result<bool, Refusal> {
+        let subject = fallback::subject(&self.inner.subjects, app, id);
+        Ok(self.inner.scheduled(&subject).await?.is_some())
     }
 }
 

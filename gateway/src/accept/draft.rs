@@ -109,6 +109,7 @@ pub(super) fn intake(
         collapse_key: notification.collapse_key,
         metadata: notification.metadata,
         pinned: resolved.pinned,
+        fallback: notification.fallback.or(resolved.fallback),
     };
     Intake {
         v: accepted.version(),

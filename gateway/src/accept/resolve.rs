@@ -8,6 +8,7 @@ use peal_common::address;
 use peal_common::category::Category;
 use peal_common::channel::{Channel, ChannelSet, Priority};
 use peal_common::envelope::{ContactRef, ResolvedTarget, Text};
+use peal_common::fallback::Fallback;
 use peal_common::id::{AppId, RecipientId, Region};
 use peal_common::notification::{Notification, Target};
 use peal_common::problem::FieldError;
@@ -24,6 +25,7 @@ pub(super) struct Resolved {
     pub(super) targets: Vec<ResolvedTarget>,
     pub(super) text: Text,
     pub(super) default_priority: Priority,
+    pub(super) fallback: Option<Fallback>,
     pub(super) state_seq: u64,
     /// Whether nothing of it may leave this region.
     pub(super) pinned: bool,
@@ -142,8 +144,8 @@ pub(super) async fn resolve(
     };
     match (errors.is_empty(), category, text) {
         (true, Some(category), Some(text)) => {
-            let default_priority = category.default_priority();
-            Ok(Resolved { targets, text, default_priority, state_seq, pinned })
+            let (default_priority, fallback) = (category.default_priority(), category.fallback);
+            Ok(Resolved { targets, text, default_priority, fallback, state_seq, pinned })
         }
         _ => Err(Refusal::Invalid(errors)),
     }

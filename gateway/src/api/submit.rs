@@ -239,6 +239,7 @@ pub async fn cancel(
     if status.is_settled()
         && status != Status::Cancelled
         && found.summary.deliveries.iter().all(|d| d.status.is_settled())
+        && !app.acceptor.has_fallback(&caller.app, &id).await?
     {
         return Err(Problem::conflict(
             "too_late",

@@ -19,6 +19,7 @@ use peal_common::receipt::Reference;
 use peal_common::state::Record;
 use peal_common::suppression::{self, Suppression};
 use peal_nats::Subjects;
+use peal_nats::fallback;
 use peal_nats::publish::Outgoing;
 use peal_nats::service::Refusal;
 use serde::{Deserialize, Serialize};
@@ -173,6 +174,9 @@ async fn take(app: &App, receipts: &[Receipt]) -> Result<(), Problem> {
             let outcome = if event.is_some() { "taken" } else { "known" };
             if let Some(event) = event {
                 say(app, &event).await?;
+                if event.kind == EventType::Bounced {
+                    hurry(app, event).await;
+                }
             }
             counter!(Metric::Receipts.name(), "provider" => receipt.provider.clone(), "outcome" => outcome)
                 .increment(1);
@@ -233,6 +237,16 @@ async fn say(app: &App, event: &Event) -> Result<(), Problem> {
     let id = format!("receipt:{delivery}:{}:{}", event.kind.as_str(), event.replays.unwrap_or(0));
     app.connection.publish(Outgoing::new(app.subjects.of_event(event), payload).id(&id)).await?;
     Ok(())
+}
+
+/// Where the notification has a fallback, the next channel is not waited for.
+async fn hurry(app: &App, bounced: Event) {
+    let missed = fallback::Question { app: bounced.app, notification: bounced.notification };
+    let now = app.clock.now();
+    if let Err(error) = fallback::hurry(&app.connection, &app.subjects, &missed, now).await {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "a fallback comes when its time is over, not before");
+    }
 }
 
 async fn suppress_address(

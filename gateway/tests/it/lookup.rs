@@ -24,6 +24,7 @@ pub fn accepted(harness: &Harness, id: &str) -> Accepted {
         collapse_key: None,
         metadata: serde_json::Map::new(),
         pinned: false,
+        fallback: None,
     }
 }
 

@@ -16,6 +16,7 @@ mod callbacks;
 mod console;
 mod dead_letters;
 mod erase;
+mod fallback;
 mod inbox;
 mod input;
 mod keys;

@@ -3,6 +3,7 @@
 mod alimtalk;
 mod circuits;
 mod decisions;
+mod fallbacks;
 mod foreign;
 mod inherited;
 mod intents;

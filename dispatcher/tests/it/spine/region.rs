@@ -378,6 +378,7 @@ pub fn accepted(id: &str) -> Accepted {
         collapse_key: None,
         metadata: serde_json::Map::new(),
         pinned: false,
+        fallback: None,
     }
 }
 

@@ -192,6 +192,7 @@ fn intake(app_name: &str, number: usize) -> Intake {
             collapse_key: None,
             metadata: serde_json::Map::new(),
             pinned: false,
+            fallback: None,
         },
         takeover: None,
     }

@@ -296,6 +296,7 @@ impl Fill<'_> {
 
         let key = RecordKey::new(Kind::Category, &app(), "orders");
         let category = Category {
+            fallback: None,
             class: Class::Transactional,
             mandatory: false,
             channels: vec![ChannelChoice::Email],

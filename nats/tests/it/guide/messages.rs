@@ -72,6 +72,7 @@ fn accepted(id: &str, priority: Priority) -> Accepted {
         collapse_key: None,
         metadata: serde_json::Map::new(),
         pinned: false,
+        fallback: None,
     }
 }
 
