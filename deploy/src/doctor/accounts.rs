@@ -1,5 +1,6 @@
 //! Accounts at providers: whether they work, as the dispatcher finds by asking something harmless.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -47,13 +48,14 @@ pub async fn accounts(listen: SocketAddr, client: &Client) -> Vec<Check> {
 
 fn checks(accounts: &[Account]) -> Vec<Check> {
     let is_unknown = |account: &&Account| account.status == AccountStatus::Unknown;
-    let unknown: Vec<_> =
+    let unknown: BTreeSet<_> =
         accounts.iter().filter(is_unknown).map(|account| account.provider.as_str()).collect();
     let mut checks: Vec<_> = accounts.iter().filter(|account| !is_unknown(account)).map(check).collect();
     if !unknown.is_empty() {
+        let names: Vec<_> = unknown.into_iter().collect();
         checks.push(Check::ok(
             NAME,
-            format!("not asked, since only a message would tell: {}", unknown.join(", ")),
+            format!("not asked, since only a message would tell: {}", names.join(", ")),
         ));
     }
     checks
@@ -83,8 +85,8 @@ mod tests {
             status,
             reason: "http_401".to_owned(),
         };
-        let accounts =
-            [of("a", AccountStatus::Unknown), of("b", AccountStatus::Fails), of("c", AccountStatus::Unknown)];
+        let unknown = |provider| of(provider, AccountStatus::Unknown);
+        let accounts = [unknown("c"), of("b", AccountStatus::Fails), unknown("a"), unknown("c")];
         let [b, others] = checks(&accounts).try_into().unwrap();
         assert_eq!((b.status, b.found.as_str()), (Status::Fail, "b (sms): http_401"));
         assert!(others.found.ends_with(": a, c"), "{}", others.found);
