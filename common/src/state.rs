@@ -43,11 +43,13 @@ pub enum Kind {
     Suppression,
     /// The same of an address of somebody who is pinned.
     PinnedSuppression,
+    /// An app's own account at a provider, sealed.
+    Account,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Recipient,
         Kind::PinnedRecipient,
         Kind::Category,
@@ -58,6 +60,7 @@ impl Kind {
         Kind::PinnedCancellation,
         Kind::Suppression,
         Kind::PinnedSuppression,
+        Kind::Account,
     ];
 
     /// Whether records of this kind stay in their region.
@@ -80,6 +83,7 @@ impl Kind {
             Kind::PinnedCancellation => "pinned_cancellation",
             Kind::Suppression => "suppression",
             Kind::PinnedSuppression => "pinned_suppression",
+            Kind::Account => "account",
         }
     }
 }
@@ -115,6 +119,12 @@ impl RecordKey {
     #[must_use]
     pub fn prefix(kind: Kind, app: &AppId) -> String {
         prefix(kind, app.as_str(), 0)
+    }
+
+    /// The prefix that all records of a kind share.
+    #[must_use]
+    pub fn prefix_of_all(kind: Kind) -> String {
+        format!("{}.", kind.as_str())
     }
 
     /// The prefix of all API keys.

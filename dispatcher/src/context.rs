@@ -11,6 +11,8 @@ use peal_common::channel::Channel;
 use peal_common::clock::Clock;
 use peal_common::envelope::{Accepted, DeadLetter, DecodeError, ENVELOPE_VERSION, Envelope as _, Work};
 use peal_common::event::Event;
+use peal_common::settings::ChannelSettings;
+use peal_common::state::Kind;
 use peal_common::takeover::TAKEN_OVER;
 use peal_nats::catalog::{Catalog, CatalogError, Stop};
 use peal_nats::dead_letter::dead_letter_id;
@@ -20,7 +22,7 @@ use peal_nats::pull::Job;
 use peal_nats::state::StateWriter;
 use peal_nats::{Connection, Region, Subjects};
 
-use crate::channels::CurrentProviders;
+use crate::channels::{ConfigError, CurrentProviders, Providers};
 use crate::delivery::InHand;
 use crate::fanout::Inherited;
 use crate::outcomes::RecentOutcomes;
@@ -85,7 +87,46 @@ pub enum SayError {
     Encode(#[from] serde_json::Error),
 }
 
+/// The providers can't be set up now.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The accounts of apps can't be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The settings don't fit.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
 impl Context {
+    /// The providers, with the accounts of apps as the mirror has them by now.
+    pub fn providers(&self) -> Arc<Providers> {
+        let generation = self.mirror.generation(Kind::Account);
+        if generation != self.providers.generation() {
+            let rebuilt = self.providers.replace(generation, None, |settings| self.build(settings));
+            if let Err(error) = rebuilt {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "the accounts of apps are not in force yet");
+            }
+        }
+        self.providers.get()
+    }
+
+    /// Puts other settings of the channels in force.
+    ///
+    /// # Errors
+    /// [`BuildError`]; then everything stays as it was.
+    pub fn take_over(&self, settings: &ChannelSettings) -> Result<(), BuildError> {
+        let generation = self.mirror.generation(Kind::Account);
+        self.providers.replace(generation, Some(settings.clone()), |settings| self.build(settings))
+    }
+
+    fn build(&self, settings: &ChannelSettings) -> Result<Providers, BuildError> {
+        let own = self.catalog.accounts()?;
+        let sealer = self.catalog.sealer();
+        Ok(Providers::from_settings(settings, &own, &self.connection, sealer, &self.clock)?)
+    }
+
     /// Waits until the mirror has seen what a decision depends on.
     ///
     /// # Errors

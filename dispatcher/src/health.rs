@@ -90,7 +90,7 @@ async fn probed(State(health): State<Arc<Health>>) -> Json<Vec<Probed>> {
     {
         return Json(found.clone());
     }
-    let providers = health.context.providers.get();
+    let providers = health.context.providers();
     let all = accounts(&providers).map(|(channel, account)| async move {
         let provider = Arc::clone(account.name());
         let probe = tokio::time::timeout(CALL_LIMIT, account.probe()).await;
@@ -123,7 +123,7 @@ pub async fn serve(
 
 async fn measured(State(health): State<Arc<Health>>) -> String {
     crate::metrics::state_sequence(health.context.mirror.position());
-    for (channel, account) in accounts(&health.context.providers.get()) {
+    for (channel, account) in accounts(&health.context.providers()) {
         crate::metrics::circuit(channel, account.name(), account.opened().is_some());
     }
     health.exporter.render()
@@ -144,7 +144,7 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, Json<Readiness
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
     };
-    let providers = health.context.providers.get();
+    let providers = health.context.providers();
     let accounts = accounts(&providers).map(|(channel, account)| AccountView::of(channel, account));
     (code, Json(Readiness { status, reasons, accounts: accounts.collect() }))
 }

@@ -13,6 +13,7 @@ pub mod due;
 pub mod fanout;
 pub mod health;
 pub mod homecoming;
+mod lanes;
 pub mod metrics;
 pub mod outcomes;
 pub mod recording;
@@ -80,7 +81,7 @@ pub async fn run_reloading(
         clock.clone(),
         Arc::clone(&hybrid),
     );
-    let providers = Providers::from_settings(&settings.channels, &connection, &sealer, &clock)?;
+    let providers = Providers::from_settings(&settings.channels, &[], &connection, &sealer, &clock)?;
     let channels = served(&settings.dispatcher, &providers)?;
     if settings.channels.email.is_set() && settings.gateway.public_url.is_none() {
         tracing::warn!("e-mails of marketing categories have no link to unsubscribe: set gateway.public_url");
@@ -94,7 +95,7 @@ pub async fn run_reloading(
         in_hand: InHand::default(),
         policy: policy(&settings),
         public_base: settings.gateway.public_base().map(str::to_owned),
-        providers: CurrentProviders::new(providers),
+        providers: CurrentProviders::new(settings.channels.clone(), providers),
         hub: settings.topology.hub.clone(),
         mirror,
         clock,
@@ -117,11 +118,9 @@ pub async fn run_reloading(
     let in_flight = TaskTracker::new();
     for priority in Priority::ALL {
         tasks.spawn(fanout::run(Arc::clone(&context), priority, in_flight.clone(), stop.clone()));
-        for &channel in &channels {
-            let context = Arc::clone(&context);
-            tasks.spawn(delivery::run(context, channel, priority, in_flight.clone(), stop.clone()));
-        }
     }
+    let only = settings.dispatcher.channels.clone();
+    tasks.spawn(lanes::run(Arc::clone(&context), only, in_flight.clone(), stop.clone()));
     tasks.spawn(due::run(Arc::clone(&context), in_flight.clone(), stop.clone()));
     tasks.spawn(sweep::run(Arc::clone(&context), stop.clone()));
     tasks.spawn(reload::run(Arc::clone(&context), channels, reloads, stop.clone()));

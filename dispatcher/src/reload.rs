@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::NoProvider;
 use crate::channels::{ConfigError, Providers};
-use crate::context::Shared;
+use crate::context::{BuildError, Context, Shared};
 
-/// Takes over what `reloads` brings until `stop`. `served` are the channels that the dispatcher takes deliveries of: that
-/// does not change before it is started again.
+/// Takes over what `reloads` brings until `stop`. `served` are the channels that the settings have a provider for: those do
+/// not change before the dispatcher is started again.
 pub async fn run(
     context: Shared,
     served: Vec<Channel>,
@@ -33,20 +33,22 @@ enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
     NoProvider(#[from] NoProvider),
     #[error("they name other channels ({0}) than before: start the dispatcher again")]
     OtherChannels(Channel),
 }
 
-fn take_over(context: &Shared, served: &[Channel], settings: &Settings) -> Result<(), ReloadError> {
+fn take_over(context: &Context, served: &[Channel], settings: &Settings) -> Result<(), ReloadError> {
     let sealer = context.catalog.sealer();
+    // Accounts of apps come and go by themselves.
     let providers =
-        Providers::from_settings(&settings.channels, &context.connection, sealer, &context.clock)?;
+        Providers::from_settings(&settings.channels, &[], &context.connection, sealer, &context.clock)?;
     let others = crate::served(&settings.dispatcher, &providers)?;
     let other = Channel::ALL.into_iter().find(|it| others.contains(it) != served.contains(it));
     if let Some(channel) = other {
         return Err(ReloadError::OtherChannels(channel));
     }
-    context.providers.replace(providers);
-    Ok(())
+    Ok(context.take_over(&settings.channels)?)
 }

@@ -59,7 +59,7 @@ type Lane = (Region, String, String);
 /// The queues that this dispatcher works on, and those that carry state from this region and to it.
 fn lanes(context: &Context) -> Vec<Lane> {
     let here = &context.connection.region;
-    let providers = context.providers.get();
+    let providers = context.providers();
     let deliveries = providers.channels().flat_map(|channel| {
         Priority::ALL.map(|priority| (here.clone(), work_stream(channel), deliver_consumer(priority)))
     });

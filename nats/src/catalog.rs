@@ -13,6 +13,7 @@ use peal_common::envelope::Accepted;
 use peal_common::id::{AppId, CategoryId, NotificationId, RecipientId, TemplateId};
 use peal_common::recipient::{Outline, Recipient};
 use peal_common::seal::{SealError, Sealer};
+use peal_common::settings::AccountSettings;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_common::suppression::{self, Suppression};
 use peal_common::template::{CompiledTemplate, Template, TemplateCache};
@@ -30,6 +31,8 @@ pub const TEMPLATE_FACET: &str = "template";
 /// The facet of a template's record that holds the number of its latest version. It outlives the template, so that a
 /// number never names two texts.
 pub const VERSION_FACET: &str = "version";
+/// The facet of an account's record that holds its settings as JSON, sealed under the record's key.
+pub const ACCOUNT_FACET: &str = "account";
 /// How the ids of recipients begin that stand for an address which a notification named: `addr:<channel>:<index>`. The
 /// API refuses to make others of that form.
 pub const INLINE_PREFIX: &str = "addr:";
@@ -78,6 +81,17 @@ pub struct Reach {
     pub channels: ChannelSet,
     /// Whether it is pinned to this region.
     pub pinned: bool,
+}
+
+/// An account at a provider that an app brought along.
+#[derive(Debug, Clone)]
+pub struct AppAccount {
+    /// The app: nobody else's messages go out with it.
+    pub app: AppId,
+    /// Its name.
+    pub name: String,
+    /// What there is to know of it.
+    pub settings: AccountSettings,
 }
 
 /// Typed look-ups in the mirror. Cheap to clone.
@@ -172,6 +186,30 @@ impl Catalog {
                 .map(Some)
                 .map_err(|_| CatalogError::Damaged(Kind::TemplateVersion)),
             None => Ok(None),
+        }
+    }
+
+    /// The accounts that apps brought along. One that can't be read is told in the log, and is not there.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn accounts(&self) -> Result<Vec<AppAccount>, CatalogError> {
+        let prefix = RecordKey::prefix_of_all(Kind::Account);
+        let (mut accounts, mut after) = (Vec::new(), None);
+        loop {
+            let found = self.mirror.scan(&prefix, after.as_ref(), ACCOUNTS_AT_ONCE)?;
+            let ended = found.len() < ACCOUNTS_AT_ONCE;
+            for (key, record) in found {
+                match read_account(&key, &record, &self.sealer) {
+                    Ok(Some(account)) => accounts.push(account),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(%error, %key, "an account is left out"),
+                }
+                after = Some(key);
+            }
+            if ended {
+                return Ok(accounts);
+            }
         }
     }
 
@@ -347,6 +385,27 @@ impl Catalog {
         }
         Ok(all)
     }
+}
+
+/// How many accounts are read at once.
+const ACCOUNTS_AT_ONCE: usize = 256;
+
+/// Opens an account's record. `None` when it was deleted.
+///
+/// # Errors
+/// [`CatalogError::Sealed`]; [`CatalogError::Damaged`] when what was sealed is none.
+pub fn read_account(
+    key: &RecordKey,
+    record: &Record,
+    sealer: &Sealer,
+) -> Result<Option<AppAccount>, CatalogError> {
+    let Some(value) = record.get(ACCOUNT_FACET) else { return Ok(None) };
+    let damaged = || CatalogError::Damaged(Kind::Account);
+    let sealed = value.as_str().ok_or_else(damaged)?;
+    let settings = sealer.open_secret(sealed, key.as_str())?;
+    let settings = serde_json::from_str(&settings).map_err(|_| damaged())?;
+    let (app, name) = (key.app().ok_or_else(damaged)?, key.id().ok_or_else(damaged)?);
+    Ok(Some(AppAccount { app, name, settings }))
 }
 
 /// The keys under which a recipient's record may stand: the usual one, and the one that stays in the region.

@@ -93,13 +93,12 @@ impl ChannelSettings {
         })?;
         for (name, account) in &self.accounts {
             let path = format!("channels.accounts.{name}");
-            let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if !(1..=MAX_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_plain) {
+            if !is_account_name(name) {
                 let advice = "name accounts with 1 to 32 characters of a-z 0-9 -".to_owned();
                 return Err(SettingsError::Invalid(format!("channels.accounts: {advice}")));
             }
             account.check(|provider| format!("{path}.{provider}"))?;
-            account.route.check(&path)?;
+            account.route.check(&format!("{path}."))?;
         }
         Ok(())
     }
@@ -111,7 +110,48 @@ const MAX_ALIGO_TIMEOUT: u64 = 12;
 /// The longest name of an account.
 const MAX_NAME_BYTES: usize = 32;
 
+/// Whether an account may be called so: 1 to 32 characters of `a-z 0-9 -`.
+#[must_use]
+pub fn is_account_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=MAX_NAME_BYTES).contains(&name.len()) && name.bytes().all(is_plain)
+}
+
 impl AccountSettings {
+    /// Checks an account that an app brings along, but for the files that it may name.
+    ///
+    /// # Errors
+    /// What to write.
+    pub fn check_own(&self) -> Result<(), SettingsError> {
+        if self.providers().next().is_none() {
+            let known = AccountSettings::PROVIDERS.join(", ");
+            return Err(SettingsError::Invalid(format!("name a provider, one of {known}")));
+        }
+        self.check(str::to_owned)?;
+        self.route.check("")
+    }
+
+    /// The providers that an account may be at, in the order in which they are tried.
+    pub const PROVIDERS: [&str; 10] =
+        ["apns", "fcm", "smtp", "sendgrid", "mandrill", "twilio", "vonage", "sms_http", "telegram", "aligo"];
+
+    /// Those that it is at.
+    pub fn providers(&self) -> impl Iterator<Item = &'static str> {
+        let is_set = [
+            self.apns.is_some(),
+            self.fcm.is_some(),
+            self.smtp.is_some(),
+            self.sendgrid.is_some(),
+            self.mandrill.is_some(),
+            self.twilio.is_some(),
+            self.vonage.is_some(),
+            self.sms_http.is_some(),
+            self.telegram.is_some(),
+            self.aligo.is_some(),
+        ];
+        AccountSettings::PROVIDERS.into_iter().zip(is_set).filter_map(|(name, is_set)| is_set.then_some(name))
+    }
+
     /// `section` says where a provider's keys stand.
     fn check(&self, section: impl Fn(&str) -> String) -> Result<(), SettingsError> {
         let timeouts = [
@@ -161,7 +201,7 @@ impl RouteSettings {
         match self.countries.iter().all(is_code) {
             true => Ok(()),
             false => Err(SettingsError::Invalid(format!(
-                "{path}.for.countries: write calling codes with their +, such as \"+82\""
+                "{path}for.countries: write calling codes with their +, such as \"+82\""
             ))),
         }
     }

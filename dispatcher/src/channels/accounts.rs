@@ -137,6 +137,10 @@ impl Accounts {
         self.0.insert(place, account);
     }
 
+    pub(super) fn retain(&mut self, keep: impl Fn(&Account) -> bool) {
+        self.0.retain(keep);
+    }
+
     pub(super) fn all(&self) -> &[Account] {
         &self.0
     }

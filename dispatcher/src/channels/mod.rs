@@ -59,6 +59,8 @@ pub const PROVIDER_PAUSED: &str = "provider_paused";
 /// Held back because all connections were busy.
 pub const NO_FREE_CONNECTION: &str = "no_free_connection";
 
+/// The account that an app brought along can't be set up. The dispatcher's log says why.
+pub const UNUSABLE: &str = "account_unusable";
 /// Held back while the circuits of all accounts are open; what opened it follows after a colon.
 pub const CIRCUIT_OPEN: &str = "circuit_open";
 
@@ -193,6 +195,9 @@ pub enum Provider {
     Inbox(inbox::Client),
     /// Records instead of sending, for laptops and tests.
     Sandbox(sandbox::Client),
+    /// An account that an app brought along and that can't be set up: the provider that it was meant for. What is meant for
+    /// it waits until it is put right.
+    Unusable(&'static str),
 }
 
 impl Provider {
@@ -214,6 +219,7 @@ impl Provider {
             Provider::Aligo(_) => "aligo",
             Provider::Inbox(_) => "inbox",
             Provider::Sandbox(_) => "sandbox",
+            Provider::Unusable(name) => name,
         }
     }
 
@@ -230,7 +236,8 @@ impl Provider {
             | Provider::Vonage(_)
             | Provider::SmsHttp(_)
             | Provider::Telegram(_)
-            | Provider::Aligo(_) => true,
+            | Provider::Aligo(_)
+            | Provider::Unusable(_) => true,
             Provider::Webhook(_) | Provider::Webpush(_) | Provider::Inbox(_) | Provider::Sandbox(_) => false,
         }
     }
@@ -247,6 +254,7 @@ impl Provider {
             Provider::Vonage(client) => client.probe().await,
             Provider::Telegram(client) => client.probe().await,
             Provider::Aligo(client) => client.probe().await,
+            Provider::Unusable(_) => Probe::Fails { reason: UNUSABLE.to_owned() },
             Provider::SmsHttp(_)
             | Provider::Webhook(_)
             | Provider::Webpush(_)
@@ -297,6 +305,7 @@ impl Provider {
             Provider::Aligo(client) => client.send(message).await,
             Provider::Inbox(client) => client.send(message).await,
             Provider::Sandbox(client) => client.send(message).await,
+            Provider::Unusable(_) => outcomes::unavailable(UNUSABLE),
         }
     }
 }

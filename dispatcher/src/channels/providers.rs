@@ -1,6 +1,7 @@
 //! Which providers carry which channel.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use peal_common::channel::Channel;
@@ -8,7 +9,9 @@ use peal_common::clock::Clock;
 use peal_common::seal::Sealer;
 use peal_common::settings::{AccountSettings, ChannelSettings};
 use peal_nats::Connection;
+use peal_nats::catalog::AppAccount;
 use peal_nats::turns::Turns;
+use tokio::sync::Notify;
 
 use super::accounts::{Account, Accounts, Admitted, Route, Sought};
 use super::breaker::Opened;
@@ -30,12 +33,14 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Sets up what the settings name; the sandbox takes the other channels if it is on.
+    /// Sets up what the settings name, and the accounts that apps brought along; the sandbox takes the other channels if it
+    /// is on.
     ///
     /// # Errors
     /// [`ConfigError`] with what to write.
     pub fn from_settings(
         settings: &ChannelSettings,
+        own: &[AppAccount],
         connection: &Connection,
         sealer: &Arc<Sealer>,
         clock: &Clock,
@@ -66,15 +71,39 @@ impl Providers {
                 .add_accounts(account, Some(name), &turns, clock)
                 .map_err(|source| ConfigError::Account { name: name.clone(), source: Box::new(source) })?;
         }
+        let sandboxed: Vec<_> = Channel::ALL.into_iter().filter(|channel| !providers.has(*channel)).collect();
+        providers.add_own(own, &turns, clock);
         if settings.sandbox.enabled {
-            for channel in Channel::ALL.into_iter().filter(|channel| *channel != Channel::Inbox) {
-                if !providers.has(channel) {
-                    let client = sandbox::Client::new(connection.clone(), clock.clone(), channel);
-                    providers.add(channel, Provider::Sandbox(client));
-                }
+            for channel in sandboxed.into_iter().filter(|channel| *channel != Channel::Inbox) {
+                let client = sandbox::Client::new(connection.clone(), clock.clone(), channel);
+                providers.add(channel, Provider::Sandbox(client));
             }
         }
         Ok(providers)
+    }
+
+    /// Adds the accounts that apps brought along. One that can't be set up stands for what waits for it.
+    fn add_own(&mut self, accounts: &[AppAccount], turns: &Turns, clock: &Clock) {
+        for AppAccount { app, name, settings } in accounts {
+            let mut settings = settings.clone();
+            settings.route.apps = vec![app.clone()];
+            let name = format!("{app}/{name}");
+            if let Err(error) = self.add_accounts(&settings, Some(&name), turns, clock) {
+                tracing::error!(account = name, error = &error as &dyn Error, "an account is unusable");
+                self.remove(&name);
+                let route = Route::from_settings(&settings.route);
+                for provider in settings.providers() {
+                    let account = Account::new(Provider::Unusable(provider), Some(&name), route.clone());
+                    self.by_channel[channel_of(provider) as usize].add(account);
+                }
+            }
+        }
+    }
+
+    /// Removes what was set up of an account.
+    fn remove(&mut self, name: &str) {
+        let is_own = |account: &Account| account.name().split_once(':').is_some_and(|(_, own)| own == name);
+        self.by_channel.iter_mut().for_each(|accounts| accounts.retain(|account| !is_own(account)));
     }
 
     /// Sets up an account at each provider that the settings name.
@@ -219,26 +248,74 @@ impl Providers {
     }
 }
 
-/// The providers as they are set up at present. A reload puts others in their place; what is under way ends with those it
-/// began with.
+/// The channel that a provider serves, by its key in the settings.
+fn channel_of(provider: &str) -> Channel {
+    match provider {
+        "apns" => Channel::Apns,
+        "fcm" => Channel::Fcm,
+        "twilio" | "vonage" | "sms_http" => Channel::Sms,
+        "telegram" => Channel::Telegram,
+        "aligo" => Channel::Alimtalk,
+        _ => Channel::Email,
+    }
+}
+
+/// The providers as they are set up at present. When settings are read again, or an app changes an account of its own, others
+/// take their place; what is under way ends with those it began with.
 #[derive(Debug)]
-pub struct CurrentProviders(RwLock<Arc<Providers>>);
+pub struct CurrentProviders {
+    settings: Mutex<ChannelSettings>,
+    /// The providers, and how often apps had changed their accounts by then.
+    built: RwLock<(u64, Arc<Providers>)>,
+    replaced: Notify,
+}
 
 impl CurrentProviders {
-    /// Begins with these.
+    /// Begins with these, of `settings` alone.
     #[must_use]
-    pub fn new(providers: Providers) -> Self {
-        CurrentProviders(RwLock::new(Arc::new(providers)))
+    pub fn new(settings: ChannelSettings, providers: Providers) -> Self {
+        CurrentProviders {
+            settings: Mutex::new(settings),
+            built: RwLock::new((0, Arc::new(providers))),
+            replaced: Notify::new(),
+        }
     }
 
     /// Those of this moment.
     #[must_use]
     pub fn get(&self) -> Arc<Providers> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.built.read().unwrap_or_else(PoisonError::into_inner).1)
     }
 
-    /// Puts others in their place.
-    pub fn replace(&self, providers: Providers) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(providers);
+    /// How often apps had changed their accounts when those of this moment were set up.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.built.read().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Puts others in their place. `build` makes them from the settings, which `change` changes first.
+    ///
+    /// # Errors
+    /// What `build` says; then everything stays as it was.
+    pub fn replace<E>(
+        &self,
+        generation: u64,
+        change: Option<ChannelSettings>,
+        build: impl FnOnce(&ChannelSettings) -> Result<Providers, E>,
+    ) -> Result<(), E> {
+        // One at a time: the later one must not be overtaken by the one before.
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let providers = build(change.as_ref().unwrap_or(&settings))?;
+        if let Some(change) = change {
+            *settings = change;
+        }
+        *self.built.write().unwrap_or_else(PoisonError::into_inner) = (generation, Arc::new(providers));
+        self.replaced.notify_waiters();
+        Ok(())
+    }
+
+    /// Waits until others take their place.
+    pub async fn replaced(&self) {
+        self.replaced.notified().await;
     }
 }

@@ -173,7 +173,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     }
     context.caught_up(work.state_seq).await?;
     // It may have to wait for its provider: the decision comes after that.
-    let providers = context.providers.get();
+    let providers = context.providers();
     let way = Way::of(context, &providers, &work)?;
     let admitted = way.admit(&providers).await;
     match attempt::decide(context, &work)? {
@@ -255,7 +255,7 @@ async fn interrupted(context: &Context, job: &Job, work: &Work) -> Result<(), De
     let rules = context.catalog.category(&notification.app, &notification.category)?;
     let class = rules.map_or(Class::Marketing, |rules| rules.class);
     let outcome = Outcome::Ambiguous { reason: "dispatcher_lost".to_owned() };
-    let providers = context.providers.get();
+    let providers = context.providers();
     let way = Way::of(context, &providers, work)?;
     settle::after_attempt(&untried(context, job, &way, &providers), work, class, &outcome).await?;
     intents::forget(context, work).await;

@@ -30,7 +30,7 @@ pub(super) async fn ask_later(
     attempts: u32,
     provider_id: &str,
 ) -> Result<(), SayError> {
-    let providers = to.context.providers.get();
+    let providers = to.context.providers();
     let account = to.provider.as_deref().and_then(|name| providers.named(work.channel, name));
     let Some(account) = account.filter(|account| account.is_asked()) else { return Ok(()) };
     let look = Look {
@@ -72,7 +72,7 @@ pub(crate) async fn queue(context: &Context, look: &Look) -> Result<(), SayError
 pub(super) async fn ask(context: &Context, job: &Job, look: Look) -> Result<(), DeliveryError> {
     let work = &look.work;
     context.caught_up(work.state_seq).await?;
-    let providers = context.providers.get();
+    let providers = context.providers();
     let recipient = context.catalog.recipient(&work.notification.app, &work.recipient)?;
     let contact = recipient.as_ref().and_then(|recipient| recipient.contact(&work.contact));
     // Of who is not known any more nothing more is to be known, and an account that is gone can't be asked.

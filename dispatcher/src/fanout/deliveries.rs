@@ -70,7 +70,7 @@ pub(super) fn decide_but(
         }
         Text::Content(_) => None,
     };
-    let providers = context.providers.get();
+    let providers = context.providers();
     // Where accounts go by country, there is one for the others too, or its lack is told when it is asked for.
     let sought = Sought { app: &notification.app, class: rules.class, address: None };
     for target in &intake.targets {

@@ -190,7 +190,7 @@ fn decide(
 
 /// Whether a provider that was tried sends a message on this channel by itself: then Peal does not.
 fn sends_itself(context: &Context, tried: &[&DeliveryStanding], channel: Channel) -> bool {
-    let has_failover = || context.providers.get().of(Channel::Alimtalk).iter().any(|it| it.has_failover());
+    let has_failover = || context.providers().of(Channel::Alimtalk).iter().any(|it| it.has_failover());
     channel == Channel::Sms
         && tried.iter().any(|delivery| delivery.channel == Some(Channel::Alimtalk))
         && has_failover()

@@ -1,5 +1,6 @@
 //! The routes: one table, grouped by the scope that a caller needs, and one file per resource.
 
+pub mod accounts;
 pub mod callbacks;
 pub mod categories;
 pub mod dead_letters;
@@ -86,4 +87,6 @@ pub fn admin() -> OpenApiRouter<App> {
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get, keys::revoke))
         .routes(routes!(keys::rotate))
+        .routes(routes!(accounts::list))
+        .routes(routes!(accounts::get, accounts::put, accounts::delete))
 }

@@ -10,6 +10,7 @@
 mod harness;
 
 mod accept;
+mod accounts;
 mod auth;
 mod browser;
 mod callbacks;

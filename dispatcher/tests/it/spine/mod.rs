@@ -8,6 +8,7 @@ mod foreign;
 mod inherited;
 mod intents;
 mod limits;
+mod own_accounts;
 mod push;
 mod region;
 mod retries;

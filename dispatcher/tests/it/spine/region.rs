@@ -19,7 +19,7 @@ use peal_common::seal::Sealer;
 use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_common::template::Content;
-use peal_nats::catalog::{CANCELLED_FACET, TAKEN_OVER_FACET};
+use peal_nats::catalog::{ACCOUNT_FACET, CANCELLED_FACET, TAKEN_OVER_FACET};
 use peal_nats::connect::{Options as ConnectOptions, connect};
 use peal_nats::follow::{Followed, Follower};
 use peal_nats::publish::Outgoing;
@@ -202,6 +202,21 @@ impl Region {
         let stamp = self.hybrid.stamp();
         write_body(&mut record, &key, &app(), &body, &stamp, &self.sealer, &mut rand::rng()).unwrap();
         preferences.write(&mut record, &stamp);
+        self.put(&key, &record).await
+    }
+
+    /// Writes an account that the app brought along; `None` deletes it.
+    pub async fn account(&self, name: &str, settings: Option<Value>) -> u64 {
+        let key = RecordKey::new(Kind::Account, &app(), name);
+        let mut record = Record::default();
+        match settings {
+            Some(settings) => {
+                let text = settings.to_string();
+                let sealed = self.sealer.seal_secret(&text, key.as_str(), &mut rand::rng()).unwrap();
+                record.set(ACCOUNT_FACET, sealed.into(), &self.hybrid.stamp());
+            }
+            None => record.erase(&self.hybrid.stamp()),
+        }
         self.put(&key, &record).await
     }
 

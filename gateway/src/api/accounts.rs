@@ -1,0 +1,186 @@
+//! An app's own accounts at providers. What stands in one is sealed with the region's key, and never given out again.
+
+use axum::extract::{Request, State};
+use peal_common::category::Class;
+use peal_common::clock::Stamp;
+use peal_common::problem::FieldError;
+use peal_common::settings::{AccountSettings, is_account_name};
+use peal_common::state::{Kind, Record, RecordKey};
+use peal_nats::catalog::{ACCOUNT_FACET, AppAccount, read_account};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::page::{Page, PageQuery};
+use crate::app::App;
+use crate::http::auth::Caller;
+use crate::http::json::{self, Json};
+use crate::http::params::{Id, Query};
+use crate::http::problem::{NoContent, Problem, ProblemBody, Put};
+
+/// An account, without what is secret in it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AccountView {
+    /// Its name.
+    name: String,
+    /// The providers that it is at.
+    providers: Vec<&'static str>,
+    /// Which of the app's messages it takes.
+    #[serde(rename = "for")]
+    route: RouteView,
+}
+
+/// Which messages an account takes: those that fit every rule that there is.
+#[derive(Debug, Serialize, ToSchema)]
+struct RouteView {
+    /// The classes of their categories; all when it is empty.
+    classes: Vec<Class>,
+    /// The calling codes of the phone numbers that they go to; all when it is empty.
+    countries: Vec<String>,
+}
+
+impl AccountView {
+    fn of(account: AppAccount) -> Self {
+        let providers = account.settings.providers().collect();
+        let route = account.settings.route;
+        let route = RouteView { classes: route.classes, countries: route.countries };
+        AccountView { name: account.name, providers, route }
+    }
+}
+
+/// Makes or replaces an account. The body has the keys of `[channels.accounts.<name>]` in the settings, but for files:
+/// `{"for": {"classes": ["marketing"]}, "smtp": {"host": "…", "from": "…"}}`. It takes messages of the key's app alone, and
+/// these go out with no other account then, where it fits. Dispatchers use it for what is accepted after the answer.
+#[utoipa::path(put, path = "/v1/accounts/{name}", tag = "accounts", request_body = Object,
+    params(("name" = String, Path, description = "1 to 32 characters of a-z 0-9 -")),
+    responses(
+        (status = 200, description = "replaced", body = AccountView),
+        (status = 201, description = "made", body = AccountView),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn put(
+    State(app): State<App>,
+    caller: Caller,
+    Id(name): Id<String>,
+    request: Request,
+) -> Result<Put<AccountView>, Problem> {
+    check_name(&name)?;
+    let body = json::json_bytes(request).await?;
+    let settings: AccountSettings = json::parse_object(&body)?;
+    let raw: Value = json::parse_object(&body)?;
+    check(&settings, &raw, &caller)?;
+    let key = RecordKey::new(Kind::Account, &caller.app, &name);
+    let sealed = app.catalog.sealer().seal_secret(&raw.to_string(), key.as_str(), &mut rand::rng());
+    let sealed = Value::String(sealed.map_err(|_| Problem::internal())?);
+    let mut is_new = false;
+    let change = |record: &mut Record, stamp: &Stamp| {
+        is_new = record.get(ACCOUNT_FACET).is_none();
+        record.set(ACCOUNT_FACET, sealed.clone(), stamp);
+        Ok::<_, Problem>(())
+    };
+    let written = app.writer.update(&key, change).await?;
+    app.settle(&key, &written).await;
+    let view = AccountView::of(AppAccount { app: caller.app.clone(), name, settings });
+    Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
+}
+
+fn check_name(name: &str) -> Result<(), Problem> {
+    match is_account_name(name) {
+        true => Ok(()),
+        false => {
+            Err(Problem::invalid_field("name", "invalid_value", "write 1 to 32 characters of a-z 0-9 -"))
+        }
+    }
+}
+
+fn check(settings: &AccountSettings, raw: &Value, caller: &Caller) -> Result<(), Problem> {
+    if let Some(field) = file_in(raw, "") {
+        let detail =
+            "an account that is handed in has its secrets in it: files are for the dispatchers' settings";
+        return Err(Problem::invalid_field(&field, "not_allowed", detail));
+    }
+    if settings.route.apps.iter().any(|app| *app != caller.app) {
+        return Err(Problem::invalid_field(
+            "for.apps",
+            "other_app",
+            "it takes messages of the key's own app; leave it out",
+        ));
+    }
+    settings.check_own().map_err(|error| {
+        let text = error.to_string();
+        let text = text.strip_prefix("settings: ").unwrap_or(&text);
+        let (field, detail) = text.split_once(": ").unwrap_or(("", text));
+        Problem::from(vec![FieldError::new(field, "invalid_value", detail)])
+    })
+}
+
+/// The first key that names a file.
+fn file_in(value: &Value, path: &str) -> Option<String> {
+    value.as_object()?.iter().find_map(|(key, value)| {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let is_file = key.ends_with("_file") || key.ends_with("_files");
+        if is_file && !value.is_null() { Some(path) } else { file_in(value, &path) }
+    })
+}
+
+/// One account.
+#[utoipa::path(get, path = "/v1/accounts/{name}", tag = "accounts",
+    params(("name" = String, Path, description = "the account")),
+    responses(
+        (status = 200, description = "the account", body = AccountView),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Id(name): Id<String>,
+) -> Result<Json<AccountView>, Problem> {
+    let key = RecordKey::new(Kind::Account, &caller.app, &name);
+    let found = app.catalog.mirror().get(&key)?;
+    let account =
+        found.map(|record| read_account(&key, &record, app.catalog.sealer())).transpose()?.flatten();
+    Ok(Json(AccountView::of(account.ok_or_else(|| Problem::not_found("account"))?)))
+}
+
+/// Accounts by name.
+#[utoipa::path(get, path = "/v1/accounts", tag = "accounts", params(PageQuery), responses(
+    (status = 200, description = "a page of accounts", body = Page<AccountView>),
+    (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+))]
+pub async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<AccountView>>, Problem> {
+    let (limit, after) = (page.limit()?, page.after()?);
+    let read = |_: &str, key: &RecordKey, record: &Record| {
+        Ok(read_account(key, record, app.catalog.sealer())?.map(AccountView::of))
+    };
+    let found = app.catalog.list(Kind::Account, &caller.app, after.as_deref(), limit + 1, read)?;
+    Ok(Json(Page::of(found, limit)))
+}
+
+/// Deletes an account. What was meant for it goes out with the accounts of the dispatchers' settings, if any takes it.
+/// Deleting one that is not there does no harm.
+#[utoipa::path(delete, path = "/v1/accounts/{name}", tag = "accounts",
+    params(("name" = String, Path, description = "the account")),
+    responses(
+        (status = 204, description = "deleted"),
+        (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
+    ))]
+pub async fn delete(
+    State(app): State<App>,
+    caller: Caller,
+    Id(name): Id<String>,
+) -> Result<NoContent, Problem> {
+    let key = RecordKey::new(Kind::Account, &caller.app, &name);
+    let change = |record: &mut Record, stamp: &Stamp| {
+        if !record.facets.is_empty() {
+            record.erase(stamp);
+        }
+        Ok::<_, Problem>(())
+    };
+    let written = app.writer.update(&key, change).await?;
+    app.settle(&key, &written).await;
+    Ok(NoContent)
+}
