@@ -18,6 +18,9 @@ use crate::http::json::{self, Json};
 use crate::http::params::{Id, Query};
 use crate::http::problem::{NoContent, Problem, ProblemBody, Put};
 
+/// The most accounts of an app: every dispatcher keeps connections to each.
+const MAX_ACCOUNTS: usize = 32;
+
 /// An account, without what is secret in it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AccountView {
@@ -56,6 +59,7 @@ impl AccountView {
     responses(
         (status = 200, description = "replaced", body = AccountView),
         (status = 201, description = "made", body = AccountView),
+        (status = 409, description = "the app has as many as it may have", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
     ))]
 pub async fn put(
@@ -70,6 +74,12 @@ pub async fn put(
     let raw: Value = json::parse_object(&body)?;
     check(&settings, &raw, &caller)?;
     let key = RecordKey::new(Kind::Account, &caller.app, &name);
+    let before = app.catalog.list(Kind::Account, &caller.app, None, MAX_ACCOUNTS, |_, key, record| {
+        Ok(record.get(ACCOUNT_FACET).map(|_| key.clone()))
+    })?;
+    if before.len() == MAX_ACCOUNTS && before.iter().all(|(_, own)| *own != key) {
+        return Err(Problem::conflict("too_many", "an app has at most 32 accounts; delete one first"));
+    }
     let sealed = app.catalog.sealer().seal_secret(&raw.to_string(), key.as_str(), &mut rand::rng());
     let sealed = Value::String(sealed.map_err(|_| Problem::internal())?);
     let mut is_new = false;

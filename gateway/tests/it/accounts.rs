@@ -56,6 +56,19 @@ async fn an_account_lives_and_its_secrets_are_shown_to_nobody() {
 }
 
 #[tokio::test]
+async fn an_app_has_so_many_accounts_and_no_more() {
+    let harness = Harness::start().await;
+    let client = harness.admin().await;
+    for number in 0..32 {
+        client.put(&format!("/v1/accounts/bot-{number}"), telegram("t")).await.ok(201);
+    }
+    client.put("/v1/accounts/another", telegram("t")).await.problem(409, "too_many");
+    client.put("/v1/accounts/bot-7", telegram("t")).await.ok(200);
+    client.delete("/v1/accounts/bot-7").await.ok(204);
+    client.put("/v1/accounts/another", telegram("t")).await.ok(201);
+}
+
+#[tokio::test]
 async fn what_can_be_no_account_is_refused_without_repeating_it() {
     let harness = Harness::start().await;
     let client = harness.admin().await;
