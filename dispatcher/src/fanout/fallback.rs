@@ -144,6 +144,8 @@ async fn look(context: &Context, job: &Job, check: FallbackCheck) -> Result<(), 
                 targets.push(target.clone());
                 begun.push(since);
             }
+            // Of a notification with more deliveries than gateways keep, nobody knows how the others stand.
+            Verdict::Next if own.is_empty() => {}
             Verdict::Next => next.push(target.clone()),
         }
     }
