@@ -204,11 +204,79 @@ pub fn plan(question: &Question<'_>) -> Plan {
 }
 
 fn usable(question: &Question<'_>, channel: Channel) -> Result<(), Reason> {
-    if !(question.has_text)(channel) {
-        return Err(Reason::NoText);
+    [Rule::Text, Rule::Preferences, Rule::Provider]
+        .into_iter()
+        .try_for_each(|rule| ask(question, channel, rule))
+}
+
+/// What decides whether a channel may be used, in the order in which it is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// The recipient has a contact on it.
+    Contact,
+    /// The notification has a text for it.
+    Text,
+    /// The recipient wants the category on it.
+    Preferences,
+    /// Somebody is set up to send on it.
+    Provider,
+    /// Something may be sent to the contact.
+    Suppression,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Rule; 5] =
+        [Rule::Contact, Rule::Text, Rule::Preferences, Rule::Provider, Rule::Suppression];
+}
+
+fn ask(question: &Question<'_>, channel: Channel, rule: Rule) -> Result<(), Reason> {
+    let (holds, reason) = match rule {
+        Rule::Contact => (!contacts(question, channel).is_empty(), Reason::NoUsableChannel),
+        Rule::Text => ((question.has_text)(channel), Reason::NoText),
+        Rule::Preferences => {
+            return permitted(&question.recipient.preferences, question.category, question.rules, channel);
+        }
+        Rule::Provider => ((question.has_provider)(channel), Reason::NoProvider),
+        Rule::Suppression => {
+            let contacts = contacts(question, channel);
+            let is_free = |contact: &ContactRef| !question.suppressed.contains(contact);
+            (contacts.is_empty() || contacts.iter().any(is_free), Reason::AddressSuppressed)
+        }
+    };
+    if holds { Ok(()) } else { Err(reason) }
+}
+
+/// A channel of the order, with what every rule says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Considered {
+    /// The channel.
+    pub channel: Channel,
+    /// Where it stands in the order. The three push channels share a place when `push` was asked for.
+    pub place: usize,
+    /// What the rules say; every one is asked, also behind one that refuses.
+    pub rules: Vec<(Rule, Result<(), Reason>)>,
+}
+
+impl Considered {
+    /// Whether it may be used.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.rules.iter().all(|(_, said)| said.is_ok())
     }
-    permitted(&question.recipient.preferences, question.category, question.rules, channel)?;
-    if (question.has_provider)(channel) { Ok(()) } else { Err(Reason::NoProvider) }
+}
+
+/// Every channel of a recipient's order with what every rule says of it, for whoever wants to know why a plan is what it is.
+/// [`plan`] takes the channels of the first place where one may be used.
+#[must_use]
+pub fn consider(question: &Question<'_>) -> Vec<Considered> {
+    let order = order(question);
+    let channels = order
+        .iter()
+        .enumerate()
+        .flat_map(|(place, choice)| choice.channels().iter().map(move |channel| (place, *channel)));
+    let rules = |channel| Rule::ALL.into_iter().map(|rule| (rule, ask(question, channel, rule))).collect();
+    channels.map(|(place, channel)| Considered { channel, place, rules: rules(channel) }).collect()
 }
 
 fn contacts(question: &Question<'_>, channel: Channel) -> Vec<ContactRef> {
@@ -293,7 +361,7 @@ mod tests {
         rules: &Category,
         asked: Option<&[ChannelChoice]>,
     ) -> (Vec<Channel>, Vec<(Channel, Reason)>) {
-        let plan = plan(&Question {
+        let question = Question {
             recipient,
             category: &"orders".parse().unwrap(),
             rules,
@@ -302,7 +370,15 @@ mod tests {
             suppressed: &[ContactRef { channel: Channel::Fcm, index: "gone".to_owned() }],
             has_text: &|_| true,
             has_provider: &|channel| channel != Channel::Sms,
-        });
+        };
+        let plan = plan(&question);
+        // What explains a plan says the same.
+        let considered = consider(&question);
+        let first = considered.iter().find(|it| it.is_usable()).map(|it| it.place);
+        let chosen = considered.iter().filter(|it| it.is_usable() && Some(it.place) == first);
+        let mut planned: Vec<_> = plan.deliveries.iter().map(|delivery| delivery.channel).collect();
+        planned.dedup();
+        assert_eq!(chosen.map(|it| it.channel).collect::<Vec<_>>(), planned);
         (plan.deliveries.iter().map(|d| d.channel).collect(), plan.passed_over)
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, ChannelSet};
-use peal_common::envelope::Accepted;
+use peal_common::envelope::{Accepted, ContactRef};
 use peal_common::id::{AppId, CategoryId, NotificationId, RecipientId, TemplateId};
 use peal_common::recipient::{Outline, Recipient};
 use peal_common::seal::{SealError, Sealer};
@@ -356,6 +356,31 @@ impl Catalog {
             }
         }
         Ok(out)
+    }
+
+    /// The contacts of a recipient that nothing is sent to: of all, or of the one that the notification names.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn suppressed(
+        &self,
+        notification: &Accepted,
+        recipient: &Outline,
+        only: Option<&ContactRef>,
+    ) -> Result<Vec<ContactRef>, CatalogError> {
+        let mut suppressed = Vec::new();
+        for contact in only.map_or(recipient.contacts.as_slice(), std::slice::from_ref) {
+            // A phone number serves Alimtalk, too.
+            let also = (contact.channel == Channel::Sms).then_some(Channel::Alimtalk);
+            for channel in [Some(contact.channel), also].into_iter().flatten() {
+                let found =
+                    self.suppression(&notification.app, channel, &contact.index, notification.pinned)?;
+                if found.is_some_and(|found| found.holds_for(channel, recipient.registered_ms)) {
+                    suppressed.push(ContactRef { channel, index: contact.index.clone() });
+                }
+            }
+        }
+        Ok(suppressed)
     }
 
     /// Objects of one kind and then of another, as [`Catalog::list`] gives them; in `after` and in what comes back, the ids

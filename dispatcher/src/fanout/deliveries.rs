@@ -11,7 +11,6 @@ use peal_common::envelope::{
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::{DeliveryId, RecipientId};
-use peal_common::recipient::Outline;
 use peal_nats::catalog::CatalogError;
 
 use crate::channels::Sought;
@@ -90,7 +89,7 @@ pub(super) fn decide_but(
             (Text::Template { .. }, Some(template)) => template.has_body(channel, locale),
             (Text::Template { .. }, None) => false,
         };
-        let suppressed = suppressed(context, notification, &recipient, target.only.as_ref())?;
+        let suppressed = context.catalog.suppressed(notification, &recipient, target.only.as_ref())?;
         let Plan { deliveries, passed_over } = decide::plan(&Question {
             recipient: &recipient,
             category: &notification.category,
@@ -187,26 +186,6 @@ fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: Repeat) -> Work {
         replays: *replays,
         notification: intake.notification.clone(),
     }
-}
-
-/// The contacts of a recipient that nothing is sent to.
-fn suppressed(
-    context: &Context,
-    notification: &Accepted,
-    recipient: &Outline,
-    only: Option<&ContactRef>,
-) -> Result<Vec<ContactRef>, CatalogError> {
-    let mut suppressed = Vec::new();
-    for contact in only.map_or(recipient.contacts.as_slice(), std::slice::from_ref) {
-        // A phone number serves Alimtalk, too.
-        let also = (contact.channel == Channel::Sms).then_some(Channel::Alimtalk);
-        for channel in [Some(contact.channel), also].into_iter().flatten() {
-            if context.is_suppressed(notification, channel, &contact.index, recipient.registered_ms)? {
-                suppressed.push(ContactRef { channel, index: contact.index.clone() });
-            }
-        }
-    }
-    Ok(suppressed)
 }
 
 const fn is_suppression(reason: Reason) -> bool {

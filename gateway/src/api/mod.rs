@@ -5,6 +5,7 @@ pub mod callbacks;
 pub mod categories;
 pub mod dead_letters;
 pub mod docs;
+pub mod explain;
 pub mod health;
 pub mod inbox;
 pub mod keys;
@@ -50,6 +51,7 @@ pub fn read() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(lookup::notifications))
         .routes(routes!(lookup::notification))
+        .routes(routes!(explain::explain))
         .routes(routes!(lookup::events))
         .routes(routes!(dead_letters::list))
         .routes(routes!(regions::list))

@@ -27,7 +27,7 @@ use crate::readmodel::NotificationView;
 /// The header that may carry the id instead of the body.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// How long a notification that was just accepted is waited for.
-const OWN_WRITE_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const OWN_WRITE_LIMIT: Duration = Duration::from_secs(2);
 
 /// The answer to one notification.
 #[derive(Debug, Serialize, ToSchema)]

@@ -17,6 +17,7 @@ mod callbacks;
 mod console;
 mod dead_letters;
 mod erase;
+mod explain;
 mod fallback;
 mod inbox;
 mod input;
