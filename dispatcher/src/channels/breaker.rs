@@ -86,11 +86,14 @@ fn verdict(outcome: &Outcome) -> Verdict {
     }
 }
 
-/// The reasons to try again that are the provider's trouble rather than one message's, beside its 5xx.
-const GENERAL: [&str; 9] = [
+/// The reasons to try again that are the provider's trouble rather than one message's, beside its 5xx. A push service that
+/// refuses our key may mean one subscription, and everybody's if it goes on.
+const GENERAL: [&str; 11] = [
     "connect_failed",
     "connection_lost",
     "dns_failed",
+    "http_401",
+    "http_403",
     "internal_server_error",
     "service_unavailable",
     "shutdown",
@@ -101,6 +104,11 @@ const GENERAL: [&str; 9] = [
 
 fn is_general(reason: &str) -> bool {
     GENERAL.contains(&reason) || reason.starts_with("http_5") || reason.starts_with("smtp_421")
+}
+
+/// Whether an outcome speaks against whoever was called, rather than against one message.
+pub(crate) fn is_trouble(outcome: &Outcome) -> bool {
+    matches!(verdict(outcome), Verdict::Fails | Verdict::OutOfOrder)
 }
 
 impl Breaker {
@@ -137,6 +145,11 @@ impl Breaker {
             }
             Circuit::Open(open) => Err((open.opened(now), (!open.is_probed).then_some(open.until))),
         }
+    }
+
+    /// Whether nothing speaks against the account.
+    pub(crate) fn is_spotless(&self) -> bool {
+        matches!(&*self.lock(), Circuit::Closed { failures: 0 })
     }
 
     /// Why it is open, if it is.

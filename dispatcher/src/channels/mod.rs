@@ -19,6 +19,7 @@ pub mod webpush;
 mod accounts;
 mod breaker;
 mod connections;
+mod endpoints;
 mod http;
 mod jwt;
 mod probe;

@@ -11,6 +11,7 @@ use peal_common::outcome::Outcome;
 
 use super::signature::Signers;
 use super::{Options, Secrets, outcome, request};
+use crate::channels::endpoints::Endpoints;
 use crate::channels::outcomes::{permanent, retry, unavailable};
 use crate::channels::target::{Resolver, Targets};
 use crate::channels::{ConfigError, Message, http as shared};
@@ -31,6 +32,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 pub struct Client {
     http: reqwest::Client,
     targets: Targets,
+    endpoints: Endpoints,
     signers: Signers,
     clock: Clock,
     timeout: Duration,
@@ -48,16 +50,30 @@ impl Client {
             .dns_resolver(Resolver::new(targets.clone(), options.hosts))
             .build()
             .map_err(ConfigError::Http)?;
-        Ok(Client { http, targets, signers: Signers::new(secrets), clock, timeout: options.timeout })
+        let endpoints = Endpoints::default();
+        Ok(Client {
+            http,
+            targets,
+            endpoints,
+            signers: Signers::new(secrets),
+            clock,
+            timeout: options.timeout,
+        })
     }
 
     /// Calls the contact's URL once.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
+        match self.request(message) {
+            Ok(request) => {
+                let url = request.url().clone();
+                self.endpoints.call(&url, &self.clock, self.call(request)).await
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    async fn call(&self, request: reqwest::Request) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let request = match self.request(message) {
-            Ok(request) => request,
-            Err(refused) => return refused,
-        };
         let response = match timeout_at(deadline, self.http.execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return outcome::of_error(&error),

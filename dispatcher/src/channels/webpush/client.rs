@@ -14,6 +14,7 @@ use peal_common::template::MAX_WEBPUSH_BYTES;
 use super::encrypt::Receiver;
 use super::vapid::Vapid;
 use super::{Options, outcome, request};
+use crate::channels::endpoints::Endpoints;
 use crate::channels::outcomes::{permanent, retry};
 use crate::channels::target::{Resolver, Targets};
 use crate::channels::{ConfigError, Message, http as shared};
@@ -32,6 +33,7 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 pub struct Client {
     http: reqwest::Client,
     targets: Targets,
+    endpoints: Endpoints,
     vapid: Vapid,
     clock: Clock,
     timeout: Duration,
@@ -50,16 +52,23 @@ impl Client {
             .build()
             .map_err(ConfigError::Http)?;
         let vapid = Vapid::new(&options.key, options.subject);
-        Ok(Client { http, targets, vapid, clock, timeout: options.timeout })
+        let endpoints = Endpoints::default();
+        Ok(Client { http, targets, endpoints, vapid, clock, timeout: options.timeout })
     }
 
     /// Sends one message.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
+        match self.request(message) {
+            Ok(request) => {
+                let url = request.url().clone();
+                self.endpoints.call(&url, &self.clock, self.call(request)).await
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    async fn call(&self, request: reqwest::Request) -> Outcome {
         let deadline = Instant::now() + self.timeout;
-        let request = match self.request(message) {
-            Ok(request) => request,
-            Err(refused) => return refused,
-        };
         let response = match timeout_at(deadline, self.http.execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return outcome::of_error(&error),

@@ -1,0 +1,158 @@
+//! Circuit breakers of servers that recipients bring along: those of webhooks, and the push services of browsers.
+//!
+//! One that does not answer must not keep the deliveries to all others waiting behind its own. What is meant for it counts
+//! as tried, since its trouble is the recipient's and not that of an account, and has its usual waits; but nobody waits for
+//! an answer that does not come, save one delivery now and then.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use peal_common::clock::Clock;
+use peal_common::outcome::Outcome;
+use url::Url;
+
+use super::CIRCUIT_OPEN;
+use super::breaker::{self, Breaker};
+use super::outcomes::retry;
+
+/// The most servers in trouble that are remembered, some 200 bytes each. More of them are called as if all was well.
+const CAPACITY: usize = 10_000;
+
+/// The servers that are in trouble. One that works is not remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints(Mutex<HashMap<String, Arc<Breaker>>>);
+
+impl Endpoints {
+    /// Makes a call to the server of `url`, unless that is left alone.
+    pub(crate) async fn call(
+        &self,
+        url: &Url,
+        clock: &Clock,
+        call: impl Future<Output = Outcome>,
+    ) -> Outcome {
+        let server = url.origin().ascii_serialization();
+        let known = self.lock().get(&server).cloned();
+        let Some(breaker) = known else {
+            let outcome = call.await;
+            if breaker::is_trouble(&outcome)
+                && let Some(breaker) = self.remember(server)
+                && let Ok(admission) = breaker.admit(Duration::ZERO).await
+            {
+                admission.settle(&outcome, clock.now());
+            }
+            return outcome;
+        };
+        let outcome = match breaker.admit(Duration::ZERO).await {
+            Ok(admission) => {
+                let outcome = call.await;
+                admission.settle(&outcome, clock.now());
+                outcome
+            }
+            Err(opened) => return retry(format!("{CIRCUIT_OPEN}: {}", opened.cause), Some(opened.left)),
+        };
+        if breaker.is_spotless() {
+            self.lock().remove(&server);
+        }
+        outcome
+    }
+
+    fn remember(&self, server: String) -> Option<Arc<Breaker>> {
+        let mut servers = self.lock();
+        let has_room = servers.len() < CAPACITY || servers.contains_key(&server);
+        has_room.then(|| Arc::clone(servers.entry(server).or_default()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Breaker>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Calls {
+        endpoints: Endpoints,
+        made: AtomicU32,
+    }
+
+    impl Calls {
+        async fn call(&self, url: &str, outcome: &Outcome) -> Outcome {
+            let call = async {
+                self.made.fetch_add(1, Ordering::Relaxed);
+                outcome.clone()
+            };
+            self.endpoints.call(&url.parse().unwrap(), &Clock::System, call).await
+        }
+
+        fn made(&self) -> u32 {
+            self.made.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    fn arrived() -> Outcome {
+        Outcome::Delivered { provider_id: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_is_left_alone_and_the_others_are_not() {
+        let calls = Calls::default();
+        let silent = retry("timeout", None);
+        for _ in 0..10 {
+            assert_eq!(calls.call("https://a.example/x", &silent).await, silent);
+        }
+        assert_eq!(calls.made(), 10);
+        let Outcome::Retry { reason, after } = calls.call("https://a.example/y", &arrived()).await else {
+            panic!("it is called");
+        };
+        assert_eq!((reason.as_str(), calls.made()), ("circuit_open: timeout", 0));
+        let left = after.unwrap();
+        assert!(left > Duration::from_secs(4) && left < Duration::from_secs(6), "{left:?}");
+        for other in ["https://a.example:8443/x", "http://a.example/x", "https://b.example/x"] {
+            assert_eq!(calls.call(other, &arrived()).await, arrived());
+        }
+        assert_eq!(calls.made(), 3);
+
+        sleep(left).await;
+        assert_eq!(calls.call("https://a.example/y", &arrived()).await, arrived());
+        assert_eq!(calls.made(), 1);
+        assert!(calls.endpoints.lock().is_empty(), "what works is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_service_that_takes_our_key_from_nobody_is_left_alone() {
+        let calls = Calls::default();
+        for _ in 0..12 {
+            calls.call("https://push.example/x", &retry("http_403", None)).await;
+        }
+        assert_eq!(calls.made(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_answer_in_between_shows_that_it_works() {
+        let calls = Calls::default();
+        for _ in 0..3 {
+            for _ in 0..9 {
+                calls.call("https://a.example/x", &retry("connect_failed", None)).await;
+            }
+            calls.call("https://a.example/x", &arrived()).await;
+            assert_eq!(calls.made(), 10);
+        }
+        assert!(calls.endpoints.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn no_more_than_so_many_servers_are_remembered() {
+        let calls = Calls::default();
+        for n in 0..CAPACITY + 5 {
+            calls.call(&format!("https://{n}.example/"), &retry("dns_failed", None)).await;
+        }
+        assert_eq!(calls.endpoints.lock().len(), CAPACITY);
+    }
+}
