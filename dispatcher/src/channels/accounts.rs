@@ -11,8 +11,9 @@ use peal_common::recipient::Contact;
 use peal_common::settings::RouteSettings;
 
 use super::breaker::{Admission, Breaker, Opened};
+use super::outcomes::retry;
 use super::probe::Probe;
-use super::{Message, Provider};
+use super::{CALL_LIMIT, CallTime, Found, Message, Provider};
 
 /// Which messages an account takes: those that fit every rule that it has.
 #[derive(Debug, Clone, Default)]
@@ -108,6 +109,21 @@ impl Account {
     /// The outcome of the question, when the provider can't tell.
     pub async fn result(&self, provider_id: &str, contact: &Contact) -> Result<Option<Outcome>, Outcome> {
         self.provider.result(provider_id, contact).await
+    }
+
+    /// Whether its provider can be asked for a message whose call was broken off.
+    #[must_use]
+    pub const fn is_searchable(&self) -> bool {
+        self.provider.is_searchable()
+    }
+
+    /// Looks for a message that its provider may have taken. Takes at most [`CALL_LIMIT`].
+    ///
+    /// # Errors
+    /// The outcome of the question, when the provider can't be asked now.
+    pub async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
+        let found = tokio::time::timeout(CALL_LIMIT, self.provider.find(message, call)).await;
+        found.unwrap_or_else(|_| Err(retry("timeout", None)))
     }
 
     /// Whether its provider tries another channel by itself where it reaches nobody.

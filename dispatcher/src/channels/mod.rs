@@ -20,6 +20,7 @@ mod accounts;
 mod breaker;
 mod connections;
 mod endpoints;
+mod found;
 mod http;
 mod jwt;
 mod probe;
@@ -29,6 +30,7 @@ mod target;
 
 pub use accounts::{Account, Admitted, Sought};
 pub use breaker::Opened;
+pub use found::{CallTime, Found};
 pub use providers::CurrentProviders;
 pub use target::Hosts;
 
@@ -277,6 +279,23 @@ impl Provider {
         match self {
             Provider::Aligo(client) => client.result(provider_id, contact).await,
             _ => Ok(None),
+        }
+    }
+
+    /// Whether it can be asked for a message whose call was broken off: see [`find`](Self::find).
+    const fn is_searchable(&self) -> bool {
+        matches!(self, Provider::Twilio(_) | Provider::Aligo(_))
+    }
+
+    /// Looks for a message that it may have taken when it was called.
+    ///
+    /// # Errors
+    /// The outcome of the question, when the provider can't be asked now.
+    async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
+        match self {
+            Provider::Twilio(client) => client.find(message, call).await,
+            Provider::Aligo(client) => client.find(message, call).await,
+            _ => Ok(Found::Unknown),
         }
     }
 

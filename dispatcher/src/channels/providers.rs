@@ -193,7 +193,12 @@ impl Providers {
     /// The account that a message is meant for in the first place.
     #[must_use]
     pub fn first(&self, channel: Channel, sought: &Sought<'_>) -> Option<&Account> {
-        self.by_channel[channel as usize].taking(sought).next()
+        self.taking(channel, sought).next()
+    }
+
+    /// The accounts that take a message, in the order in which they are tried.
+    pub fn taking(&self, channel: Channel, sought: &Sought<'_>) -> impl Iterator<Item = &Account> + Clone {
+        self.by_channel[channel as usize].taking(sought)
     }
 
     /// Whether the way of a channel's messages depends on where they go.
@@ -207,7 +212,7 @@ impl Providers {
     /// # Errors
     /// `None` when no account takes it, [`Opened`] when all that do are out of order.
     pub async fn admit(&self, channel: Channel, sought: &Sought<'_>) -> Result<Admitted<'_>, Option<Opened>> {
-        let accounts = self.by_channel[channel as usize].taking(sought);
+        let accounts = self.taking(channel, sought);
         let first = accounts.clone().next().ok_or(None)?;
         if accounts.clone().nth(1).is_none() {
             return Ok(first.admit(PATIENCE).await?);
@@ -227,7 +232,7 @@ impl Providers {
         sought: &Sought<'_>,
         failed: &Account,
     ) -> Option<Admitted<'_>> {
-        let accounts = self.by_channel[channel as usize].taking(sought);
+        let accounts = self.taking(channel, sought);
         for account in accounts.skip_while(|account| !std::ptr::eq(*account, failed)).skip(1) {
             if let Ok(admitted) = account.admit(Duration::ZERO).await {
                 return Some(admitted);

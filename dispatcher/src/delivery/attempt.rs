@@ -15,7 +15,7 @@ use peal_common::unsubscribe::Unsubscribe;
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
-use crate::channels::{Admitted, CIRCUIT_OPEN, Message, Providers, Sought};
+use crate::channels::{Account, Admitted, CIRCUIT_OPEN, CallTime, Found, Message, Providers, Sought};
 use crate::context::Context;
 
 /// What is to be done with a delivery now.
@@ -153,6 +153,16 @@ impl<'a> Way<'a> {
         Ok(Way { work, class, address })
     }
 
+    /// Whether whoever may have been called can be asked for it.
+    pub(super) fn is_searchable(&self, providers: &Providers) -> bool {
+        providers.taking(self.work.channel, &self.sought()).any(Account::is_searchable)
+    }
+
+    /// The class of its category.
+    pub(super) const fn class(&self) -> Class {
+        self.class
+    }
+
     fn sought(&self) -> Sought<'_> {
         Sought { app: &self.work.notification.app, class: self.class, address: self.address.as_deref() }
     }
@@ -187,8 +197,49 @@ pub(super) async fn send(
     admitted: Admitted<'_>,
 ) -> Attempted {
     let work = way.work;
+    let message = message(context, job, work, ready);
+    let mut admitted = admitted;
+    loop {
+        let (outcome, account) = admitted.send(&message, &context.clock).await;
+        crate::metrics::attempt(work.channel, account.name(), &outcome);
+        if matches!(outcome, Outcome::Unavailable { .. } | Outcome::Retry { .. } | Outcome::HeldBack { .. })
+            && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
+        {
+            admitted = next;
+            continue;
+        }
+        return Attempted { outcome, provider: Some(Arc::clone(account.name())) };
+    }
+}
+
+/// Asks the accounts that may have been called whether they took a delivery, and which did.
+///
+/// # Errors
+/// The outcome of the question, when one of them can't be asked now.
+pub(super) async fn find(
+    context: &Context,
+    job: &Job,
+    way: &Way<'_>,
+    ready: &Ready,
+    providers: &Providers,
+    call: CallTime,
+) -> Result<(Found, Option<Arc<str>>), Outcome> {
+    let message = message(context, job, way.work, ready);
+    let mut all = None;
+    for account in providers.taking(way.work.channel, &way.sought()) {
+        match account.find(&message, call).await? {
+            taken @ Found::Taken(_) => return Ok((taken, Some(Arc::clone(account.name())))),
+            Found::NotTaken => all = all.or(Some(Found::NotTaken)),
+            Found::Unknown => all = Some(Found::Unknown),
+        }
+    }
+    Ok((all.unwrap_or(Found::Unknown), None))
+}
+
+/// What an account is asked to deliver.
+fn message<'a>(context: &'a Context, job: &Job, work: &'a Work, ready: &'a Ready) -> Message<'a> {
     let notification = &work.notification;
-    let message = Message {
+    Message {
         region: &context.connection.region,
         app: &notification.app,
         notification: &notification.id,
@@ -206,17 +257,5 @@ pub(super) async fn send(
         collapse_key: notification.collapse_key.as_deref(),
         unsubscribe: ready.unsubscribe.as_deref(),
         metadata: &notification.metadata,
-    };
-    let mut admitted = admitted;
-    loop {
-        let (outcome, account) = admitted.send(&message, &context.clock).await;
-        crate::metrics::attempt(work.channel, account.name(), &outcome);
-        if matches!(outcome, Outcome::Unavailable { .. } | Outcome::Retry { .. } | Outcome::HeldBack { .. })
-            && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
-        {
-            admitted = next;
-            continue;
-        }
-        return Attempted { outcome, provider: Some(Arc::clone(account.name())) };
     }
 }

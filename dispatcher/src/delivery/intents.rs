@@ -2,11 +2,12 @@
 //!
 //! A message that comes again, and of which no event tells how it ended, may have been sent by a dispatcher that was killed
 //! between the call and its event. For a channel where a second call does no harm it is simply called again. For the others
-//! an intent that nobody withdrew says that nobody can know: the delivery is ambiguous, and what follows is the policy's
-//! business. Each intent costs a write before the call and one after it; in normal running none is ever read.
+//! an intent that nobody withdrew says that nobody here can know: the provider is asked where it can be, and otherwise the
+//! delivery is ambiguous ([`super::interrupted`]). Each intent costs a write before the call and one after it; in normal running none is ever read.
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use peal_common::category::Class;
 use peal_common::channel::Channel;
 use peal_common::decide;
@@ -16,7 +17,7 @@ use peal_nats::follow::StateError;
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::ATTEMPTS;
 
-use crate::channels::CALL_LIMIT;
+use crate::channels::{CALL_LIMIT, CallTime};
 use crate::context::{Context, SayError};
 
 /// How long what is settled stays readable, for whoever asks at the same moment.
@@ -44,15 +45,32 @@ pub(super) enum Intent {
     None,
     /// It may be under way, for at most so long.
     Young(Duration),
-    /// Nobody can tell how it ended.
-    Open,
+    /// Nobody here can tell how it ended.
+    Open(OpenCall),
 }
 
-/// Makes the intent to call durable.
-pub(super) async fn declare(context: &Context, work: &Work) -> Result<(), SayError> {
-    let intent = Outgoing::new(subject(context, work), work.replays.to_string());
+/// A call of which nobody here can tell how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OpenCall {
+    /// When it began.
+    pub(super) time: CallTime,
+    /// Whether it was made because the one before it had not reached the provider.
+    pub(super) is_second: bool,
+}
+
+/// Makes the intent to call durable. `is_second`: the call before it had not reached the provider.
+pub(super) async fn declare(context: &Context, work: &Work, is_second: bool) -> Result<(), SayError> {
+    let intent = Outgoing::new(subject(context, work), said(work, is_second));
     context.connection.publish(intent).await?;
     Ok(())
+}
+
+/// What an intent says: which replay it belongs to, and whether it is the second one of that.
+fn said(work: &Work, is_second: bool) -> String {
+    match is_second {
+        true => format!("{} second", work.replays),
+        false => work.replays.to_string(),
+    }
 }
 
 /// The call was heard by nobody: another may follow.
@@ -77,13 +95,18 @@ pub(super) async fn find(context: &Context, work: &Work, is_taken_back: bool) ->
     let Some(found) = context.connection.last_of(ATTEMPTS, &subject(context, work)).await? else {
         return Ok(Intent::None);
     };
-    if *found.payload != *work.replays.to_string().as_bytes() {
+    let is_second = *found.payload == *said(work, true).as_bytes();
+    if !is_second && *found.payload != *said(work, false).as_bytes() {
         return Ok(Intent::None);
     }
     let age_ms = u64::try_from(context.clock.now_ms().saturating_sub(found.at_ms)).unwrap_or(0);
     let left = YOUNG.saturating_sub(Duration::from_millis(age_ms));
     // Whoever had a message that the server took back told nothing for longer than a call may take.
-    Ok(if left.is_zero() || is_taken_back { Intent::Open } else { Intent::Young(left) })
+    if !left.is_zero() && !is_taken_back {
+        return Ok(Intent::Young(left));
+    }
+    let began = Timestamp::from_millisecond(found.at_ms).unwrap_or_else(|_| context.clock.now());
+    Ok(Intent::Open(OpenCall { time: CallTime::declared_at(began), is_second }))
 }
 
 fn settled(context: &Context, work: &Work) -> Outgoing {

@@ -3,6 +3,7 @@
 mod attempt;
 mod in_hand;
 mod intents;
+mod interrupted;
 pub(crate) mod results;
 mod settle;
 mod suppress;
@@ -28,6 +29,7 @@ use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
 use attempt::{Decision, Way};
 use intents::Intent;
+use interrupted::Next;
 use settle::Settling;
 
 /// The pause before a delivery is taken up again that could not be settled.
@@ -164,11 +166,15 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     {
         return Ok(job.ack().await?);
     }
+    let mut is_second = false;
     if let Some(suspicion) = suspicion {
         match intents::find(context, &work, suspicion == Suspicion::Repeated).await? {
             Intent::None => {}
             Intent::Young(left) => return Ok(job.nak(left).await?),
-            Intent::Open => return interrupted(context, job, &work).await,
+            Intent::Open(call) => match interrupted::settle(context, job, &work, call).await? {
+                Next::Nothing => return Ok(()),
+                Next::Call => is_second = true,
+            },
         }
     }
     context.caught_up(work.state_seq).await?;
@@ -185,7 +191,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             }
             let is_declared = admitted.is_ok() && intents::are_kept(work.channel, ready.class);
             if is_declared {
-                intents::declare(context, &work).await?;
+                intents::declare(context, &work, is_second).await?;
             }
             let attempted = match admitted {
                 Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted).await,
@@ -195,6 +201,12 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 suppress::suppress(context, &work, ready.recipient.registered_ms, reason, *since).await;
             }
             let to = Settling { context, job, provider: attempted.provider };
+            if is_declared
+                && let Outcome::Ambiguous { reason } = &attempted.outcome
+                && way.is_searchable(&providers)
+            {
+                return Ok(settle::ask_first(&to, &work, reason).await?);
+            }
             settle(&to, &work, ready.class, &attempted.outcome, is_declared).await
         }
         Decision::End(kind, reason) => {
@@ -246,19 +258,6 @@ async fn tell(
     if is_declared && !intents::is_unheard(outcome) {
         intents::forget(to.context, work).await;
     }
-    Ok(())
-}
-
-/// Settles a delivery whose provider may have been called by a dispatcher that did not live to tell.
-async fn interrupted(context: &Context, job: &Job, work: &Work) -> Result<(), DeliveryError> {
-    let notification = &work.notification;
-    let rules = context.catalog.category(&notification.app, &notification.category)?;
-    let class = rules.map_or(Class::Marketing, |rules| rules.class);
-    let outcome = Outcome::Ambiguous { reason: "dispatcher_lost".to_owned() };
-    let providers = context.providers();
-    let way = Way::of(context, &providers, work)?;
-    settle::after_attempt(&untried(context, job, &way, &providers), work, class, &outcome).await?;
-    intents::forget(context, work).await;
     Ok(())
 }
 

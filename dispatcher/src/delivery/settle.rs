@@ -26,6 +26,8 @@ const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(5);
 const HELD_BACK_PAUSE: Duration = Duration::from_secs(1);
 /// The wait before a message is sent again that may have been sent: time for a bounce or a receipt to come in.
 const AMBIGUOUS_PAUSE: Duration = Duration::from_secs(90);
+/// The wait before a provider is asked for a message that it may have: time for its lists to show what it has.
+const ASK_PAUSE: Duration = Duration::from_secs(15);
 
 /// A delivery that is being settled, and with whom.
 pub(super) struct Settling<'a> {
@@ -156,6 +158,17 @@ async fn give_up(
     to.context.event(&event).await?;
     fallback::hurry(to.context, missed).await;
     Ok(to.job.term(&to.context.connection, &reason).await?)
+}
+
+/// It may have been sent or not, and the provider can be asked: it comes again with its intent, which has it asked
+/// ([`super::interrupted`]).
+pub(super) async fn ask_first(to: &Settling<'_>, work: &Work, reason: &str) -> Result<(), DeliveryError> {
+    let attempts = work.attempts.saturating_add(to.job.deliveries.max(1));
+    let mut event = event(to, work, EventType::Retried, attempts);
+    event.reason = Some(format!("ambiguous: {reason}"));
+    event.until = Some(later(to.context, ASK_PAUSE));
+    to.context.event(&event).await?;
+    Ok(to.job.nak(ASK_PAUSE).await?)
 }
 
 /// It may have been sent or not. What that means depends on the channel.

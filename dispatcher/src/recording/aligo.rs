@@ -3,6 +3,9 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
+use jiff::tz::Offset;
+use peal_common::clock::Clock;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -40,10 +43,14 @@ struct Plan {
     results: Vec<(String, String)>,
     all: Option<String>,
     sends: Option<Answer>,
+    /// Whether what is taken is left without an answer.
+    is_silent: bool,
+    /// When each batch was taken.
+    times: Vec<Timestamp>,
 }
 
 impl Plan {
-    fn decide(&mut self, request: &Request) -> Answer {
+    fn decide(&mut self, request: &Request, now: Timestamp) -> Answer {
         let form: Vec<(String, String)> = form_urlencoded::parse(&request.body).into_owned().collect();
         let field = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         match request.path.as_str() {
@@ -52,6 +59,7 @@ impl Plan {
                     return answer.clone();
                 }
                 self.batches += 1;
+                self.times.push(now);
                 let code = field("tpl_code").unwrap_or_default();
                 let mut count = 0;
                 while let Some(receiver) = field(&format!("receiver_{}", count + 1)) {
@@ -64,10 +72,19 @@ impl Plan {
                         text: text.to_owned(),
                     });
                 }
+                if self.is_silent {
+                    return Answer::hang();
+                }
                 let info = json!({"type": "AT", "mid": self.batches, "scnt": count, "fcnt": 0});
                 ok(&json!({"code": 0, "message": "taken", "info": info}))
             }
             "/akv10/template/list/" => ok(&json!({"code": 0, "message": "here", "list": self.texts})),
+            "/akv10/history/list/" => {
+                let entries = (1..).zip(&self.times).map(|(batch, at)| self.entry(batch, *at));
+                let mut list: Vec<_> = entries.collect();
+                list.reverse();
+                ok(&json!({"code": 0, "list": list, "currentPage": "1", "totalPage": "1"}))
+            }
             "/akv10/history/detail/" => {
                 let batch = field("mid").and_then(|batch| batch.parse().ok()).unwrap_or(0_u64);
                 let list: Vec<_> =
@@ -78,11 +95,24 @@ impl Plan {
         }
     }
 
+    fn entry(&self, batch: u64, at: Timestamp) -> Value {
+        let count = self.messages.iter().filter(|message| message.batch == batch).count();
+        let at = Offset::constant(9).to_datetime(at).strftime("%Y-%m-%d %H:%M:%S").to_string();
+        json!({"mid": batch.to_string(), "type": "AT", "msg_count": count.to_string(), "reg_date": at})
+    }
+
     fn row(&self, message: &AligoMessage) -> Value {
         let own = self.results.iter().rfind(|(receiver, _)| *receiver == message.receiver);
         let code = own.map(|(_, code)| code).or(self.all.as_ref());
         let status = if code.is_some() { "완료" } else { "전송중" };
-        json!({"phone": message.receiver, "status": status, "rslt": code, "msgid": "Q1", "tpl_code": message.code})
+        json!({
+            "phone": message.receiver,
+            "status": status,
+            "rslt": code,
+            "msgid": "Q1",
+            "tpl_code": message.code,
+            "message": message.text,
+        })
     }
 }
 
@@ -94,8 +124,9 @@ impl Aligo {
     pub async fn start() -> io::Result<Self> {
         let plan = Arc::new(Mutex::new(Plan { all: Some("0000".to_owned()), ..Plan::default() }));
         let shared = Arc::clone(&plan);
-        let decide =
-            move |request: &Request| shared.lock().unwrap_or_else(PoisonError::into_inner).decide(request);
+        let decide = move |request: &Request| {
+            shared.lock().unwrap_or_else(PoisonError::into_inner).decide(request, Clock::System.now())
+        };
         Ok(Aligo { server: Server::start(Arc::new(decide)).await?, plan })
     }
 
@@ -132,6 +163,11 @@ impl Aligo {
     /// Answers every call to send like this from now on.
     pub fn answer(&self, answer: Answer) {
         self.plan(|plan| plan.sends = Some(answer));
+    }
+
+    /// Whether messages are taken from now on without ever being answered.
+    pub fn take_silently(&self, is_silent: bool) {
+        self.plan(|plan| plan.is_silent = is_silent);
     }
 
     /// Takes messages again.

@@ -13,6 +13,7 @@ use peal_common::recipient::Contact;
 
 use super::Options;
 use super::batches::{Batches, Call};
+use super::history;
 use super::options::domestic;
 use super::outcome::{self, Sending};
 use super::registered::Texts;
@@ -21,7 +22,7 @@ use super::results::Asked;
 use crate::channels::http::{self as shared, Answer, NoAnswer};
 use crate::channels::outcomes::permanent;
 use crate::channels::probe::Probe;
-use crate::channels::{CALL_LIMIT, ConfigError, Message};
+use crate::channels::{CALL_LIMIT, CallTime, ConfigError, Found, Message};
 
 /// The longest answer that is read: 500 results, or the texts of a channel.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -146,6 +147,34 @@ impl Client {
             self.aligo().ask(&["akv10", "history", "detail"], form).await
         };
         self.asked.result(batch, &receiver, read).await
+    }
+
+    /// Looks for a message in the batches of the time of its call.
+    ///
+    /// # Errors
+    /// The outcome of the question, when Aligo can't be asked now.
+    pub async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
+        // Without a number or a code nothing was called.
+        let Some(receiver) = receiver(message.contact) else { return Ok(Found::NotTaken) };
+        let Some(code) = message.rendered.template_code.as_deref() else { return Ok(Found::NotTaken) };
+        let (from, until) = history::days(call);
+        let form = request::history(&self.aligo().options, &from, &until);
+        let Some(batches) =
+            history::batches(self.aligo().ask(&["akv10", "history", "list"], form).await?, call)
+        else {
+            return Ok(Found::Unknown);
+        };
+        let mut all = Found::NotTaken;
+        for batch in batches {
+            let form = request::detail(&self.aligo().options, &batch.id);
+            let detail = self.aligo().ask(&["akv10", "history", "detail"], form).await?;
+            match history::search(&batch, detail, &receiver, code, &message.rendered.text) {
+                Found::NotTaken => {}
+                Found::Unknown => all = Found::Unknown,
+                taken @ Found::Taken(_) => return Ok(taken),
+            }
+        }
+        Ok(all)
     }
 
     /// Whether Aligo sends a text message where Alimtalk reaches nobody.

@@ -96,7 +96,7 @@ pub(super) fn of_result(code: &str) -> Option<Outcome> {
 }
 
 /// Numbers come as such and as text.
-fn number(value: &Value) -> Option<i64> {
+pub(super) fn number(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 

@@ -34,6 +34,16 @@ pub(super) fn detail(options: &Options, batch: &str) -> String {
     begin(options).append_pair("mid", batch).append_pair("page", "1").append_pair("limit", "500").finish()
 }
 
+/// `history/list`: the last batches of some days, the latest first. Days are written like `20261127`.
+pub(super) fn history(options: &Options, from: &str, until: &str) -> String {
+    begin(options)
+        .append_pair("page", "1")
+        .append_pair("limit", "500")
+        .append_pair("startdate", from)
+        .append_pair("enddate", until)
+        .finish()
+}
+
 /// `alimtalk/send`: up to 500 messages of one text.
 pub(super) fn send<'a>(
     options: &Options,

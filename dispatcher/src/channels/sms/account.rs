@@ -20,6 +20,8 @@ use crate::channels::probe::Probe;
 
 /// The longest answer that is read.
 const MAX_BODY_BYTES: usize = 64 * 1024;
+/// The longest list of messages that is read: 50 of them, each with 10 segments at most.
+const MAX_LIST_BYTES: usize = 512 * 1024;
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long a message may wait for its turn under the rate limit; with the 20 s that a call may take it stays below
@@ -86,6 +88,17 @@ impl Line {
         Probe::of_call(&self.http, request, Instant::now() + self.timeout).await
     }
 
+    /// Asks for what the account has, without a turn.
+    ///
+    /// # Errors
+    /// The outcome of the question, when there is no answer.
+    pub(super) async fn ask(&self, request: reqwest::Request) -> Result<Answer, Outcome> {
+        let deadline = Instant::now() + self.timeout;
+        shared::call(&self.http, request, deadline, MAX_LIST_BYTES)
+            .await
+            .map_err(shared::NoAnswer::repeatable)
+    }
+
     /// Waits for a message's turn, calls, and reads the answer.
     ///
     /// # Errors
@@ -96,7 +109,7 @@ impl Line {
             tokio::time::sleep(wait).await;
         }
         let deadline = Instant::now() + self.timeout;
-        // Nobody can be asked whether a message was taken whose answer got lost.
+        // Whether a message was taken whose answer got lost, some providers can be asked later.
         shared::call(&self.http, request, deadline, MAX_BODY_BYTES).await.map_err(shared::NoAnswer::ambiguous)
     }
 }

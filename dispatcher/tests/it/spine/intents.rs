@@ -7,7 +7,7 @@ use std::time::Duration;
 use peal_common::channel::Channel;
 use peal_common::event::EventType;
 use peal_dispatcher::recording::{Answer, Telegram};
-use peal_nats::topology::{ATTEMPTS, Options};
+use peal_nats::topology::ATTEMPTS;
 use serde_json::json;
 
 use super::LIMIT;
@@ -18,11 +18,7 @@ const CHAT: &str = "4711";
 const ACK_WAIT: Duration = Duration::from_secs(2);
 
 async fn set_up(class: &str) -> (Region, Telegram, String, u64) {
-    let region = Region::start_adapted(Options::laptop(), |topology| {
-        let consumers = topology.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
-        consumers.for_each(|consumer| consumer.ack_wait = ACK_WAIT);
-    })
-    .await;
+    let region = Region::start_with_ack_wait(ACK_WAIT).await;
     let bot = Telegram::start().await.unwrap();
     region.category("orders", json!({ "class": class })).await;
     let state = region.recipient("u", &[(Channel::Telegram, CHAT)], json!({})).await;

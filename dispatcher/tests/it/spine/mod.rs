@@ -7,6 +7,7 @@ mod fallbacks;
 mod foreign;
 mod inherited;
 mod intents;
+mod interrupted;
 mod limits;
 mod own_accounts;
 mod push;

@@ -81,8 +81,16 @@ impl Region {
         Region::start_adapted(options, |_| {}).await
     }
 
-    /// With other consumers, too.
-    pub async fn start_adapted(options: Options, adapt: impl FnOnce(&mut Topology)) -> Self {
+    /// With another time after which what is in hand is handed out again.
+    pub async fn start_with_ack_wait(ack_wait: Duration) -> Self {
+        Region::start_adapted(Options::laptop(), |topology| {
+            let consumers = topology.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
+            consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
+        })
+        .await
+    }
+
+    async fn start_adapted(options: Options, adapt: impl FnOnce(&mut Topology)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let region: peal_nats::Region = "test-1".parse().unwrap();
         let mut config = ServerConfig::new(region.clone(), folder.path().join("nats"));

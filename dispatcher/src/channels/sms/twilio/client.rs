@@ -1,4 +1,4 @@
-//! The call of `Messages.json`.
+//! The calls of `Messages.json`.
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
@@ -6,11 +6,11 @@ use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
 use peal_nats::turns::Turns;
 
-use super::{Options, outcome, request};
+use super::{Options, found, outcome, request};
 use crate::channels::probe::Probe;
 use crate::channels::sms::account::Line;
 use crate::channels::sms::text;
-use crate::channels::{ConfigError, Message};
+use crate::channels::{CallTime, ConfigError, Found, Message};
 
 /// Sends messages as one account.
 #[derive(Debug)]
@@ -56,5 +56,20 @@ impl Client {
             Ok(answer) => outcome::of_answer(&answer, self.line.clock.now()),
             Err(outcome) => outcome,
         }
+    }
+
+    /// Looks for a message among the last ones to its number.
+    ///
+    /// # Errors
+    /// The outcome of the question, when Twilio can't be asked now.
+    pub async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
+        // What is refused before the call was never sent.
+        let Ok(checked) = text::check(message) else { return Ok(Found::NotTaken) };
+        let Options { endpoint, authorization, .. } = &self.options;
+        let mut request = reqwest::Request::new(reqwest::Method::GET, endpoint.clone());
+        request::ask_for_last(&mut request.url_mut().query_pairs_mut(), checked.to);
+        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        let answer = self.line.ask(request).await?;
+        found::of_list(&answer, checked.text, call, self.line.clock.now())
     }
 }

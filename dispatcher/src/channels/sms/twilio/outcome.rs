@@ -14,7 +14,7 @@ use crate::channels::sms::account::provider_id;
 
 /// The part of a created message that matters (Messages resource, "Message properties").
 #[derive(Deserialize)]
-struct Created {
+pub(super) struct Created {
     sid: String,
     #[serde(default)]
     status: String,
@@ -32,17 +32,8 @@ pub(super) fn of_answer(answer: &Answer, now: Timestamp) -> Outcome {
     let after = || retry_after::parse(&answer.headers, now);
     if answer.status.is_success() {
         let created = answer.body.as_deref().and_then(|body| serde_json::from_slice::<Created>(body).ok());
-        return match created {
-            // It was taken and has failed already.
-            Some(Created { error_code: Some(code), status, .. }) if is_failure(&status) => {
-                of_code(code, None).unwrap_or_else(|| permanent(format!("twilio_{code}")))
-            }
-            Some(created) if !created.sid.is_empty() => {
-                Outcome::Sent { provider_id: provider_id(&created.sid) }
-            }
-            // Somebody said yes, but it need not have been Twilio.
-            _ => ambiguous("unreadable_answer"),
-        };
+        // Where it can't be read, somebody said yes who need not have been Twilio.
+        return created.map_or_else(|| ambiguous("unreadable_answer"), |created| of_created(&created));
     }
     let code = answer.body.as_deref().and_then(|body| serde_json::from_slice::<Failure>(body).ok());
     let by_status = || of_status(answer.status, &answer.headers, now);
@@ -55,6 +46,18 @@ pub(super) fn of_answer(answer: &Answer, now: Timestamp) -> Outcome {
             _ => permanent(format!("twilio_{code}")),
         }),
         None => by_status(),
+    }
+}
+
+/// The outcome of a message that Twilio has.
+pub(super) fn of_created(created: &Created) -> Outcome {
+    match created.error_code {
+        // It was taken and has failed already.
+        Some(code) if is_failure(&created.status) => {
+            of_code(code, None).unwrap_or_else(|| permanent(format!("twilio_{code}")))
+        }
+        _ if created.sid.is_empty() => ambiguous("unreadable_answer"),
+        _ => Outcome::Sent { provider_id: provider_id(&created.sid) },
     }
 }
 

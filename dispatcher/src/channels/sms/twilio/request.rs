@@ -1,8 +1,11 @@
-//! The form of a message (Messages resource, "Create a Message").
+//! The form of a message (Messages resource, "Create a Message"), and the question for the last ones ("Read multiple
+//! Message resources").
 
 use jiff::Timestamp;
 use url::Url;
-use url::form_urlencoded::Serializer;
+use url::form_urlencoded::{Serializer, Target};
+
+use super::found::PAGE;
 
 use super::options::Sender;
 use crate::channels::Message;
@@ -32,6 +35,11 @@ pub(super) fn form(
         form.append_pair("StatusCallback", url.as_str());
     }
     form.finish()
+}
+
+/// The query for the last messages to a number.
+pub(super) fn ask_for_last<T: Target>(query: &mut Serializer<'_, T>, to: &str) {
+    query.append_pair("To", to).append_pair("PageSize", &PAGE.to_string());
 }
 
 /// What is left of a message's time, within what Twilio takes.
