@@ -46,6 +46,12 @@ pub enum Outcome {
         /// Since when, where the provider says so: an address that was registered later is another one's.
         since: Option<Timestamp>,
     },
+    /// The address takes nothing at present, since what it received lies unread. That is no reason to give it up, until it
+    /// says the same for days.
+    AddressFull {
+        /// A stable word for the event, such as `smtp_552_5.2.2`.
+        reason: String,
+    },
     /// The account or the provider as a whole is out of order (credentials, suspension): retry without counting an
     /// attempt.
     Unavailable {
@@ -72,6 +78,7 @@ impl Outcome {
             Outcome::HeldBack { .. } => "held_back",
             Outcome::Permanent { .. } => "permanent",
             Outcome::AddressDead { .. } => "address_dead",
+            Outcome::AddressFull { .. } => "address_full",
             Outcome::Unavailable { .. } => "unavailable",
             Outcome::Ambiguous { .. } => "ambiguous",
         }

@@ -3,7 +3,7 @@
 //! A suppression is a record of state, named by channel and blind index, so it holds in every region and names nobody.
 //! Who suppresses an address wins over whoever lifts its suppression without having seen it (see [`crate::state`]).
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
@@ -15,6 +15,14 @@ use crate::state::{Kind, Record, RecordKey};
 const DELIVER_FACET: &str = "deliver";
 /// The facet that holds the [`Suppression`].
 const CAUSE_FACET: &str = "cause";
+/// The facet that holds the days on which the address was full.
+const FULL_FACET: &str = "full";
+/// An address that was full on so many days ...
+const FULL_DAYS: usize = 3;
+/// ... of this time is read by nobody.
+const FULL_WITHIN: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// The reason of its suppression.
+pub const FULL: &str = "mailbox_full";
 /// What stands for a cause that another region has not told yet.
 const UNKNOWN: &str = "unknown";
 
@@ -51,8 +59,27 @@ impl Suppression {
         record.set(CAUSE_FACET, cause, stamp);
     }
 
+    /// Notes in a record that the address is full. When it was on three days of the last fourteen, it is suppressed.
+    pub fn note_full(record: &mut Record, now: Timestamp, stamp: &Stamp) {
+        let known = record.get(FULL_FACET).and_then(|days| Vec::<Timestamp>::deserialize(days).ok());
+        let mut days = known.unwrap_or_default();
+        days.retain(|day| now.duration_since(*day) < FULL_WITHIN);
+        let is_another_day = |day: &Timestamp| now.duration_since(*day) >= SignedDuration::from_hours(24);
+        if days.last().is_some_and(|day| !is_another_day(day)) {
+            return;
+        }
+        days.push(now);
+        if days.len() >= FULL_DAYS {
+            Suppression { reason: FULL.to_owned(), since: now }.write(record, stamp);
+        }
+        record.set(FULL_FACET, serde_json::json!(days), stamp);
+    }
+
     /// Lifts the suppression that a record shows.
     pub fn lift(record: &mut Record, stamp: &Stamp) {
+        if record.get(FULL_FACET).is_some() {
+            record.set(FULL_FACET, serde_json::Value::Null, stamp);
+        }
         if Suppression::read(record).is_some() {
             record.set_guarded(DELIVER_FACET, None, stamp);
             record.set(CAUSE_FACET, serde_json::Value::Null, stamp);
@@ -109,6 +136,35 @@ mod tests {
         assert_eq!((record.exists(), Suppression::read(&record)), (false, None));
         first.write(&mut record, &stamp(5, "eu"));
         assert_eq!(Suppression::read(&record), Some(first));
+    }
+
+    #[test]
+    fn an_address_that_is_full_for_days_is_suppressed() {
+        let at = |hours: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+        let after = |hours: &[i64]| {
+            let mut record = Record::default();
+            for (n, hours) in (1..).zip(hours) {
+                Suppression::note_full(&mut record, at(*hours), &stamp(n, "eu"));
+            }
+            record
+        };
+        for (hours, is_suppressed) in [
+            (&[0, 24, 48][..], true),
+            (&[0, 1, 2, 3, 23], false),
+            (&[0, 1, 25, 48], false),
+            (&[0, 24, 14 * 24], false),
+            (&[0, 24, 14 * 24, 14 * 24 + 24], false),
+            (&[0, 24, 14 * 24 - 1], true),
+        ] {
+            let found = Suppression::read(&after(hours));
+            assert_eq!(found.is_some(), is_suppressed, "{hours:?}");
+            assert!(found.is_none_or(|found| found.reason == FULL));
+        }
+        let mut lifted = after(&[0, 24, 48]);
+        Suppression::lift(&mut lifted, &stamp(9, "eu"));
+        assert!(!lifted.exists());
+        Suppression::note_full(&mut lifted, at(72), &stamp(10, "eu"));
+        assert_eq!(Suppression::read(&lifted), None, "the days count anew");
     }
 
     #[test]

@@ -76,7 +76,8 @@ fn verdict(outcome: &Outcome) -> Verdict {
         Outcome::Sent { .. }
         | Outcome::Delivered { .. }
         | Outcome::Permanent { .. }
-        | Outcome::AddressDead { .. } => Verdict::Works,
+        | Outcome::AddressDead { .. }
+        | Outcome::AddressFull { .. } => Verdict::Works,
         Outcome::HeldBack { .. } => Verdict::Nothing,
         Outcome::Unavailable { .. } => Verdict::OutOfOrder,
         Outcome::Ambiguous { .. } => Verdict::Fails,

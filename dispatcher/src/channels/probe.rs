@@ -31,7 +31,10 @@ impl Probe {
     /// whatever failed before there was a message.
     pub(super) fn of_outcome(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Sent { .. } | Outcome::Delivered { .. } | Outcome::AddressDead { .. } => Probe::Works,
+            Outcome::Sent { .. }
+            | Outcome::Delivered { .. }
+            | Outcome::AddressDead { .. }
+            | Outcome::AddressFull { .. } => Probe::Works,
             Outcome::Permanent { reason }
             | Outcome::Retry { reason, .. }
             | Outcome::HeldBack { reason, .. }

@@ -197,9 +197,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted).await,
                 Err(held_back) => held_back,
             };
-            if let Outcome::AddressDead { reason, since } = &attempted.outcome {
-                suppress::suppress(context, &work, ready.recipient.registered_ms, reason, *since).await;
-            }
+            suppress::after(context, &work, ready.recipient.registered_ms, &attempted.outcome).await;
             let to = Settling { context, job, provider: attempted.provider };
             if is_declared
                 && let Outcome::Ambiguous { reason } = &attempted.outcome

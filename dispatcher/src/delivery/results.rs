@@ -83,9 +83,7 @@ pub(super) async fn ask(context: &Context, job: &Job, look: Look) -> Result<(), 
     };
     match account.result(&look.provider_id, contact).await {
         Ok(Some(outcome)) => {
-            if let Outcome::AddressDead { reason, since } = &outcome {
-                suppress::suppress(context, work, recipient.registered_ms, reason, *since).await;
-            }
+            suppress::after(context, work, recipient.registered_ms, &outcome).await;
             tell(context, account, &look, &outcome).await?;
         }
         unknown => {
@@ -115,6 +113,7 @@ async fn tell(context: &Context, account: &Account, look: &Look, outcome: &Outco
         // The provider sends it another way, and nobody else may.
         Outcome::Permanent { reason }
         | Outcome::AddressDead { reason, .. }
+        | Outcome::AddressFull { reason }
         | Outcome::Ambiguous { reason }
         | Outcome::Retry { reason, .. }
         | Outcome::Unavailable { reason, .. }
@@ -132,6 +131,7 @@ async fn tell(context: &Context, account: &Account, look: &Look, outcome: &Outco
         }
         Outcome::Permanent { reason }
         | Outcome::AddressDead { reason, .. }
+        | Outcome::AddressFull { reason }
         | Outcome::Ambiguous { reason }
         | Outcome::Retry { reason, .. }
         | Outcome::Unavailable { reason, .. }

@@ -57,9 +57,9 @@ pub(super) async fn after_attempt(
             wait_for(to, work.clone(), attempts - 1, reason, wait).await
         }
         Outcome::Retry { reason, after } => retry(to, Box::new(work.clone()), attempts, reason, *after).await,
-        Outcome::Permanent { reason } | Outcome::AddressDead { reason, .. } => {
-            refused(to, Box::new(work.clone()), attempts, reason).await
-        }
+        Outcome::Permanent { reason }
+        | Outcome::AddressDead { reason, .. }
+        | Outcome::AddressFull { reason } => refused(to, Box::new(work.clone()), attempts, reason).await,
         // The provider's trouble burns no attempt.
         Outcome::Unavailable { reason, after } => {
             let wait =

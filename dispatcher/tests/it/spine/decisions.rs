@@ -2,7 +2,7 @@
 
 use peal_common::channel::{Channel, ChannelChoice};
 use peal_common::event::EventType;
-use peal_dispatcher::recording::{Answer, Webhooks};
+use peal_dispatcher::recording::{Answer, Command, Reply, Smtp, Webhooks};
 use serde_json::json;
 
 use super::LIMIT;
@@ -144,5 +144,34 @@ async fn a_dead_address_is_not_called_again() {
     region.drained().await;
     let called: Vec<_> = webhooks.received().into_iter().map(|request| request.path).collect();
     assert_eq!(called, ["/gone", "/other"]);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mailbox_that_has_been_full_for_days_is_not_written_to_again() {
+    const FULL: &str = "full@example.com";
+    let region = Region::start().await;
+    let mails = Smtp::start().await.unwrap();
+    mails.reply(Command::Rcpt, Reply::say("552 5.2.2 full"));
+    region.category("orders", json!({"class": "transactional"})).await;
+    region.recipient("today", &[(Channel::Email, "today@example.com")], json!({})).await;
+    region.recipient("for-days", &[(Channel::Email, FULL)], json!({})).await;
+    let state = region.full_mailbox(FULL, &[from_now(-60 * 60 * 60), from_now(-30 * 60 * 60)]).await;
+    let dispatcher = region.dispatcher(&format!(
+        "[channels.email.smtp]\nhost = \"127.0.0.1\"\nport = {}\ntls = \"none\"\nfrom = \"shop@example.com\"\n",
+        mails.address().port()
+    ));
+    region.accept(&intake("n-1", &["today"], state)).await;
+    region.accept(&intake("n-2", &["for-days"], state)).await;
+    for id in ["n-1", "n-2"] {
+        let failed = region.event(id, EventType::Failed).await;
+        assert_eq!(failed.reason.as_deref(), Some("smtp_552_5.2.2"));
+    }
+    region.accept(&intake("n-3", &["today"], state)).await;
+    region.event("n-3", EventType::Failed).await;
+    region.accept(&intake("n-4", &["for-days"], state)).await;
+    let suppressed = region.event("n-4", EventType::Suppressed).await;
+    assert_eq!(suppressed.reason.as_deref(), Some("address_suppressed"));
+    region.drained().await;
     dispatcher.end().await;
 }

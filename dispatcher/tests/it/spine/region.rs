@@ -18,6 +18,7 @@ use peal_common::recipient::{Contact, RecipientBody, write_body};
 use peal_common::seal::Sealer;
 use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
+use peal_common::suppression::{self, Suppression};
 use peal_common::template::Content;
 use peal_nats::catalog::{ACCOUNT_FACET, CANCELLED_FACET, TAKEN_OVER_FACET};
 use peal_nats::connect::{Options as ConnectOptions, connect};
@@ -226,6 +227,16 @@ impl Region {
             None => record.erase(&self.hybrid.stamp()),
         }
         self.put(&key, &record).await
+    }
+
+    /// Says that a mailbox was full at these times.
+    pub async fn full_mailbox(&self, address: &str, times: &[Timestamp]) -> u64 {
+        let index = self.sealer.blind_index(&app(), Channel::Email, address);
+        let mut record = Record::default();
+        for at in times {
+            Suppression::note_full(&mut record, *at, &self.hybrid.stamp());
+        }
+        self.put(&suppression::key(&app(), Channel::Email, &index, false), &record).await
     }
 
     /// Erases a recipient.

@@ -135,6 +135,8 @@ fn of_refusal(step: Step, code: u16, enhanced: Option<Enhanced>) -> Outcome {
         // No such mailbox, no such domain, moved without address, null MX, mailbox disabled (RFC 3463 §3.2 and §3.3,
         // RFC 7505 §4.2).
         (_, Some(Enhanced(5, 1, 1 | 2 | 6 | 10) | Enhanced(5, 2, 1))) => address_dead(reason),
+        // The mailbox is full (RFC 3463 §3.3).
+        (_, Some(Enhanced(5, 2, 2))) => Outcome::AddressFull { reason },
         _ => permanent(reason),
     }
 }
@@ -157,7 +159,7 @@ mod tests {
             (Step::Rcpt, 550, "5.2.1", address_dead("smtp_550_5.2.1")),
             (Step::End, 550, "5.1.1", address_dead("smtp_550_5.1.1")),
             (Step::Rcpt, 550, "no such user", permanent("smtp_550")),
-            (Step::Rcpt, 552, "5.2.2 full", permanent("smtp_552_5.2.2")),
+            (Step::Rcpt, 552, "5.2.2 full", Outcome::AddressFull { reason: "smtp_552_5.2.2".to_owned() }),
             (Step::Rcpt, 550, "5.7.1 policy", permanent("smtp_550_5.7.1")),
             (Step::End, 554, "5.7.1 spam", permanent("smtp_554_5.7.1")),
             (Step::End, 552, "5.3.4", permanent("smtp_552_5.3.4")),
