@@ -60,6 +60,7 @@ pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &Place) -> St
          curl -u {user} -X PUT {last}/v1/recipients/{RECIPIENT}/preferences \\\n    \
          -H 'Content-Type: application/json' -d {opt_out}\n  \
          curl -u {user} {first}/v1/recipients/{RECIPIENT}/preferences\n\n\
+         Look at the first region's streams with the stock nats command:\n\n  {command}\n\n\
          Ctrl-C stops everything; the data stays for the next `peal up` with the same regions.",
         "hub",
         "",
@@ -67,6 +68,7 @@ pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &Place) -> St
         hub_nats = hub.settings().nats.urls.concat(),
         hub_config = hub.folder.settings().display(),
         curl = first.curl(),
+        command = first.nats_command(),
         first = of(first),
         last = of(last),
     );
