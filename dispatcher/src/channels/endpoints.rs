@@ -1,36 +1,113 @@
-//! Circuit breakers of servers that recipients bring along: those of webhooks, and the push services of browsers.
+//! Servers that recipients bring along: those of webhooks, and the push services of browsers.
 //!
-//! One that does not answer must not keep the deliveries to all others waiting behind its own. What is meant for it counts
-//! as tried, since its trouble is the recipient's and not that of an account, and has its usual waits; but nobody waits for
-//! an answer that does not come, save one delivery now and then.
+//! Nobody here has an account with them, and any of them may be a private machine, hang, or not be there. So each call is
+//! checked and bounded, and one that is in trouble is left alone: it must not keep the deliveries to all others waiting
+//! behind its own. What is meant for it counts as tried, since its trouble is the recipient's, and has its usual waits; but
+//! nobody waits for an answer that does not come, save one delivery now and then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use http::{HeaderMap, StatusCode};
+use ipnet::IpNet;
+use jiff::Timestamp;
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
+use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
-use super::CIRCUIT_OPEN;
 use super::breaker::{self, Breaker};
-use super::outcomes::retry;
+use super::outcomes::{permanent, retry};
+use super::target::{self, Hosts, Resolver, Targets};
+use super::{CIRCUIT_OPEN, ConfigError, http as shared};
 
+/// How long looking up a name, connecting and the TLS handshake may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How much of an answer's body is read (and dropped) to save its connection.
+const MAX_BODY_BYTES: u64 = 64 * 1024;
+/// How long that may take. The status has decided by then, so nobody should wait for a dawdling body.
+const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// The most servers in trouble that are remembered, some 200 bytes each. More of them are called as if all was well.
 const CAPACITY: usize = 10_000;
 
-/// The servers that are in trouble. One that works is not remembered.
-#[derive(Debug, Default)]
-pub(crate) struct Endpoints(Mutex<HashMap<String, Arc<Breaker>>>);
+/// Calls servers of recipients. One client serves all of them and keeps their connections.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    http: reqwest::Client,
+    targets: Targets,
+    circuits: Circuits,
+    clock: Clock,
+    timeout: Duration,
+}
 
 impl Endpoints {
-    /// Makes a call to the server of `url`, unless that is left alone.
+    /// A call takes at most `timeout`, from looking up the name to the answer's status. `allowed` are networks that may be
+    /// called although they are not public, `hosts` names that are known without asking for them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when TLS can't be set up.
+    pub(crate) fn new(
+        timeout: Duration,
+        allowed: Vec<IpNet>,
+        hosts: Hosts,
+        clock: Clock,
+    ) -> Result<Self, ConfigError> {
+        let targets = Targets::new(allowed);
+        let http = shared::client_builder()?
+            .connect_timeout(timeout.min(CONNECT_LIMIT))
+            .dns_resolver(Resolver::new(targets.clone(), hosts))
+            .build()
+            .map_err(ConfigError::Http)?;
+        Ok(Endpoints { http, targets, circuits: Circuits::default(), clock, timeout })
+    }
+
+    /// Refuses a URL whose host is a private address. What a name leads to is looked at when it is called.
+    ///
+    /// # Errors
+    /// The outcome of a call.
+    pub(crate) fn check(&self, url: &Url) -> Result<(), Outcome> {
+        self.targets.check_literal(url).map_err(|_| permanent("private_target"))
+    }
+
+    /// Makes a call, unless the server is left alone. Whether it got a request that it did not answer does not matter: the
+    /// same one may be made again.
     pub(crate) async fn call(
         &self,
-        url: &Url,
-        clock: &Clock,
-        call: impl Future<Output = Outcome>,
+        request: reqwest::Request,
+        of_answer: impl FnOnce(StatusCode, &HeaderMap, Timestamp) -> Outcome,
     ) -> Outcome {
+        let url = request.url().clone();
+        self.circuits.call(&url, &self.clock, self.answer(request, of_answer)).await
+    }
+
+    async fn answer(
+        &self,
+        request: reqwest::Request,
+        of_answer: impl FnOnce(StatusCode, &HeaderMap, Timestamp) -> Outcome,
+    ) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
+        let response = match timeout_at(deadline, self.http.execute(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                return target::refusal(&error).unwrap_or_else(|| shared::NoAnswer::of(&error).repeatable());
+            }
+            Err(_) => return retry("timeout", None),
+        };
+        let outcome = of_answer(response.status(), response.headers(), self.clock.now());
+        // A body that does not end in time costs its connection and nothing else.
+        let _ = timeout(DRAIN_LIMIT, shared::discard_capped(response, MAX_BODY_BYTES)).await;
+        outcome
+    }
+}
+
+/// The circuits of servers that are in trouble. One that works is not remembered.
+#[derive(Debug, Default)]
+struct Circuits(Mutex<HashMap<String, Arc<Breaker>>>);
+
+impl Circuits {
+    /// Makes a call to the server of `url`, unless that is left alone.
+    async fn call(&self, url: &Url, clock: &Clock, call: impl Future<Output = Outcome>) -> Outcome {
         let server = url.origin().ascii_serialization();
         let known = self.lock().get(&server).cloned();
         let Some(breaker) = known else {
@@ -78,7 +155,7 @@ mod tests {
 
     #[derive(Default)]
     struct Calls {
-        endpoints: Endpoints,
+        circuits: Circuits,
         made: AtomicU32,
     }
 
@@ -88,7 +165,7 @@ mod tests {
                 self.made.fetch_add(1, Ordering::Relaxed);
                 outcome.clone()
             };
-            self.endpoints.call(&url.parse().unwrap(), &Clock::System, call).await
+            self.circuits.call(&url.parse().unwrap(), &Clock::System, call).await
         }
 
         fn made(&self) -> u32 {
@@ -122,7 +199,7 @@ mod tests {
         sleep(left).await;
         assert_eq!(calls.call("https://a.example/y", &arrived()).await, arrived());
         assert_eq!(calls.made(), 1);
-        assert!(calls.endpoints.lock().is_empty(), "what works is forgotten");
+        assert!(calls.circuits.lock().is_empty(), "what works is forgotten");
     }
 
     #[tokio::test(start_paused = true)]
@@ -144,7 +221,7 @@ mod tests {
             calls.call("https://a.example/x", &arrived()).await;
             assert_eq!(calls.made(), 10);
         }
-        assert!(calls.endpoints.lock().is_empty());
+        assert!(calls.circuits.lock().is_empty());
     }
 
     #[tokio::test]
@@ -153,6 +230,6 @@ mod tests {
         for n in 0..CAPACITY + 5 {
             calls.call(&format!("https://{n}.example/"), &retry("dns_failed", None)).await;
         }
-        assert_eq!(calls.endpoints.lock().len(), CAPACITY);
+        assert_eq!(calls.circuits.lock().len(), CAPACITY);
     }
 }

@@ -5,10 +5,8 @@ use jiff::Timestamp;
 
 use peal_common::outcome::Outcome;
 
-use crate::channels::http::NoAnswer;
 use crate::channels::outcomes::{address_dead, permanent, retry};
 use crate::channels::retry_after;
-use crate::channels::target;
 
 /// The outcome of an answer. 2xx is success and 410 means that the endpoint wants nothing any more (Standard Webhooks,
 /// "Webhook endpoint operations"); 408, 425, 429 and 5xx may pass (RFC 9110 §15.5.9, RFC 8470 §5.2, RFC 6585 §4).
@@ -21,12 +19,6 @@ pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, now: Timestamp)
         408 | 425 | 429 | 500.. => retry(reason(), retry_after::parse(headers, now)),
         _ => permanent(reason()),
     }
-}
-
-/// The outcome of a call without an answer. Whether the endpoint got the request does not matter: the same request
-/// with the same `webhook-id` may be sent again.
-pub(super) fn of_error(error: &reqwest::Error) -> Outcome {
-    target::refusal(error).unwrap_or_else(|| NoAnswer::of(error).repeatable())
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! The call of a push service.
 
-use std::time::Duration;
-
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use peal_common::address;
@@ -15,28 +12,19 @@ use super::encrypt::Receiver;
 use super::vapid::Vapid;
 use super::{Options, outcome, request};
 use crate::channels::endpoints::Endpoints;
-use crate::channels::outcomes::{permanent, retry};
-use crate::channels::target::{Resolver, Targets};
-use crate::channels::{ConfigError, Message, http as shared};
+use crate::channels::outcomes::permanent;
+use crate::channels::{ConfigError, Message};
 
 const TTL: HeaderName = HeaderName::from_static("ttl");
 const URGENCY: HeaderName = HeaderName::from_static("urgency");
 const TOPIC: HeaderName = HeaderName::from_static("topic");
-/// How long looking up a name, connecting and the TLS handshake may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How much of an answer's body is read (and dropped) to save its connection, and how long that may take.
-const MAX_BODY_BYTES: u64 = 64 * 1024;
-const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 
 /// Sends to the push services of all browsers, as one application server.
 #[derive(Debug)]
 pub struct Client {
-    http: reqwest::Client,
-    targets: Targets,
     endpoints: Endpoints,
     vapid: Vapid,
     clock: Clock,
-    timeout: Duration,
 }
 
 impl Client {
@@ -45,45 +33,24 @@ impl Client {
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
     pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
-        let targets = Targets::new(options.allowed_networks);
-        let http = shared::client_builder()?
-            .connect_timeout(options.timeout.min(CONNECT_LIMIT))
-            .dns_resolver(Resolver::new(targets.clone(), options.hosts))
-            .build()
-            .map_err(ConfigError::Http)?;
-        let vapid = Vapid::new(&options.key, options.subject);
-        let endpoints = Endpoints::default();
-        Ok(Client { http, targets, endpoints, vapid, clock, timeout: options.timeout })
+        let Options { key, subject, timeout, allowed_networks, hosts } = options;
+        let endpoints = Endpoints::new(timeout, allowed_networks, hosts, clock.clone())?;
+        Ok(Client { endpoints, vapid: Vapid::new(&key, subject), clock })
     }
 
-    /// Sends one message.
+    /// Sends one message. When it is sent again, the topic makes the second one replace the first.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         match self.request(message) {
-            Ok(request) => {
-                let url = request.url().clone();
-                self.endpoints.call(&url, &self.clock, self.call(request)).await
-            }
+            Ok(request) => self.endpoints.call(request, outcome::of_answer).await,
             Err(refused) => refused,
         }
-    }
-
-    async fn call(&self, request: reqwest::Request) -> Outcome {
-        let deadline = Instant::now() + self.timeout;
-        let response = match timeout_at(deadline, self.http.execute(request)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return outcome::of_error(&error),
-            Err(_) => return retry("timeout", None),
-        };
-        let outcome = outcome::of_answer(response.status(), response.headers(), self.clock.now());
-        let _ = timeout(DRAIN_LIMIT, shared::discard_capped(response, MAX_BODY_BYTES)).await;
-        outcome
     }
 
     fn request(&self, message: &Message<'_>) -> Result<reqwest::Request, Outcome> {
         let subscription =
             message.contact.subscription.as_ref().ok_or_else(|| permanent("invalid_address"))?;
         let url = address::webhook(&subscription.endpoint).map_err(|_| permanent("invalid_address"))?;
-        self.targets.check_literal(&url).map_err(|_| permanent("private_target"))?;
+        self.endpoints.check(&url)?;
         let receiver =
             Receiver::parse(&subscription.keys).map_err(|_| permanent("invalid_subscription_keys"))?;
         let payload = request::payload(message).ok_or_else(|| permanent("invalid_request"))?;

@@ -5,10 +5,8 @@ use jiff::Timestamp;
 
 use peal_common::outcome::Outcome;
 
-use crate::channels::http::NoAnswer;
 use crate::channels::outcomes::{address_dead, permanent, retry};
 use crate::channels::retry_after;
-use crate::channels::target;
 
 /// The outcome of an answer. 201 means that the push service has the message (RFC 8030 §5), not the browser; 404 and 410
 /// that the subscription is gone (§7.3).
@@ -23,11 +21,6 @@ pub(super) fn of_answer(status: StatusCode, headers: &HeaderMap, now: Timestamp)
         401 | 403 | 408 | 425 | 429 | 500.. => retry(reason(), retry_after::parse(headers, now)),
         _ => permanent(reason()),
     }
-}
-
-/// The outcome of a call without an answer. It may be made again: the topic makes the second message replace the first.
-pub(super) fn of_error(error: &reqwest::Error) -> Outcome {
-    target::refusal(error).unwrap_or_else(|| NoAnswer::of(error).repeatable())
 }
 
 #[cfg(test)]
