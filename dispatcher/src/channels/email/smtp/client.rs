@@ -70,8 +70,10 @@ impl Smtp {
     async fn deliver(&self, mail: &Mail, deadline: Instant) -> Result<(), Failed> {
         if let Some(connection) = self.take() {
             match self.transact(connection, mail, deadline).await {
-                // The server has hung up in the meantime. The e-mail has not begun: a new connection may try it.
-                Err((Step::Reset | Step::Mail, failure)) if failure.ends_connection() => {}
+                // The server has hung up in the meantime, or it does not forget what it refused last. This e-mail has not
+                // begun: a new connection may try it.
+                Err((Step::Reset, _)) => {}
+                Err((Step::Mail, failure)) if failure.ends_connection() => {}
                 settled => return settled,
             }
         }
@@ -90,7 +92,7 @@ impl Smtp {
         let result = connection.transact(from, mail, self.options.command_timeout, deadline).await;
         match &result {
             Ok(()) => self.put(connection),
-            Err((_, failure)) if !failure.ends_connection() => {
+            Err((step, failure)) if *step != Step::Reset && !failure.ends_connection() => {
                 connection.reset_later();
                 self.put(connection);
             }
