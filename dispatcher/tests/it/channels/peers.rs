@@ -1,69 +1,106 @@
-//! Providers that nobody here wrote, from the packages that `tests/peers/package.json` names, and what providers
-//! publish of their APIs, from those of `tests/peers/requirements.txt`.
+//! Providers, receivers and proxies that nobody here wrote, as the scripts of `tests/peers` install them, and what
+//! providers publish of their APIs.
 
-use std::net::TcpListener;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::fixture::SOON;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers");
+/// How long a program may take to listen: Java takes seconds on a machine that is busy.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The folder that a script of the folder installs to. `None` where it can't, unless `PEAL_REQUIRE_TOOLS` is 1.
+/// Ends the test where tools have to be there, and says that it is skipped elsewhere.
+fn missing(why: impl Display) {
+    assert_ne!(std::env::var("PEAL_REQUIRE_TOOLS").as_deref(), Ok("1"), "no peers: {why}");
+    eprintln!("skipped: {why}");
+}
+
+/// What a script of the folder installs. `None` where it can't, unless `PEAL_REQUIRE_TOOLS` is 1.
 async fn installed(script: &str) -> Option<PathBuf> {
     let installed = Command::new(Path::new(FOLDER).join(script)).output().await.unwrap();
     if !installed.status.success() {
-        let why = String::from_utf8_lossy(&installed.stderr).into_owned();
-        assert_ne!(std::env::var("PEAL_REQUIRE_TOOLS").as_deref(), Ok("1"), "no peers: {why}");
-        eprintln!("skipped: {why}");
+        missing(String::from_utf8_lossy(&installed.stderr));
         return None;
     }
     Some(PathBuf::from(String::from_utf8(installed.stdout).unwrap().trim()))
 }
 
 /// What a provider publishes of its API. `None` where it can't be fetched, unless `PEAL_REQUIRE_TOOLS` is 1.
-pub async fn published(file: &str) -> Option<serde_json::Value> {
+pub async fn published(file: &str) -> Option<Value> {
     let path = installed("install-python").await?.join(file);
     Some(serde_json::from_slice(&tokio::fs::read(path).await.unwrap()).unwrap())
 }
 
-/// A peer that listens; it ends with this.
+/// A peer that listens on the loopback. It is to be [ended](Peer::end); a test that fails before kills it.
 pub struct Peer {
     pub port: u16,
-    _child: Child,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Peer {
-    /// Starts a script of the folder on a free port of the loopback and waits for its first line. `None` where the
-    /// packages can't be installed, unless `PEAL_REQUIRE_TOOLS` is 1.
-    pub async fn start(script: &str) -> Option<Self> {
-        let modules = installed("install").await?.join("node_modules");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut child = Command::new("node")
-            .arg(Path::new(FOLDER).join(script))
-            .arg(port.to_string())
-            .env("NODE_PATH", modules)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = timeout(SOON, lines.next_line()).await.expect("a line in time").unwrap();
-        assert!(first.is_some(), "{script} ended at once");
-        Some(Peer { port, _child: child })
+    /// Starts a script of the folder that prints its port first, with Python or Node.js. `None` where its packages
+    /// can't be installed, unless `PEAL_REQUIRE_TOOLS` is 1.
+    pub async fn start(script: &str, arguments: &[&str]) -> Option<Self> {
+        let mut command = if script.ends_with(".py") {
+            let modules = installed("install-python").await?.join("modules");
+            let mut command = Command::new("python3");
+            command.arg("-B").env("PYTHONPATH", modules);
+            command
+        } else {
+            let modules = installed("install").await?.join("node_modules");
+            let mut command = Command::new("node");
+            command.env("NODE_PATH", modules);
+            command
+        };
+        let (child, mut lines) = spawn(command.arg(Path::new(FOLDER).join(script)).args(arguments));
+        let first = timeout(START_LIMIT, lines.next_line()).await.expect("a line in time").unwrap();
+        let port = first.unwrap_or_else(|| panic!("{script} ended at once")).parse().unwrap();
+        Some(Peer { port, child, lines })
+    }
+
+    /// The next line that it prints.
+    pub async fn line(&mut self) -> String {
+        timeout(SOON, self.lines.next_line()).await.expect("a line in time").unwrap().expect("another line")
+    }
+
+    /// Ends the process and gives the lines that nobody has read.
+    pub async fn end(mut self) -> Vec<String> {
+        self.child.kill().await.unwrap();
+        let mut rest = Vec::new();
+        // A process that it left running would keep its end of the pipe open.
+        while let Some(line) = timeout(SOON, self.lines.next_line()).await.expect("the end in time").unwrap()
+        {
+            rest.push(line);
+        }
+        rest
     }
 
     /// Posts JSON and gives the answer's.
-    pub async fn post(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
+    pub async fn post(&self, path: &str, body: &Value) -> Value {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://127.0.0.1:{}{path}", self.port);
         let answer = reqwest::Client::new().post(url).json(body).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {answer:?}");
         serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default()
     }
+}
+
+fn spawn(command: &mut Command) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
 }

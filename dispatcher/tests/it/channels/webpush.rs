@@ -225,7 +225,7 @@ async fn what_can_not_be_sent_is_refused_before_anything_is() {
 
 #[tokio::test]
 async fn a_push_service_of_others_takes_the_word_and_its_browser_reads_the_message() {
-    let Some(peer) = Peer::start("push_service.js").await else { return };
+    let Some(peer) = Peer::start("push_service.js", &[]).await else { return };
     let key = VapidKey::generate();
     let options = json!({"userVisibleOnly": "true", "applicationServerKey": key.public()});
     let subscribed = peer.post("/subscribe", &options).await["data"].take();
@@ -245,4 +245,5 @@ async fn a_push_service_of_others_takes_the_word_and_its_browser_reads_the_messa
     let hash = subscribed["clientHash"].as_str().unwrap();
     peer.post(&format!("/expire-subscription/{hash}"), &json!({})).await;
     assert_eq!(client(&key).send(&fixture.message()).await, address_dead("http_410"));
+    peer.end().await;
 }
