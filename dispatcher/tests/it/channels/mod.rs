@@ -14,6 +14,7 @@ mod sendgrid;
 mod sms_http;
 mod smtp;
 mod smtp_faults;
+mod smtp_sink;
 mod standard_webhooks;
 mod telegram;
 mod twilio;

@@ -2,20 +2,25 @@
 //! providers publish of their APIs.
 
 use std::fmt::Display;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use super::fixture::SOON;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers");
 /// How long a program may take to listen: Java takes seconds on a machine that is busy.
 const START_LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+/// How often a program is started anew because another one took its port.
+const PORTS_TRIED: usize = 5;
 
 /// Ends the test where tools have to be there, and says that it is skipped elsewhere.
 fn missing(why: impl Display) {
@@ -67,6 +72,33 @@ impl Peer {
         Some(Peer { port, child, lines })
     }
 
+    /// Starts smtp-sink of Postfix, which is told by arguments how to behave. `None` where it can't be fetched, unless
+    /// `PEAL_REQUIRE_TOOLS` is 1.
+    pub async fn smtp_sink(arguments: &[&str]) -> Option<Self> {
+        let program = installed("install-smtp-sink").await?;
+        let backlog = "16";
+        Some(
+            Peer::on_free_port(|port| {
+                let mut command = Command::new(&program);
+                command.args(arguments).arg(format!("127.0.0.1:{port}")).arg(backlog);
+                command
+            })
+            .await,
+        )
+    }
+
+    /// For a program that has to be given its port, and that nobody else may have taken since.
+    async fn on_free_port(command: impl Fn(u16) -> Command) -> Self {
+        for _ in 0..PORTS_TRIED {
+            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+            let (mut child, lines) = spawn(&mut command(port));
+            if timeout(START_LIMIT, listens(&mut child, port)).await.expect("it listens in time") {
+                return Peer { port, child, lines };
+            }
+        }
+        panic!("it ended at once on each of {PORTS_TRIED} ports");
+    }
+
     /// The next line that it prints.
     pub async fn line(&mut self) -> String {
         timeout(SOON, self.lines.next_line()).await.expect("a line in time").unwrap().expect("another line")
@@ -103,4 +135,17 @@ fn spawn(command: &mut Command) -> (Child, Lines<BufReader<ChildStdout>>) {
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     (child, lines)
+}
+
+/// Waits until a process listens. False when it has ended instead.
+async fn listens(child: &mut Child, port: u16) -> bool {
+    let mut poll = interval(POLL);
+    loop {
+        poll.tick().await;
+        let connected = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok();
+        // Whoever took its port would be connected to as well.
+        if child.try_wait().unwrap().is_some() || connected {
+            return child.try_wait().unwrap().is_none();
+        }
+    }
 }

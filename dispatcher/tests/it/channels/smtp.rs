@@ -15,9 +15,14 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use super::fixture::{Fixture, SOON, address_dead, clock, fails, permanent, retry, unavailable};
 
 pub fn settings(server: &recording::Smtp) -> SmtpSettings {
+    settings_at(server.address().port())
+}
+
+/// Settings for a server on the loopback.
+pub fn settings_at(port: u16) -> SmtpSettings {
     SmtpSettings {
-        host: server.address().ip().to_string(),
-        port: server.address().port(),
+        host: "127.0.0.1".to_owned(),
+        port,
         tls: SmtpTls::None,
         user: None,
         password: None,
@@ -38,7 +43,7 @@ pub fn to(address: &str) -> Fixture {
     Fixture::to(Channel::Email, address, 1)
 }
 
-fn sent(fixture: &Fixture) -> Outcome {
+pub fn sent(fixture: &Fixture) -> Outcome {
     Outcome::Sent { provider_id: Some(format!("<{}@example.com>", fixture.delivery)) }
 }
 
