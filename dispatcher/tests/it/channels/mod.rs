@@ -8,6 +8,7 @@ mod fcm_schema;
 mod fcm_token;
 mod fixture;
 mod http2_peer;
+mod mail_reader;
 mod mandrill;
 mod peers;
 mod sendgrid;
