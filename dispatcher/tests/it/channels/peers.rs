@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use http::Method;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
@@ -87,6 +88,21 @@ impl Peer {
         )
     }
 
+    /// Starts Toxiproxy, whose API listens on the port. `None` where it can't be built, unless `PEAL_REQUIRE_TOOLS` is 1.
+    pub async fn toxiproxy() -> Option<Self> {
+        let program = installed("install-toxiproxy").await?;
+        Some(
+            Peer::on_free_port(|port| {
+                let mut command = Command::new(&program);
+                command.args(["-host", "127.0.0.1", "-port", &port.to_string()]);
+                // Nobody reads its log, and a full pipe would hold it up.
+                command.env("LOG_LEVEL", "error");
+                command
+            })
+            .await,
+        )
+    }
+
     /// For a program that has to be given its port, and that nobody else may have taken since.
     async fn on_free_port(command: impl Fn(u16) -> Command) -> Self {
         for _ in 0..PORTS_TRIED {
@@ -118,9 +134,18 @@ impl Peer {
 
     /// Posts JSON and gives the answer's.
     pub async fn post(&self, path: &str, body: &Value) -> Value {
+        self.call(Method::POST, path, body).await
+    }
+
+    /// Has it forget what is at a path.
+    pub async fn delete(&self, path: &str) {
+        self.call(Method::DELETE, path, &Value::Null).await;
+    }
+
+    async fn call(&self, method: Method, path: &str, body: &Value) -> Value {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://127.0.0.1:{}{path}", self.port);
-        let answer = reqwest::Client::new().post(url).json(body).send().await.unwrap();
+        let answer = reqwest::Client::new().request(method, url).json(body).send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {answer:?}");
         serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default()
     }

@@ -18,7 +18,7 @@ use peal_nats::turns::Turns;
 const TOKEN: &str = "t0ken";
 const FIRST: &str = "SM00000000000000000000000000000001";
 
-fn settings(base_url: &str) -> TwilioSettings {
+pub fn settings(base_url: &str) -> TwilioSettings {
     let text = format!(
         "account_sid = \"AC01\"\nauth_token = \"{TOKEN}\"\nfrom = \"+14155550100\"\nbase_url = \"{base_url}\"\n\
          timeout_seconds = 1"
