@@ -25,3 +25,4 @@ mod vonage;
 mod webhook;
 mod webhook_targets;
 mod webpush;
+mod wiremock;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
@@ -50,6 +51,8 @@ pub struct Peer {
     pub port: u16,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// Where it keeps files, if it does.
+    folder: Option<TempDir>,
 }
 
 impl Peer {
@@ -70,7 +73,7 @@ impl Peer {
         let (child, mut lines) = spawn(command.arg(Path::new(FOLDER).join(script)).args(arguments));
         let first = timeout(START_LIMIT, lines.next_line()).await.expect("a line in time").unwrap();
         let port = first.unwrap_or_else(|| panic!("{script} ended at once")).parse().unwrap();
-        Some(Peer { port, child, lines })
+        Some(Peer { port, child, lines, folder: None })
     }
 
     /// Starts smtp-sink of Postfix, which is told by arguments how to behave. `None` where it can't be fetched, unless
@@ -103,13 +106,37 @@ impl Peer {
         )
     }
 
+    /// Starts WireMock, which plays HTTP servers and is told how on the same port. `None` where it can't be installed or
+    /// there is no Java, unless `PEAL_REQUIRE_TOOLS` is 1.
+    pub async fn wiremock() -> Option<Self> {
+        let folder = installed("install").await?.join("node_modules/wiremock/build");
+        let jar =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).next().expect("a jar");
+        if let Err(error) = Command::new("java").arg("-version").output().await {
+            missing(format!("java: {error}"));
+            return None;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let mut peer = Peer::on_free_port(|port| {
+            let mut command = Command::new("java");
+            // The compiler that is quick to start: nobody measures it.
+            command.arg("-XX:TieredStopAtLevel=1").arg("-jar").arg(&jar);
+            command.arg("--root-dir").arg(root.path());
+            command.args(["--bind-address", "127.0.0.1", "--port", &port.to_string(), "--disable-banner"]);
+            command
+        })
+        .await;
+        peer.folder = Some(root);
+        Some(peer)
+    }
+
     /// For a program that has to be given its port, and that nobody else may have taken since.
     async fn on_free_port(command: impl Fn(u16) -> Command) -> Self {
         for _ in 0..PORTS_TRIED {
             let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
             let (mut child, lines) = spawn(&mut command(port));
             if timeout(START_LIMIT, listens(&mut child, port)).await.expect("it listens in time") {
-                return Peer { port, child, lines };
+                return Peer { port, child, lines, folder: None };
             }
         }
         panic!("it ended at once on each of {PORTS_TRIED} ports");
