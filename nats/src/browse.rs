@@ -8,9 +8,9 @@ use crate::follow::{StateError, Stored};
 
 /// A part of a stream, the latest message first.
 #[derive(Debug)]
-pub struct Backwards {
+pub struct Backwards<T> {
     /// What was found.
-    pub messages: Vec<Stored>,
+    pub found: Vec<T>,
     /// Before which sequence to go on; `None` when the beginning of the stream is reached.
     pub next: Option<u64>,
 }
@@ -31,20 +31,21 @@ impl Connection {
         }
     }
 
-    /// The latest messages that match `filter` and `wanted`, with sequences below `before` if that is given: at most
-    /// `limit`, after reading at most `reads`.
+    /// What `wanted` makes of the latest messages that match `filter`, with sequences below `before` if that is given: at
+    /// most `limit` of those of which it makes something, after reading at most `reads`. The messages themselves, which may
+    /// be large, are not kept.
     ///
     /// # Errors
     /// As [`Connection::next_of`].
-    pub async fn latest_of(
+    pub async fn latest_of<T>(
         &self,
         stream: &str,
         filter: &str,
         before: Option<u64>,
         limit: usize,
         reads: usize,
-        wanted: impl Fn(&Stored) -> bool,
-    ) -> Result<Backwards, StateError> {
+        wanted: impl Fn(&Stored) -> Option<T>,
+    ) -> Result<Backwards<T>, StateError> {
         let state = self.stream_state(stream).await?;
         let mut end = before.unwrap_or(u64::MAX).min(state.last.saturating_add(1));
         let mut span = limit as u64;
@@ -59,15 +60,15 @@ impl Connection {
                 }
                 at = found.sequence + 1;
                 left = left.saturating_sub(1);
-                if wanted(&found) {
-                    part.push(found);
+                if let Some(wanted) = wanted(&found) {
+                    part.push((found.sequence, wanted));
                 }
             }
             messages.extend(part.into_iter().rev());
             end = start;
             if messages.len() > limit {
                 messages.truncate(limit);
-                end = messages.last().map_or(end, |last| last.sequence);
+                end = messages.last().map_or(end, |(sequence, _)| *sequence);
             }
             if messages.len() >= limit {
                 break;
@@ -76,6 +77,7 @@ impl Connection {
             span = (span * 2).min(1 << 20);
         }
         let next = (end > state.first.max(1)).then_some(end);
-        Ok(Backwards { messages, next })
+        let found = messages.into_iter().map(|(_, wanted)| wanted).collect();
+        Ok(Backwards { found, next })
     }
 }

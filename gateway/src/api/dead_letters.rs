@@ -104,16 +104,12 @@ pub async fn list(
         query.after.as_deref().map(|cursor| from_cursor(cursor)?.parse().map_err(|_| wrong())).transpose()?;
     let filter = subject(&app, &caller.app, query.channel);
     let wanted = |stored: &Stored| {
-        let letter = DeadLetter::decode(&stored.payload);
-        letter.is_ok_and(|letter| query.reason.as_ref().is_none_or(|reason| letter.reason == *reason))
+        let letter = DeadLetter::decode(&stored.payload).ok()?;
+        let is_wanted = query.reason.as_ref().is_none_or(|reason| letter.reason == *reason);
+        is_wanted.then(|| DeadLetterView::new(stored.sequence, letter))
     };
     let found = app.connection.latest_of(DEAD_LETTERS, &filter, before, limit, MAX_READS, wanted).await?;
-    let view = |stored: &Stored| {
-        let letter = DeadLetter::decode(&stored.payload).ok()?;
-        Some(DeadLetterView::new(stored.sequence, letter))
-    };
-    let data = found.messages.iter().filter_map(view).collect();
-    Ok(Json(Page { data, next: found.next.map(|sequence| to_cursor(&sequence.to_string())) }))
+    Ok(Json(Page { data: found.found, next: found.next.map(|sequence| to_cursor(&sequence.to_string())) }))
 }
 
 fn subject(app: &App, of: &AppId, channel: Option<Channel>) -> String {

@@ -121,12 +121,12 @@ impl Link {
 pub(super) async fn latest(app: &App, viewer: &Viewer, limit: usize) -> Result<Vec<Message>, StateError> {
     let now = app.clock.now();
     let wanted = |stored: &peal_nats::follow::Stored| {
-        SandboxMessage::decode(&stored.payload).is_ok_and(|message| viewer.sees(&message.app))
+        let message = SandboxMessage::decode(&stored.payload).ok()?;
+        viewer.sees(&message.app).then(|| Message::new(message, now))
     };
     let filter = app.subjects.sandbox_all();
     let found = app.connection.latest_of(SANDBOX, &filter, None, limit, READS, wanted).await?;
-    let messages = found.messages.iter().filter_map(|stored| SandboxMessage::decode(&stored.payload).ok());
-    Ok(messages.map(|message| Message::new(message, now)).collect())
+    Ok(found.found)
 }
 
 #[derive(Template)]
