@@ -33,6 +33,9 @@ pub use inherited::Inherited;
 const PERMITS: usize = 256;
 /// A notification that is due sooner than this is not worth a schedule, whose times are whole seconds.
 const SOON: SignedDuration = SignedDuration::from_millis(500);
+/// What of one notification may be on its way to JetStream at once, in bytes. Each e-mail has its own copy of what is
+/// attached.
+const MOST_ON_ITS_WAY: usize = 8 * 1024 * 1024;
 /// The pause before a notification is taken up again that could not be fanned out.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -189,16 +192,25 @@ async fn put_aside(context: &Context, job: &Job, work: Work) -> Result<(), SayEr
     context.event(&event).await
 }
 
-/// Publishes everything at once and waits for all acknowledgements: one round trip for the whole notification.
+/// Publishes everything at once and waits for all acknowledgements: one round trip for the whole notification, unless it is
+/// very large.
 async fn publish(context: &Context, decided: Decided) -> Result<(), FanOutError> {
     let mut pending = Vec::with_capacity(decided.works.len() + decided.events.len());
     for event in &decided.events {
         pending.push(context.send_event(event).await?);
     }
+    let mut on_its_way = 0;
     for work in &decided.works {
         let app = work.notification.app.as_str();
         let subject = context.subjects.work(work.channel, work.notification.priority, app);
         let payload = work.encode().map_err(SayError::from)?;
+        on_its_way += payload.len();
+        if on_its_way > MOST_ON_ITS_WAY {
+            on_its_way = payload.len();
+            for pending in pending.drain(..) {
+                pending.acknowledged().await?;
+            }
+        }
         let outgoing = Outgoing::new(subject, payload).id(&work_id(work));
         pending.push(context.connection.send(outgoing).await?);
     }
