@@ -44,14 +44,15 @@ impl Smtp {
     /// Sends one e-mail. Dropping the future closes its connection.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         let started = Instant::now();
-        let mail = match request::compose(message, &self.options.from, self.clock.now()) {
-            Ok(mail) => mail,
-            Err(error) => return permanent(error.reason()),
-        };
         // Half of the time for waiting, so that enough is left to send.
         let Ok(Ok(_permit)) = timeout_at(started + self.options.timeout / 2, self.permits.acquire()).await
         else {
             return held_back(NO_FREE_CONNECTION, None);
+        };
+        // Not before, so that there are no more e-mails in memory than connections: they may have attachments.
+        let mail = match request::compose(message, &self.options.from, self.clock.now()) {
+            Ok(mail) => mail,
+            Err(error) => return permanent(error.reason()),
         };
         match self.deliver(&mail, started + self.options.timeout).await {
             Ok(()) => Outcome::Sent { provider_id: Some(mail.message_id) },
