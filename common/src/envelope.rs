@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::attachment::{AttachmentSummary, Attachments};
 use crate::channel::{Channel, ChannelChoice, Priority};
 use crate::event::PlannedDelivery;
 use crate::fallback::Fallback;
@@ -22,6 +23,8 @@ pub const ENVELOPE_VERSION: u8 = 1;
 pub const EXTENDED_VERSION: u8 = 2;
 /// The version of a [`Look`] and of a [`FallbackCheck`]: who does not know them would take them for a delivery.
 pub const LATER_VERSION: u8 = 3;
+/// The version of whatever holds attachments: who does not know of them would send the e-mail without.
+pub const ATTACHED_VERSION: u8 = 4;
 /// What a message usually takes, give or take a few.
 const USUAL_BYTES: usize = 768;
 
@@ -38,8 +41,8 @@ pub enum DecodeError {
 
 /// A message that stands in a stream.
 pub trait Envelope: Serialize + serde::de::DeserializeOwned {
-    /// The latest version that is understood.
-    const LATEST: u8 = ENVELOPE_VERSION;
+    /// The versions that are understood. In a stream that holds messages of several types, a version tells which it is.
+    const KNOWN: &'static [u8] = &[ENVELOPE_VERSION];
 
     /// The message's version.
     fn version(&self) -> u8;
@@ -65,19 +68,15 @@ pub trait Envelope: Serialize + serde::de::DeserializeOwned {
                 v: u8,
             }
             match serde_json::from_slice::<Versioned>(bytes) {
-                Ok(found) if !is_known::<Self>(found.v) => DecodeError::Version(found.v),
+                Ok(found) if !Self::KNOWN.contains(&found.v) => DecodeError::Version(found.v),
                 _ => DecodeError::Shape(error),
             }
         })?;
         match message.version() {
-            version if is_known::<Self>(version) => Ok(message),
+            version if Self::KNOWN.contains(&version) => Ok(message),
             other => Err(DecodeError::Version(other)),
         }
     }
-}
-
-fn is_known<T: Envelope>(version: u8) -> bool {
-    (1..=T::LATEST).contains(&version)
 }
 
 /// What a notification says: a version of a template with its data, or the text itself.
@@ -130,13 +129,30 @@ pub struct Accepted {
     /// Another channel when one failed or nobody reacted in time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// The files that its e-mails bring along.
+    #[serde(default, skip_serializing_if = "Attachments::is_empty")]
+    pub attachments: Attachments,
 }
 
 impl Accepted {
     /// The version of messages that hold it.
     #[must_use]
-    pub const fn version(&self) -> u8 {
-        if self.pinned { EXTENDED_VERSION } else { ENVELOPE_VERSION }
+    pub fn version(&self) -> u8 {
+        match (self.attachments.is_empty(), self.pinned) {
+            (false, _) => ATTACHED_VERSION,
+            (true, true) => EXTENDED_VERSION,
+            (true, false) => ENVELOPE_VERSION,
+        }
+    }
+
+    /// What a delivery on `channel` needs of it: attachments are for e-mails alone, and would take room in the other
+    /// channels' queues for nothing.
+    #[must_use]
+    pub fn for_channel(&self, channel: Channel) -> Self {
+        match channel {
+            Channel::Email => self.clone(),
+            _ => Accepted { attachments: Attachments::default(), ..self.clone() },
+        }
     }
 }
 
@@ -225,7 +241,7 @@ pub enum WhenAmbiguous {
 }
 
 impl Envelope for Intake {
-    const LATEST: u8 = EXTENDED_VERSION;
+    const KNOWN: &'static [u8] = &[ENVELOPE_VERSION, EXTENDED_VERSION, ATTACHED_VERSION];
 
     fn version(&self) -> u8 {
         self.v
@@ -273,7 +289,7 @@ fn is_zero(number: &u32) -> bool {
 }
 
 impl Envelope for Work {
-    const LATEST: u8 = EXTENDED_VERSION;
+    const KNOWN: &'static [u8] = &[ENVELOPE_VERSION, EXTENDED_VERSION, ATTACHED_VERSION];
 
     fn version(&self) -> u8 {
         self.v
@@ -291,8 +307,16 @@ pub struct FallbackCheck {
     pub since: Vec<Timestamp>,
 }
 
+impl FallbackCheck {
+    /// A check of a notification's targets, each with the time since when it has waited.
+    #[must_use]
+    pub fn new(intake: Intake, since: Vec<Timestamp>) -> Self {
+        FallbackCheck { v: intake.notification.version().max(LATER_VERSION), intake, since }
+    }
+}
+
 impl Envelope for FallbackCheck {
-    const LATEST: u8 = LATER_VERSION;
+    const KNOWN: &'static [u8] = &[LATER_VERSION, ATTACHED_VERSION];
 
     fn version(&self) -> u8 {
         self.v
@@ -320,7 +344,7 @@ pub struct Look {
 }
 
 impl Envelope for Look {
-    const LATEST: u8 = LATER_VERSION;
+    const KNOWN: &'static [u8] = &[LATER_VERSION];
 
     fn version(&self) -> u8 {
         self.v
@@ -350,7 +374,20 @@ pub struct DeadLetter {
     pub raw: Option<String>,
 }
 
+impl DeadLetter {
+    /// The version of a dead letter that holds `work`: who does not know of attachments would replay it without.
+    #[must_use]
+    pub fn version_with(work: &Work) -> u8 {
+        match work.notification.attachments.is_empty() {
+            true => ENVELOPE_VERSION,
+            false => ATTACHED_VERSION,
+        }
+    }
+}
+
 impl Envelope for DeadLetter {
+    const KNOWN: &'static [u8] = &[ENVELOPE_VERSION, ATTACHED_VERSION];
+
     fn version(&self) -> u8 {
         self.v
     }
@@ -437,6 +474,9 @@ pub struct SandboxMessage {
     pub address: String,
     /// The rendered message.
     pub rendered: crate::template::Rendered,
+    /// What would have been attached to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<AttachmentSummary>,
 }
 
 impl Envelope for SandboxMessage {
@@ -474,8 +514,32 @@ mod tests {
         let bytes = include_bytes!("../golden/look-v3.json");
         assert!(matches!(Work::decode(bytes), Err(DecodeError::Version(LATER_VERSION))));
         golden::<DeadLetter>(include_str!("../golden/dead-letter-v1.json"));
+        let intake: Intake = golden(include_str!("../golden/intake-v4.json"));
+        assert_eq!(intake.notification.attachments[0].decode().unwrap(), b"%PDF-1.7\n");
+        assert!(intake.takeover.is_some(), "it says what version 2 says, too");
+        let work: Work = golden(include_str!("../golden/work-v4.json"));
+        assert_eq!((work.notification.attachments.len(), work.v), (2, work.notification.version()));
+        let letter: DeadLetter = golden(include_str!("../golden/dead-letter-v4.json"));
+        assert_eq!(letter.v, DeadLetter::version_with(letter.work.as_ref().unwrap()));
+        let check: FallbackCheck = golden(include_str!("../golden/fallback-check-v3.json"));
+        assert_eq!(check, FallbackCheck::new(check.intake.clone(), check.since.clone()));
+        let check: FallbackCheck = golden(include_str!("../golden/fallback-check-v4.json"));
+        assert_eq!(check, FallbackCheck::new(check.intake.clone(), check.since.clone()));
         golden::<InboxEntry>(include_str!("../golden/inbox-v1.json"));
         golden::<crate::event::Event>(include_str!("../golden/event-v1.json"));
+    }
+
+    #[test]
+    fn only_e_mails_carry_attachments() {
+        let whole = golden::<Work>(include_str!("../golden/work-v4.json")).notification;
+        assert_eq!(whole.for_channel(Channel::Email), whole);
+        let bare = whole.for_channel(Channel::Webhook);
+        assert_eq!((bare.attachments.len(), bare.version()), (0, ENVELOPE_VERSION));
+        assert_eq!(
+            Accepted { attachments: whole.attachments.clone(), ..bare },
+            whole,
+            "nothing else is missing"
+        );
     }
 
     #[test]

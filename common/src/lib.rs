@@ -5,6 +5,7 @@
 //! providers in `peal-dispatcher`.
 
 pub mod address;
+pub mod attachment;
 pub mod backoff;
 pub mod category;
 pub mod channel;

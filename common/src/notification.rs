@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::address;
+use crate::attachment::{Attachment, Attachments, MAX_TARGETS_WITH_ATTACHMENTS};
 use crate::category::check_choices;
 use crate::channel::{Channel, ChannelChoice, Priority};
 use crate::fallback::Fallback;
@@ -115,6 +116,11 @@ pub struct Notification {
     /// The text, unless `template` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
+    /// Files for its e-mails, at most 10 and 256 KiB together; other channels are sent without them. A notification with
+    /// attachments has at most 100 targets.
+    #[serde(default, skip_serializing_if = "Attachments::is_empty")]
+    #[schema(value_type = Vec<Attachment>, max_items = 10)]
+    pub attachments: Attachments,
     /// How urgent it is; by default what the category says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
@@ -162,6 +168,7 @@ impl Notification {
         let mut errors = Vec::new();
         self.check_targets(&mut errors);
         self.check_text(&mut errors);
+        errors.extend(self.attachments.check());
         self.check_times(now, &mut errors);
         if let Some(channels) = &self.channels {
             if channels.is_empty() {
@@ -202,6 +209,13 @@ impl Notification {
                 "a notification has at most 1,000 targets; use a group",
             ));
             return;
+        }
+        if !self.attachments.is_empty() && self.to.len() > MAX_TARGETS_WITH_ATTACHMENTS {
+            errors.push(FieldError::new(
+                "to",
+                "too_many",
+                "a notification with attachments has at most 100 targets; send several, or a link",
+            ));
         }
         for (index, target) in self.to.iter_mut().enumerate() {
             let Some((channel, address)) = target.inline() else { continue };
@@ -368,6 +382,25 @@ mod tests {
         check("data", json!({"a": 1}), "data", "unexpected_field");
         let fallback = json!({"after_seconds": 0, "until": "seen"});
         check("fallback", fallback, "fallback.after_seconds", "out_of_range");
+        let attachments = json!([{"filename": "a/b", "content_type": "text/plain", "content": "AAAA"}]);
+        check("attachments", attachments, "attachments[0].filename", "invalid_filename");
+    }
+
+    #[test]
+    fn attachments_go_to_a_hundred_targets_at_most() {
+        let attachment = json!({"filename": "a.txt", "content_type": "text/plain", "content": "AAAA"});
+        let to = |count: usize| {
+            let targets: Vec<_> = (0..count).map(|n| json!({"recipient": format!("u-{n}")})).collect();
+            with("to", json!(targets))
+        };
+        let attached = |count: usize| {
+            let mut body = to(count);
+            body["attachments"] = json!([attachment]);
+            codes(body)
+        };
+        assert_eq!(attached(MAX_TARGETS_WITH_ATTACHMENTS), []);
+        assert_eq!(attached(MAX_TARGETS_WITH_ATTACHMENTS + 1), [("to".to_owned(), "too_many".to_owned())]);
+        assert_eq!(codes(to(MAX_TARGETS_WITH_ATTACHMENTS + 1)), []);
     }
 
     #[test]

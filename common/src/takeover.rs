@@ -258,7 +258,7 @@ impl Rest {
             when_ambiguous: ambiguous,
         };
         Some(Intake {
-            v: EXTENDED_VERSION,
+            v: intake.notification.version().max(EXTENDED_VERSION),
             // A position in the other region's stream says nothing here.
             state_seq: 0,
             targets,

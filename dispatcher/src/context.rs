@@ -168,7 +168,7 @@ impl Context {
         let subject = self.subjects.dead(Some(work.channel), work.notification.app.as_str());
         let id = format!("{}:{}", work.delivery, work.replays);
         let letter = DeadLetter {
-            v: ENVELOPE_VERSION,
+            v: DeadLetter::version_with(&work),
             at: self.clock.now(),
             reason: reason.to_owned(),
             stream: job.stream.clone(),

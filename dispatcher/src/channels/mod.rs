@@ -39,6 +39,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use peal_common::attachment::Attachments;
 use peal_common::category::Class;
 use peal_common::channel::Priority;
 use peal_common::id::{AppId, CategoryId, DeliveryId, NotificationId, RecipientId, Region};
@@ -92,6 +93,8 @@ pub struct Message<'a> {
     pub data_keys: &'a DataKeys,
     /// The text.
     pub rendered: &'a Rendered,
+    /// The files that go along with an e-mail; none on other channels.
+    pub attachments: &'a Attachments,
     /// When the gateway accepted the notification.
     pub accepted_at: Timestamp,
     /// When it is of no use any more.

@@ -251,6 +251,7 @@ fn message<'a>(context: &'a Context, job: &Job, work: &'a Work, ready: &'a Ready
         contact: &ready.contact,
         data_keys: &ready.recipient.data_keys,
         rendered: &ready.rendered,
+        attachments: &notification.attachments,
         accepted_at: notification.accepted_at,
         expires_at: notification.expires_at,
         attempt: work.attempts + job.deliveries,

@@ -172,8 +172,9 @@ impl Decided {
 /// A delivery as the region planned it that is gone.
 fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: Repeat) -> Work {
     let TakenDelivery { planned, replays, .. } = taken;
+    let notification = intake.notification.for_channel(planned.channel);
     Work {
-        v: intake.notification.version(),
+        v: notification.version(),
         delivery: planned.delivery.clone(),
         recipient: planned.recipient.clone(),
         channel: planned.channel,
@@ -184,7 +185,7 @@ fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: Repeat) -> Work {
         repeat: repeat.is_possible,
         repeat_since: repeat.since,
         replays: *replays,
-        notification: intake.notification.clone(),
+        notification,
     }
 }
 
@@ -196,7 +197,7 @@ const fn is_suppression(reason: Reason) -> bool {
 }
 
 fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: Repeat) -> Work {
-    let notification = &intake.notification;
+    let notification = intake.notification.for_channel(contact.channel);
     Work {
         v: notification.version(),
         delivery: DeliveryId::derive(
@@ -216,7 +217,7 @@ fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: R
         repeat: repeat.is_possible,
         repeat_since: repeat.since,
         replays: 0,
-        notification: notification.clone(),
+        notification,
     }
 }
 

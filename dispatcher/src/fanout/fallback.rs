@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use peal_common::channel::Channel;
-use peal_common::envelope::{
-    Accepted, Envelope as _, FallbackCheck, Intake, LATER_VERSION, ResolvedTarget, Work,
-};
+use peal_common::envelope::{Accepted, Envelope as _, FallbackCheck, Intake, ResolvedTarget, Work};
 use peal_common::event::EventType;
 use peal_common::fallback::{DeliveryStanding, Fallback, NotificationStanding, Verdict};
 use peal_common::id::RecipientId;
@@ -77,7 +75,7 @@ async fn put_down(
     let at = first.saturating_add(rules.after()).unwrap_or(*first);
     let notification = &intake.notification;
     let intake = Intake { targets, send_at: None, takeover: None, ..intake.clone() };
-    let check = FallbackCheck { v: LATER_VERSION, intake, since };
+    let check = FallbackCheck::new(intake, since);
     let payload = check.encode().map_err(|error| PublishError::Unavailable {
         reason: "a check cannot be encoded",
         source: Some(error.into()),

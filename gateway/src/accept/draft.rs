@@ -110,6 +110,7 @@ pub(super) fn intake(
         metadata: notification.metadata,
         pinned: resolved.pinned,
         fallback: notification.fallback.or(resolved.fallback),
+        attachments: notification.attachments,
     };
     Intake {
         v: accepted.version(),
@@ -142,6 +143,32 @@ mod tests {
         let mut other = base;
         other["content"]["body"] = json!("c");
         assert_ne!(first, fingerprint(&mut notification(other)).unwrap());
+    }
+
+    #[test]
+    fn attachments_belong_to_the_fingerprint_and_those_without_keep_theirs() {
+        let of = |attachments: serde_json::Value| {
+            let base = json!({"category": "c", "to": [{"recipient": "u"}], "content": {"body": "b"}});
+            let mut body = base.as_object().unwrap().clone();
+            body.extend(attachments.as_object().unwrap().clone());
+            fingerprint(&mut notification(body.into())).unwrap()
+        };
+        let with = |name: &str, kind: &str, content: &str| {
+            of(json!({"attachments": [{"filename": name, "content_type": kind, "content": content}]}))
+        };
+        let all = [
+            of(json!({})),
+            with("a.txt", "text/plain", "AAAA"),
+            with("b.txt", "text/plain", "AAAA"),
+            with("a.txt", "text/csv", "AAAA"),
+            with("a.txt", "text/plain", "AAAB"),
+        ];
+        let different: std::collections::HashSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+        assert_eq!(all[1], with("a.txt", "text/plain", "AAAA"));
+        // A gateway of an earlier version may have taken the first request: what it computed must still be found.
+        assert_eq!(all[0], of(json!({"attachments": []})));
+        assert_eq!(all[0], "0e5fe12a46fb31795fb60361cdf9098a9972fd33fea85d8353a9c799edf67317");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use askama::Template;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use peal_common::attachment::AttachmentSummary;
 use peal_common::channel::Channel;
 use peal_common::envelope::{Envelope as _, SandboxMessage};
 use peal_nats::follow::StateError;
@@ -47,6 +48,8 @@ pub(super) struct Message {
     document: Option<String>,
     links: Vec<Link>,
     template_code: Option<String>,
+    /// What would have been attached: name, type and size of each file.
+    files: Vec<String>,
 }
 
 impl Message {
@@ -80,6 +83,7 @@ impl Message {
             document,
             links: buttons.chain(opens).collect(),
             template_code: rendered.template_code,
+            files: message.attachments.iter().map(file).collect(),
         }
     }
 
@@ -87,6 +91,11 @@ impl Message {
     pub(super) fn summary(&self) -> &str {
         self.headline.as_deref().unwrap_or(&self.first_line)
     }
+}
+
+fn file(attachment: &AttachmentSummary) -> String {
+    let AttachmentSummary { filename, content_type, size } = attachment;
+    format!("{filename} ({content_type}, {size} bytes)")
 }
 
 fn first_line(text: &str) -> String {

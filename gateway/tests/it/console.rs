@@ -1,6 +1,7 @@
 //! The console: what its pages show, to whom, and what a browser makes of them.
 
 use jiff::SignedDuration;
+use peal_common::attachment::AttachmentSummary;
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::Clock;
 use peal_common::envelope::{ENVELOPE_VERSION, Intake, SandboxMessage, Work};
@@ -59,6 +60,18 @@ async fn happened(harness: &Harness, app: &str, id: &str, channel: Channel, kind
 }
 
 async fn recorded(harness: &Harness, app: &str, id: &str, channel: Channel, address: &str, rendered: Value) {
+    attached(harness, app, id, channel, address, rendered, Vec::new()).await;
+}
+
+async fn attached(
+    harness: &Harness,
+    app: &str,
+    id: &str,
+    channel: Channel,
+    address: &str,
+    rendered: Value,
+    attachments: Vec<AttachmentSummary>,
+) {
     let app: AppId = app.parse().unwrap();
     let recipient: RecipientId = "u-1".parse().unwrap();
     let message = SandboxMessage {
@@ -71,6 +84,7 @@ async fn recorded(harness: &Harness, app: &str, id: &str, channel: Channel, addr
         channel,
         address: address.to_owned(),
         rendered: serde_json::from_value(rendered).unwrap(),
+        attachments,
     };
     harness.publish(harness.subjects.sandbox(channel), &message).await;
 }
@@ -215,6 +229,22 @@ async fn the_pages_show_what_goes_on_and_escape_it() {
     let none = anonymous.get("/console/notifications/shop/none").await;
     assert_eq!((none.status, none.header("content-type")), (404, "text/html; charset=utf-8"));
     assert_restricted(&none);
+}
+
+#[tokio::test]
+async fn the_outbox_names_what_would_have_been_attached() {
+    let harness = Harness::start_with(OPEN, Clock::System).await;
+    let rendered = json!({"subject": "Your invoice", "text": "It is attached."});
+    let file = AttachmentSummary {
+        filename: format!("{HOSTILE}.pdf"),
+        content_type: "application/pdf".to_owned(),
+        size: 1042,
+    };
+    attached(&harness, APP, "n-1", Channel::Email, "kim@example.com", rendered, vec![file]).await;
+    let outbox = harness.anonymous().get("/console/sandbox").await;
+    let expected = format!("Attached: {ESCAPED}.pdf (application/pdf, 1042 bytes)");
+    assert!(outbox.text.contains(&expected), "{}", outbox.text);
+    assert!(!outbox.text.contains(HOSTILE));
 }
 
 #[tokio::test]

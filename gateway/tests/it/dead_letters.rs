@@ -1,7 +1,7 @@
 //! Dead letters: listed, replayed, deleted, each app its own.
 
 use peal_common::channel::{Channel, Priority};
-use peal_common::envelope::{DeadLetter, ENVELOPE_VERSION, Envelope as _, Work};
+use peal_common::envelope::{Accepted, DeadLetter, Envelope as _, Work};
 use peal_common::event::Event;
 use peal_common::id::{AppId, DeliveryId};
 use peal_common::key::Scope;
@@ -12,27 +12,32 @@ use crate::harness::{APP, Harness};
 use crate::lookup::accepted;
 
 async fn letter(harness: &Harness, app: &str, notification: &str, channel: Channel, reason: &str) -> u64 {
-    let app_id: AppId = app.parse().unwrap();
-    let recipient = "u-1".parse().unwrap();
     let mut notification = accepted(harness, notification);
-    notification.app = app_id.clone();
-    let delivery = DeliveryId::derive(&app_id, &notification.id, &recipient, channel, "c", 0);
+    notification.app = app.parse().unwrap();
+    letter_of(harness, notification, channel, reason).await
+}
+
+/// A dead letter of a notification.
+pub async fn letter_of(harness: &Harness, notification: Accepted, channel: Channel, reason: &str) -> u64 {
+    let app: AppId = notification.app.clone();
+    let recipient = "u-1".parse().unwrap();
+    let delivery = DeliveryId::derive(&app, &notification.id, &recipient, channel, "c", 0);
     let work: Work = serde_json::from_value(json!({
-        "v": ENVELOPE_VERSION, "delivery": delivery, "recipient": recipient, "channel": channel, "contact": "c",
+        "v": notification.version(), "delivery": delivery, "recipient": recipient, "channel": channel, "contact": "c",
         "state_seq": 0, "attempts": 9, "notification": notification,
     }))
     .unwrap();
     let letter = DeadLetter {
-        v: ENVELOPE_VERSION,
+        v: DeadLetter::version_with(&work),
         at: harness.clock.now(),
         reason: reason.to_owned(),
         stream: work_stream(channel),
-        subject: harness.subjects.work(channel, Priority::Normal, app),
+        subject: harness.subjects.work(channel, Priority::Normal, app.as_str()),
         attempts: 10,
         work: Some(Box::new(work)),
         raw: None,
     };
-    harness.publish(harness.subjects.dead(Some(channel), app), &letter).await
+    harness.publish(harness.subjects.dead(Some(channel), app.as_str()), &letter).await
 }
 
 fn ids(body: &Value) -> Vec<u64> {

@@ -1,5 +1,6 @@
 //! Looking up notifications and events.
 
+use peal_common::attachment::Attachments;
 use peal_common::channel::{Channel, Priority};
 use peal_common::envelope::{Accepted, ENVELOPE_VERSION, Intake, ResolvedTarget, Text};
 use peal_common::event::{Event, EventType, PlannedDelivery};
@@ -25,6 +26,7 @@ pub fn accepted(harness: &Harness, id: &str) -> Accepted {
         metadata: serde_json::Map::new(),
         pinned: false,
         fallback: None,
+        attachments: Attachments::default(),
     }
 }
 

@@ -11,6 +11,7 @@ mod harness;
 
 mod accept;
 mod accounts;
+mod attachments;
 mod auth;
 mod browser;
 mod callbacks;

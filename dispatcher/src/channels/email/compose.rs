@@ -1,7 +1,9 @@
-//! What every e-mail keeps to, whoever carries it: who it is from and to, and its subject.
+//! What every e-mail keeps to, whoever carries it: who it is from and to, its subject, and what is attached to it.
 
 use lettre::Address;
 use lettre::message::Mailbox;
+
+use peal_common::attachment::Attachments;
 
 use crate::channels::{ConfigError, Message};
 
@@ -12,6 +14,8 @@ pub(super) enum ComposeError {
     Address,
     /// A header would contain a line break or another control character.
     Header,
+    /// What is attached is not what a gateway accepts.
+    Attachment,
     /// It can't be put in the form that the provider wants.
     Message,
 }
@@ -22,6 +26,7 @@ impl ComposeError {
         match self {
             ComposeError::Address => "invalid_address",
             ComposeError::Header => "invalid_header",
+            ComposeError::Attachment => "invalid_attachment",
             ComposeError::Message => "invalid_message",
         }
     }
@@ -55,6 +60,15 @@ pub(super) fn headers(message: &Message<'_>) -> Result<Vec<(&'static str, String
         headers.push(("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()));
     }
     Ok(headers)
+}
+
+/// Takes the files that go along. The gateway has checked them, but what stands in a queue decides here about headers: it
+/// is looked at once more.
+pub(super) fn attachments<'a>(message: &Message<'a>) -> Result<&'a Attachments, ComposeError> {
+    match message.attachments.check().is_empty() {
+        true => Ok(message.attachments),
+        false => Err(ComposeError::Attachment),
+    }
 }
 
 /// Whether a byte may stand between angle brackets.

@@ -1,5 +1,6 @@
 //! The call: one publish into SANDBOX.
 
+use peal_common::attachment::Attachment;
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
 use peal_common::envelope::{ENVELOPE_VERSION, Envelope as _, SandboxMessage};
@@ -43,6 +44,7 @@ impl Client {
             channel: self.channel,
             address: message.contact.identity().to_owned(),
             rendered: message.rendered.clone(),
+            attachments: message.attachments.iter().map(Attachment::summary).collect(),
         };
         let Ok(payload) = record.encode() else { return outcomes::permanent("cannot_encode") };
         match self.connection.publish(Outgoing::new(self.subjects.sandbox(self.channel), payload)).await {

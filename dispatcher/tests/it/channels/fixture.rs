@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use peal_common::attachment::{Attachment, Attachments};
 use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::Clock;
@@ -36,6 +39,7 @@ pub struct Fixture {
     pub contact: Contact,
     pub data_keys: DataKeys,
     pub rendered: Rendered,
+    pub attachments: Attachments,
     pub unsubscribe: Option<String>,
     pub metadata: Map<String, Value>,
     pub accepted_at: Timestamp,
@@ -66,6 +70,7 @@ impl Fixture {
                 text: "Order 1042 left our house.".to_owned(),
                 ..Rendered::default()
             },
+            attachments: Attachments::default(),
             unsubscribe: None,
             metadata: json!({"order": 1042}).as_object().unwrap().clone(),
             accepted_at: "2026-11-22T11:59:00Z".parse().unwrap(),
@@ -85,6 +90,7 @@ impl Fixture {
             contact: &self.contact,
             data_keys: &self.data_keys,
             rendered: &self.rendered,
+            attachments: &self.attachments,
             accepted_at: self.accepted_at,
             expires_at: "2026-11-23T11:59:00Z".parse().unwrap(),
             attempt: 1,
@@ -93,6 +99,19 @@ impl Fixture {
             metadata: &self.metadata,
         }
     }
+}
+
+/// A page, and a table with a name that is not ASCII and lines that mail servers could take for their own.
+pub fn attachments() -> Attachments {
+    let of = |filename: &str, content_type: &str, content: &[u8]| Attachment {
+        filename: filename.to_owned(),
+        content_type: content_type.to_owned(),
+        content: STANDARD.encode(content),
+    };
+    let page: Vec<u8> = b"%PDF-1.7\n".iter().copied().chain((0..=255).cycle().take(1_000)).collect();
+    let files =
+        [of("invoice.pdf", "application/pdf", &page), of("청구서.csv", "text/csv", b"a,b\n.\r\nc,d\r")];
+    files.into_iter().collect()
 }
 
 pub fn retry(reason: &str) -> Outcome {

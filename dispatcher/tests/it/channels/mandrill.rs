@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use peal_common::attachment::Attachment;
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::MandrillSettings;
@@ -13,7 +14,8 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{
-    Fixture, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
+    Fixture, SOON, address_dead, ambiguous, attachments, clock, fails, permanent, retry, retry_after,
+    unavailable,
 };
 
 const KEY: &str = "md-TEST_key_0";
@@ -95,6 +97,25 @@ async fn an_email_is_handed_over_whole() {
     let second = &second.json()["message"];
     assert_eq!((&second["subaccount"], &second["track_opens"]), (&json!("shop"), &json!(true)));
     assert!(second.get("from_name").is_none() && second.get("html").is_none(), "{second}");
+}
+
+#[tokio::test]
+async fn attachments_arrive_as_they_were_handed_in() {
+    let server = Mandrill::start().await.unwrap();
+    let mut fixture = Fixture { attachments: attachments(), ..to("kim@example.org") };
+    assert_eq!(client(&server).send(&fixture.message()).await, sent("1"));
+    let body = server.requests()[0].json();
+    let [page, table] = [&fixture.attachments[0], &fixture.attachments[1]];
+    let expected = json!([
+        {"type": "application/pdf", "name": "invoice.pdf", "content": page.content},
+        {"type": "text/csv", "name": "청구서.csv", "content": table.content},
+    ]);
+    assert_eq!(body["message"]["attachments"], expected);
+    assert_eq!((&body["key"], &body["async"]), (&json!(KEY), &json!(false)), "the rest is there too");
+
+    fixture.attachments = [Attachment { content: "=".to_owned(), ..page.clone() }].into_iter().collect();
+    assert_eq!(client(&server).send(&fixture.message()).await, permanent("invalid_attachment"));
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use peal_common::attachment::Attachment;
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::SendgridSettings;
@@ -12,7 +13,9 @@ use peal_dispatcher::recording::{Answer, Sendgrid};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::fixture::{Fixture, SOON, ambiguous, clock, fails, permanent, retry, retry_after, unavailable};
+use super::fixture::{
+    Fixture, SOON, ambiguous, attachments, clock, fails, permanent, retry, retry_after, unavailable,
+};
 
 const KEY: &str = "SG.TEST-key_0";
 
@@ -79,6 +82,26 @@ async fn an_email_is_handed_over_whole() {
         })
     );
     assert_eq!(second.json()["content"], json!([{"type": "text/html", "value": "<p>Order 1042</p>"}]));
+}
+
+#[tokio::test]
+async fn attachments_arrive_as_they_were_handed_in() {
+    let server = Sendgrid::start().await.unwrap();
+    let mut fixture = Fixture { attachments: attachments(), ..to("kim@example.org") };
+    assert_eq!(client(&server).send(&fixture.message()).await, sent(Some("message-1")));
+    let body = server.requests()[0].json();
+    let [page, table] = [&fixture.attachments[0], &fixture.attachments[1]];
+    let expected = json!([
+        {"content": page.content, "type": "application/pdf", "filename": "invoice.pdf", "disposition": "attachment"},
+        {"content": table.content, "type": "text/csv", "filename": "청구서.csv", "disposition": "attachment"},
+    ]);
+    assert_eq!(body["attachments"], expected);
+    assert_eq!(body["subject"], "Your order is on its way", "the rest is there too");
+
+    fixture.attachments =
+        [Attachment { filename: "a\r\nb".to_owned(), ..page.clone() }].into_iter().collect();
+    assert_eq!(client(&server).send(&fixture.message()).await, permanent("invalid_attachment"));
+    assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]

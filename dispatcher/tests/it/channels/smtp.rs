@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::{SmtpSettings, SmtpTls};
@@ -12,7 +14,7 @@ use peal_dispatcher::recording::{self, Command, Reply, SmtpTlsMode};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
-use super::fixture::{Fixture, SOON, address_dead, clock, fails, permanent, retry, unavailable};
+use super::fixture::{Fixture, SOON, address_dead, attachments, clock, fails, permanent, retry, unavailable};
 
 pub fn settings(server: &recording::Smtp) -> SmtpSettings {
     settings_at(server.address().port())
@@ -72,6 +74,52 @@ async fn an_email_arrives_as_it_was_written() {
         assert!(mail.text.contains(part), "{part:?} is missing in {}", mail.text);
     }
     assert_eq!(server.commands()[0], "EHLO example.com");
+}
+
+/// The parts between the lines with `boundary`, each as its head and its text.
+fn parts(text: &str) -> Vec<(&str, &str)> {
+    let (_, boundary) = text.split_once("boundary=\"").unwrap();
+    let boundary = format!("--{}", boundary.split_once('"').unwrap().0);
+    let parts = text.split(boundary.as_str()).skip(1).filter(|part| part.starts_with("\r\n"));
+    parts.filter_map(|part| part.split_once("\r\n\r\n")).collect()
+}
+
+#[tokio::test]
+async fn attachments_arrive_as_they_were_handed_in() {
+    let server = recording::Smtp::start().await.unwrap();
+    let smtp = smtp(&settings(&server));
+    let mut fixture = Fixture { attachments: attachments(), ..to("kim@example.org") };
+    fixture.rendered.html = Some("<p>Order 1042</p>".to_owned());
+    assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+    fixture.rendered.html = None;
+    assert_eq!(smtp.send(&fixture.message()).await, sent(&fixture));
+
+    let [both, plain] = server.mails().try_into().unwrap();
+    for (mail, said) in [(both, "multipart/alternative"), (plain, "text/plain")] {
+        assert!(mail.text.contains("\r\nContent-Type: multipart/mixed;"), "{}", mail.text);
+        let [text, page, table] = parts(&mail.text).try_into().unwrap();
+        assert!(text.0.contains(said), "{}", text.0);
+        for (part, name, kind, file) in [
+            (page, "filename=\"invoice.pdf\"", "application/pdf", &fixture.attachments[0]),
+            (
+                table,
+                "filename*0*=utf-8''%EC%B2%AD%EA%B5%AC%EC%84%9C.csv",
+                "text/csv",
+                &fixture.attachments[1],
+            ),
+        ] {
+            assert!(
+                part.0.contains("Content-Disposition: attachment;") && part.0.contains(name),
+                "{}",
+                part.0
+            );
+            assert!(part.0.contains(&format!("Content-Type: {kind}\r\n")), "{}", part.0);
+            assert!(part.0.contains("Content-Transfer-Encoding: base64"), "{}", part.0);
+            let lines = part.1.trim_end();
+            assert!(lines.lines().all(|line| line.len() <= 76), "RFC 2045 §6.8");
+            assert_eq!(STANDARD.decode(lines.replace("\r\n", "")).ok(), file.decode());
+        }
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::region::{Region, intake, kinds};
 
 /// Answers like a gateway: what the events of the region say.
-async fn gateway(region: &Arc<Region>) -> AbortOnDropHandle<()> {
+pub async fn gateway(region: &Arc<Region>) -> AbortOnDropHandle<()> {
     let mut questions = region.connection.client.subscribe(region.subjects.api(DOOR)).await.unwrap();
     region.connection.client.flush().await.unwrap();
     let region = Arc::clone(region);

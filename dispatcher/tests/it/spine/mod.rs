@@ -1,6 +1,7 @@
 //! The way of a notification through a running dispatcher: INTAKE → deliveries → providers → events.
 
 mod alimtalk;
+mod attachments;
 mod circuits;
 mod decisions;
 mod fallbacks;

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use peal_common::attachment::Attachments;
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::{Clock, HybridClock};
@@ -413,6 +414,7 @@ pub fn accepted(id: &str) -> Accepted {
         metadata: serde_json::Map::new(),
         pinned: false,
         fallback: None,
+        attachments: Attachments::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::region::{Region, intake, kinds, work};
 
 const NUMBER: &str = "+821012345678";
 
-fn taken(id: &str, works: &[Work], when_ambiguous: WhenAmbiguous) -> Intake {
+pub fn taken(id: &str, works: &[Work], when_ambiguous: WhenAmbiguous) -> Intake {
     let deliveries = works.iter().map(|work| TakenDelivery {
         planned: PlannedDelivery {
             delivery: work.delivery.clone(),

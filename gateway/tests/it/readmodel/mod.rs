@@ -9,6 +9,7 @@ mod rebuild;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use peal_common::attachment::Attachments;
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::Clock;
 use peal_common::envelope::{
@@ -193,6 +194,7 @@ fn intake(app_name: &str, number: usize) -> Intake {
             metadata: serde_json::Map::new(),
             pinned: false,
             fallback: None,
+            attachments: Attachments::default(),
         },
         takeover: None,
     }

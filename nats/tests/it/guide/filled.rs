@@ -286,6 +286,7 @@ impl Fill<'_> {
             channel: Channel::Sms,
             address: "+821012345678".to_owned(),
             rendered: content().render(Channel::Sms).unwrap(),
+            attachments: Vec::new(),
         };
         self.publish(self.subjects.sandbox(Channel::Sms), recorded.encode().unwrap()).await;
     }

@@ -1,6 +1,7 @@
 //! Messages of the real types, as the guide names them.
 
 use jiff::Timestamp;
+use peal_common::attachment::Attachments;
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::Clock;
 use peal_common::envelope::{Accepted, ENVELOPE_VERSION, Intake, ResolvedTarget, Text, Work};
@@ -73,6 +74,7 @@ fn accepted(id: &str, priority: Priority) -> Accepted {
         metadata: serde_json::Map::new(),
         pinned: false,
         fallback: None,
+        attachments: Attachments::default(),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The body of `messages/send`.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use peal_common::attachment::Attachment;
 
 use super::Options;
 use crate::channels::Message;
@@ -37,6 +40,40 @@ pub(super) fn body(message: &Message<'_>, options: &Options) -> Result<Vec<u8>, 
     if let Some(subaccount) = &options.subaccount {
         mail["subaccount"] = json!(subaccount);
     }
-    let body = json!({"key": options.key.expose(), "message": mail, "async": false});
-    serde_json::to_vec(&body).map_err(|_| ComposeError::Message.reason())
+    let attachments = compose::attachments(message).map_err(ComposeError::reason)?;
+    let attachments = attachments.iter().map(File::of).collect();
+    let whole = Whole { key: options.key.expose(), message: Mail { mail, attachments }, r#async: false };
+    serde_json::to_vec(&whole).map_err(|_| ComposeError::Message.reason())
+}
+
+/// The body of the call.
+#[derive(Serialize)]
+struct Whole<'a> {
+    key: &'a str,
+    message: Mail<'a>,
+    r#async: bool,
+}
+
+/// The e-mail with its files, which are written as they stand rather than copied first.
+#[derive(Serialize)]
+struct Mail<'a> {
+    #[serde(flatten)]
+    mail: Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attachments: Vec<File<'a>>,
+}
+
+/// A file as Mailchimp takes it (`messages/send`, `message.attachments`); an e-mail with everything may have 25 MB there.
+#[derive(Serialize)]
+struct File<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    name: &'a str,
+    content: &'a str,
+}
+
+impl<'a> File<'a> {
+    fn of(attachment: &'a Attachment) -> Self {
+        File { kind: &attachment.content_type, name: &attachment.filename, content: &attachment.content }
+    }
 }

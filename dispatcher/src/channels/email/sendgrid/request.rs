@@ -1,7 +1,10 @@
 //! The body of `mail/send`.
 
 use lettre::message::Mailbox;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+
+use peal_common::attachment::Attachment;
 
 use crate::channels::Message;
 use crate::channels::email::compose::{self, ComposeError};
@@ -51,5 +54,37 @@ pub(super) fn body(
     if sandbox_mode {
         body["mail_settings"] = json!({"sandbox_mode": {"enable": true}});
     }
-    serde_json::to_vec(&body).map_err(|_| ComposeError::Message.reason())
+    let attachments = compose::attachments(message).map_err(ComposeError::reason)?;
+    let attachments = attachments.iter().map(File::of).collect();
+    serde_json::to_vec(&Whole { body, attachments }).map_err(|_| ComposeError::Message.reason())
+}
+
+/// The body with its files, which are written as they stand rather than copied first.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    body: Value,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    attachments: Vec<File<'a>>,
+}
+
+/// A file as SendGrid takes it ("Mail Send", `attachments`); an e-mail with everything may have 30 MB there.
+#[derive(Serialize)]
+struct File<'a> {
+    content: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    filename: &'a str,
+    disposition: &'static str,
+}
+
+impl<'a> File<'a> {
+    fn of(attachment: &'a Attachment) -> Self {
+        File {
+            content: &attachment.content,
+            kind: &attachment.content_type,
+            filename: &attachment.filename,
+            disposition: "attachment",
+        }
+    }
 }

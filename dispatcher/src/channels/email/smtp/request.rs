@@ -4,8 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use lettre::Address;
-use lettre::message::header::{HeaderName, HeaderValue};
-use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::message::header::{
+    ContentDisposition, ContentTransferEncoding, ContentType, HeaderName, HeaderValue,
+};
+use lettre::message::{Body, Mailbox, MultiPart, SinglePart};
+
+use peal_common::attachment::Attachment;
+use peal_common::template::Rendered;
 
 use crate::channels::Message;
 use crate::channels::email::compose::{self, ComposeError, Head};
@@ -42,15 +47,54 @@ pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> 
         );
         builder = builder.raw_header(value);
     }
-    let text = || SinglePart::plain(crlf(&rendered.text));
-    let email = match rendered.html.as_deref() {
-        None => builder.singlepart(text()),
-        Some(html) if rendered.text.is_empty() => builder.singlepart(SinglePart::html(crlf(html))),
-        Some(html) => builder
-            .multipart(MultiPart::alternative().singlepart(text()).singlepart(SinglePart::html(crlf(html)))),
+    let files = compose::attachments(message)?.iter().map(file).collect::<Result<Vec<_>, _>>()?;
+    let said = said(rendered);
+    let email = match (files.is_empty(), said) {
+        (true, Said::Once(part)) => builder.singlepart(part),
+        (true, Said::Twice(parts)) => builder.multipart(parts),
+        // The text comes first: what comes after it is shown as attached (RFC 2046 §5.1.3).
+        (false, said) => {
+            let mixed = match said {
+                Said::Once(part) => MultiPart::mixed().singlepart(part),
+                Said::Twice(parts) => MultiPart::mixed().multipart(parts),
+            };
+            builder.multipart(files.into_iter().fold(mixed, MultiPart::singlepart))
+        }
     };
     let text = email.map_err(|_| ComposeError::Message)?.formatted();
     Ok(Mail { to, message_id, text })
+}
+
+/// The text of an e-mail.
+enum Said {
+    /// In one form.
+    Once(SinglePart),
+    /// As plain text and as HTML, of which the mail program shows one.
+    Twice(MultiPart),
+}
+
+fn said(rendered: &Rendered) -> Said {
+    let text = || SinglePart::plain(crlf(&rendered.text));
+    match rendered.html.as_deref() {
+        None => Said::Once(text()),
+        Some(html) if rendered.text.is_empty() => Said::Once(SinglePart::html(crlf(html))),
+        Some(html) => {
+            Said::Twice(MultiPart::alternative().singlepart(text()).singlepart(SinglePart::html(crlf(html))))
+        }
+    }
+}
+
+/// An attached file. It is always base64, whatever it holds: its line ends must neither change nor end the e-mail.
+fn file(attachment: &Attachment) -> Result<SinglePart, ComposeError> {
+    let kind = ContentType::parse(&attachment.content_type).map_err(|_| ComposeError::Attachment)?;
+    let bytes = attachment.decode().ok_or(ComposeError::Attachment)?;
+    let body = Body::new_with_encoding(bytes, ContentTransferEncoding::Base64);
+    // Names that are not ASCII, or too long for a line, are written as RFC 2231 has it.
+    let disposition = ContentDisposition::attachment(&attachment.filename);
+    Ok(SinglePart::builder()
+        .header(kind)
+        .header(disposition)
+        .body(body.map_err(|_| ComposeError::Attachment)?))
 }
 
 /// Ends every line with CR LF. A bare CR or LF left in the text could end the e-mail early at a server that takes it
@@ -79,17 +123,27 @@ fn system_time(at: Timestamp) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
+    use peal_common::attachment::Attachments;
     use peal_common::category::Class;
     use peal_common::channel::{Channel, Priority};
     use peal_common::id::{AppId, DeliveryId};
     use peal_common::recipient::Contact;
     use peal_common::seal::{DataKey, DataKeys};
-    use peal_common::template::Rendered;
+    use proptest::prelude::*;
     use rand::SeedableRng as _;
 
     use super::*;
 
     fn composed(from: &str, address: &str, rendered: &Rendered) -> Result<String, ComposeError> {
+        composed_with(&Attachments::default(), from, address, rendered)
+    }
+
+    fn composed_with(
+        attachments: &Attachments,
+        from: &str,
+        address: &str,
+        rendered: &Rendered,
+    ) -> Result<String, ComposeError> {
         let app: AppId = "shop".parse().unwrap();
         let (notification, recipient) = ("n".parse().unwrap(), "u".parse().unwrap());
         let delivery = DeliveryId::derive(&app, &notification, &recipient, Channel::Email, "", 0);
@@ -109,6 +163,7 @@ mod tests {
                 Vec::new(),
             ),
             rendered,
+            attachments,
             accepted_at: now,
             expires_at: now,
             attempt: 1,
@@ -181,5 +236,81 @@ mod tests {
         assert!(text.is_ascii());
         assert!(!text.replace("\r\n", "").contains(['\r', '\n']));
         assert!(text.ends_with("\r\n\r\na\r\n.\r\nb\r\n..\r\n\r\n"), "{text:?}");
+    }
+
+    /// An e-mail with one attachment, and what stands before the attachment's own text.
+    fn attached(filename: &str, content_type: &str, content: &str) -> Result<(String, String), ComposeError> {
+        let file = Attachment {
+            filename: filename.to_owned(),
+            content_type: content_type.to_owned(),
+            content: content.to_owned(),
+        };
+        let attachments = Attachments::from_iter([file]);
+        let text = composed_with(&attachments, FROM, "a@example.org", &rendered("s", "t", None))?;
+        let (before, rest) = text.split_once("Content-Disposition").unwrap();
+        let head = rest.split_once("\r\n\r\n").unwrap().0;
+        let kind = before.rsplit_once("Content-Type").unwrap().1;
+        Ok((text.clone(), format!("Content-Type{kind}Content-Disposition{head}\r\n")))
+    }
+
+    #[test]
+    fn names_of_files_are_written_so_that_every_mail_program_reads_them() {
+        let head = |name: &str| attached(name, "application/pdf", "JVBERi0xLjcK").unwrap().1;
+        let with = |disposition: &str| {
+            format!(
+                "Content-Type: application/pdf\r\nContent-Disposition: attachment;{disposition}\r\n\
+                 Content-Transfer-Encoding: base64\r\n"
+            )
+        };
+        assert_eq!(head("invoice.pdf"), with(" filename=\"invoice.pdf\""));
+        assert_eq!(head("a \"b\".pdf"), with(" filename=\"a \\\"b\\\".pdf\""));
+        // RFC 2231 §3 and §4.
+        assert_eq!(head("청구.pdf"), with("\r\n filename*0*=utf-8''%EC%B2%AD%EA%B5%AC.pdf"));
+        let long = head(&format!("{}.pdf", "x".repeat(100)));
+        assert!(long.contains(" filename*0=\"xx") && long.contains(" filename*1=\"xx"), "{long}");
+    }
+
+    #[test]
+    fn a_file_is_base64_whatever_it_holds_and_comes_after_the_text() {
+        // "a\n.\r\nb": a dot on a line of its own ends an e-mail.
+        let (text, _) = attached("a.txt", "text/plain", "YQouDQpi").unwrap();
+        assert!(text.contains("\r\n\r\nYQouDQpi\r\n"), "{text}");
+        assert!(text.contains("multipart/mixed") && !text.contains("multipart/alternative"), "{text}");
+        assert!(text.find("\r\n\r\nt\r\n") < text.find("YQouDQpi"), "{text}");
+        assert!(!text.replace("\r\n", "").contains(['\r', '\n']));
+    }
+
+    #[test]
+    fn no_attachment_smuggles_a_header_in() {
+        for (name, kind, content) in [
+            ("a\r\nBcc: b@example.org", "text/plain", "AAAA"),
+            ("a\n.pdf", "text/plain", "AAAA"),
+            ("a.pdf", "text/plain\r\nBcc: b@example.org", "AAAA"),
+            ("a.pdf", "text/plain", "AAAA\r\n.\r\nMAIL FROM:<b@example.org>"),
+        ] {
+            assert_eq!(attached(name, kind, content), Err(ComposeError::Attachment), "{name:?} {kind:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_gateway_accepts_can_be_written(
+            name in "\\PC{1,60}|[a-z\"\\\\=?_ ;%*']{1,200}",
+            kind in "[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}",
+        ) {
+            let file = Attachment { filename: name, content_type: kind, content: "AAAA".to_owned() };
+            let attachments = Attachments::from_iter([file]);
+            prop_assume!(attachments.check().is_empty());
+            let text = composed_with(&attachments, FROM, "a@example.org", &rendered("s", "t", None)).unwrap();
+            prop_assert!(text.is_ascii());
+            prop_assert!(!text.replace("\r\n", "").contains(['\r', '\n']));
+            prop_assert!(text.lines().all(|line| line.len() <= 998), "RFC 5322 §2.1.1");
+            // From its boundary on, an attachment has three headers and what continues them.
+            let part = text.split("\r\n--").nth(2).unwrap();
+            let head = part.split_once("\r\n\r\n").unwrap().0;
+            let own = head.lines().skip(1).filter(|line| !line.starts_with([' ', '\t']));
+            let names: Vec<_> = own.map(|line| line.split_once(':').unwrap().0.to_owned()).collect();
+            prop_assert_eq!(names, ["Content-Type", "Content-Disposition", "Content-Transfer-Encoding"]);
+        }
     }
 }
