@@ -7,6 +7,7 @@ pub mod keys;
 pub mod region;
 pub mod topology;
 
+mod attach;
 pub mod dead_letters;
 pub mod send;
 pub mod tail;

@@ -1,5 +1,6 @@
 //! `peal send`: one notification, through the gateway.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use super::attach;
 use crate::api::{Gateway, GatewayArgs};
 use crate::output::{FAILED, Output, table};
 
@@ -19,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   peal send --to u-42 --category orders --title 'Shipped' --body 'Your order is on its way' --wait
   peal send --email a@example.com --category orders --template order-shipped --data order=1042
+  peal send --email a@example.com --category orders --title 'Your invoice' --attach invoice.pdf
   peal send --webhook https://example.com/hook --category alerts --priority critical --body 'Disk full'";
 
 /// How often the gateway is asked while waiting.
@@ -53,6 +56,10 @@ pub struct SendArgs {
     /// What a tap opens
     #[arg(long, value_name = "URL")]
     link: Option<String>,
+    /// A file for the e-mail; its type goes by its ending. Repeat it for up to 10 files, which hold at most 256 KiB
+    /// together; other channels are sent without
+    #[arg(long, value_name = "FILE")]
+    attach: Vec<PathBuf>,
     /// critical, high, normal or bulk [default: what the category says]
     #[arg(long, value_parser = word::<Priority>)]
     priority: Option<Priority>,
@@ -165,7 +172,11 @@ impl Targets {
 /// When the gateway is not there or refuses.
 pub async fn run(args: SendArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let gateway = args.gateway.gateway()?;
-    let accepted = gateway.post(&["v1", "notifications"], &args.notification()).await?;
+    let mut notification = args.notification();
+    if !args.attach.is_empty() {
+        notification["attachments"] = json!(attach::read(args.attach.iter().map(PathBuf::as_path))?);
+    }
+    let accepted = gateway.post(&["v1", "notifications"], &notification).await?;
     let id = accepted["id"].as_str().context("the gateway's answer names no id")?.to_owned();
     if !args.wait {
         output.json(&accepted)?;
