@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -18,13 +18,26 @@ enum State {
     /// Nothing comes through, and nobody is told.
     Silent,
     Cut,
+    /// Nobody listens.
+    Refusing,
 }
+
+/// How a link stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    state: State,
+    /// How often its connections were ended. One that knows of fewer is over, also when the link was healed at once.
+    ends: u64,
+}
+
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
 
 /// Relays connections from a port of its own to another one, while it is not cut. Dropping it ends all of them.
 #[derive(Debug)]
 pub struct Link {
     port: u16,
-    state: watch::Sender<State>,
+    standing: watch::Sender<Standing>,
     accepting: AbortHandle,
 }
 
@@ -36,10 +49,10 @@ impl Link {
     pub async fn to(target: u16) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let (state, watched) = watch::channel(State::Whole);
+        let (standing, watched) = watch::channel(Standing { state: State::Whole, ends: 0 });
         let accepting =
             tokio::spawn(accept(listener, SocketAddr::from((Ipv4Addr::LOCALHOST, target)), watched));
-        Ok(Link { port, state, accepting: accepting.abort_handle() })
+        Ok(Link { port, standing, accepting: accepting.abort_handle() })
     }
 
     /// The port to connect to.
@@ -48,84 +61,140 @@ impl Link {
         self.port
     }
 
-    /// Cuts the link: connections end, and new ones are taken and closed at once.
+    /// Cuts the link: connections end, with what was kept back of them, and new ones are taken and closed at once.
     pub fn cut(&self) {
-        self.state.send_replace(State::Cut);
+        self.end(State::Cut);
+    }
+
+    /// Takes the far side away, as when its process is gone: connections end, and new ones are refused.
+    pub fn refuse(&self) {
+        self.end(State::Refusing);
     }
 
     /// Loses from now on whatever the far side says, acknowledgements among it; what is said to it still arrives.
     pub fn deafen(&self) {
-        self.state.send_replace(State::Deaf);
+        self.turn(State::Deaf);
     }
 
     /// Keeps back from now on whatever either side says, as a network does that lost its way: connections stay, new ones
     /// are taken, and nobody is answered. What was kept back comes through when the link is healed.
     pub fn silence(&self) {
-        self.state.send_replace(State::Silent);
+        self.turn(State::Silent);
     }
 
     /// Lets connections through again.
     pub fn heal(&self) {
-        self.state.send_replace(State::Whole);
+        self.turn(State::Whole);
+    }
+
+    fn turn(&self, state: State) {
+        self.standing.send_modify(|standing| standing.state = state);
+    }
+
+    fn end(&self, state: State) {
+        self.standing.send_modify(|standing| *standing = Standing { state, ends: standing.ends + 1 });
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.state.send_replace(State::Cut);
+        self.cut();
         self.accepting.abort();
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Receiver<State>) {
-    while let Ok((near, _)) = listener.accept().await {
-        if *state.borrow() != State::Cut {
-            tokio::spawn(relay(near, target, state.clone()));
+async fn accept(
+    mut listener: TcpListener,
+    target: SocketAddr,
+    mut standing: watch::Receiver<Standing>,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    loop {
+        let now = *standing.borrow_and_update();
+        if now.state == State::Refusing {
+            // Whoever has bound a port and does not listen refuses connections, and nobody else gets the port meanwhile.
+            drop(listener);
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            if standing.wait_for(|standing| standing.state != State::Refusing).await.is_err() {
+                return Ok(());
+            }
+            listener = socket.listen(BACKLOG)?;
+            continue;
+        }
+        // Both are cancel-safe.
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (near, _) = accepted?;
+                let now = *standing.borrow();
+                if !matches!(now.state, State::Cut | State::Refusing) {
+                    tokio::spawn(relay(near, target, standing.clone(), now.ends));
+                }
+            }
+            changed = standing.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
         }
     }
 }
 
-async fn relay(mut near: TcpStream, target: SocketAddr, mut state: watch::Receiver<State>) {
-    let passing = state.clone();
+async fn relay(mut near: TcpStream, target: SocketAddr, mut standing: watch::Receiver<Standing>, ends: u64) {
+    let passing = Passing { standing: standing.clone(), ends };
     let relayed = async {
-        until_it_speaks(&passing).await;
+        if !passing.until_it_speaks().await {
+            return Ok(());
+        }
         let mut far = TcpStream::connect(target).await?;
         far.set_nodelay(true)?;
         near.set_nodelay(true)?;
         let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.split(), far.split());
         tokio::select! {
-            said = carry(&mut from_near, &mut to_far, &passing, None) => said,
-            heard = carry(&mut from_far, &mut to_near, &passing, Some(State::Deaf)) => heard,
+            said = passing.carry(&mut from_near, &mut to_far, None) => said,
+            heard = passing.carry(&mut from_far, &mut to_near, Some(State::Deaf)) => heard,
         }
     };
     tokio::select! {
         // Either side is gone, which the other one sees when this ends.
         _ = relayed => {}
-        _ = state.wait_for(|state| *state == State::Cut) => {}
+        _ = standing.wait_for(|standing| standing.ends != ends) => {}
     }
 }
 
-/// Carries what one side says to the other one, except while the link is as in `loses`.
-async fn carry(
-    from: &mut ReadHalf<'_>,
-    to: &mut WriteHalf<'_>,
-    state: &watch::Receiver<State>,
-    loses: Option<State>,
-) -> io::Result<()> {
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let count = from.read(&mut buffer).await?;
-        until_it_speaks(state).await;
-        if count == 0 {
-            return Ok(());
-        }
-        if Some(*state.borrow()) != loses {
-            to.write_all(&buffer[..count]).await?;
-        }
-    }
+/// What a connection over the link may carry.
+struct Passing {
+    standing: watch::Receiver<Standing>,
+    ends: u64,
 }
 
-async fn until_it_speaks(state: &watch::Receiver<State>) {
-    // An error means that the link is gone, and this connection is about to end with it.
-    let _ = state.clone().wait_for(|state| *state != State::Silent).await;
+impl Passing {
+    /// Carries what one side says to the other one, except while the link is as in `loses`.
+    async fn carry(
+        &self,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+        loses: Option<State>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let count = from.read(&mut buffer).await?;
+            if !self.until_it_speaks().await || count == 0 {
+                return Ok(());
+            }
+            if Some(self.standing.borrow().state) != loses {
+                to.write_all(&buffer[..count]).await?;
+            }
+        }
+    }
+
+    /// Waits while the link is silent, and says whether the connection is still one of it.
+    async fn until_it_speaks(&self) -> bool {
+        let mut standing = self.standing.clone();
+        let spoke =
+            standing.wait_for(|standing| standing.state != State::Silent || standing.ends != self.ends);
+        // An error means that the link is gone.
+        spoke.await.is_ok_and(|standing| standing.ends == self.ends)
+    }
 }
