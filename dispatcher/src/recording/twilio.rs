@@ -89,6 +89,11 @@ impl Twilio {
         self.server.answer_with(Arc::new(move |_| answer.clone()));
     }
 
+    /// Decides the answer message by message from now on.
+    pub fn answer_with(&self, decide: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
+        self.server.answer_with(Arc::new(decide));
+    }
+
     /// Answers one message like this; several are used in order, before anything else.
     pub fn answer_next(&self, answer: Answer) {
         self.server.answer_next(answer);
