@@ -5,9 +5,9 @@ pub mod balancer;
 mod hub;
 pub mod network;
 mod program;
+mod settings;
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use peal_common::seal::{KEY_BYTES, Sealer};
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{Leaf, Link, Routes, Server, ServerConfig, free_port};
+use peal_nats::server::{Leaf, Link, Routes, Server, ServerConfig};
 use peal_nats::topology::{self, Current, Links, Topology};
 use peal_nats::{Connection, Subjects};
 use rand::RngExt as _;
@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 use self::balancer::Balancer;
 use self::network::{Host, Network};
-use crate::clock;
+use self::settings::{Settings, address_on};
 use crate::spread::Spread;
 use crate::wait::{self, Patience};
 
@@ -52,8 +52,6 @@ const NAME: &str = "faulty";
 const GIB: u64 = 1024 * 1024 * 1024;
 /// What the server may store; the streams reserve their sizes of it.
 const STORE_BYTES: u64 = 128 * GIB;
-/// How long a linked region is silent before another one may take it over.
-const SILENCE_SECONDS: u64 = 3;
 /// How long it may take until the first write is taken.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the server may take to come back: it reads its streams first, on a machine that does much else.
@@ -513,72 +511,9 @@ async fn make_key(connection: &Connection, sealer: Arc<Sealer>) -> anyhow::Resul
     Ok((made.key.key.to_string(), made.secret.to_string()))
 }
 
-/// What the settings of all programs have in common.
-#[derive(Clone)]
-struct Settings<'a> {
-    name: &'a str,
-    links: Option<Links>,
-    folder: &'a Path,
-    region_key: &'a str,
-    clocks: Option<&'a Path>,
-    old_programs: Option<&'a Path>,
-}
-
-impl Settings<'_> {
-    fn topology(&self) -> String {
-        let Some(Links { hub, others }) = &self.links else { return String::new() };
-        let regions = others.iter().map(RegionName::as_str).chain([self.name]);
-        let regions: Vec<_> = regions.map(|name| format!("\"{name}\"")).collect();
-        format!(
-            "[topology]\nhub = \"{hub}\"\nregions = [{}]\nsilence_seconds = {SILENCE_SECONDS}\n\n",
-            regions.join(", ")
-        )
-    }
-
-    /// A program with settings of its own; `section` is the one that says where it listens and keeps its data.
-    fn program(
-        &self,
-        section: &str,
-        number: usize,
-        nats: &[String],
-        host: Option<Host>,
-    ) -> anyhow::Result<Program> {
-        let address = address_on(host.as_ref())?;
-        let name = format!("{section}-{number}");
-        let data = self.folder.join(&name);
-        let text = format!(
-            "[region]\nname = \"{}\"\nkey = \"{}\"\n\n[nats]\nurls = [{}]\n\n{}\
-             [{section}]\nlisten = \"{address}\"\ndata_dir = \"{}\"\n{}\n\
-             [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\", \"{}\"]\n",
-            self.name,
-            self.region_key,
-            nats.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", "),
-            self.topology(),
-            data.display(),
-            if section == "dispatcher" { "retry_base_ms = 50\n" } else { "" },
-            network::NETWORK,
-        );
-        let file = self.folder.join(format!("{name}.toml"));
-        std::fs::write(&file, text)?;
-        let clock = self.clocks.map(|library| clock::Clock::new(library, data.with_extension("clock")));
-        let program = Program::new(&format!("peal-{section}"), &name, file, data, address)?;
-        let program = program.on(host).with_clock(clock.transpose()?);
-        match self.old_programs {
-            Some(folder) => program.in_folder(folder),
-            None => Ok(program),
-        }
-    }
-}
-
 async fn another_host(network: &mut Option<Network>) -> anyhow::Result<Option<Host>> {
     match network {
         Some(network) => Ok(Some(network.host().await?)),
         None => Ok(None),
     }
-}
-
-/// Where a program can listen: on its host, or on this machine alone.
-fn address_on(host: Option<&Host>) -> anyhow::Result<SocketAddr> {
-    let ip = host.map_or(Ipv4Addr::LOCALHOST, |host| host.address);
-    Ok(SocketAddr::from((ip, free_port()?)))
 }
