@@ -6,6 +6,9 @@
 //! for each thing that can break, [`schedule`] decides by a seed when it does, [`journal`] reads what the streams say
 //! became of everything, and [`audit`] compares the three. [`spread`] follows changes of the state. [`scenarios`] has a file for each test.
 //!
+//! What is about more than webhooks has [`channels`], all with recording providers. [`points`] are the steps of a delivery at
+//! which a dispatcher is killed, and what is promised then.
+//!
 //! [`report`] is the table of all of it. `PEAL_FAULT_SEED=N` has the random runs of a [`plan`] again, which say how they are
 //! made longer; `PEAL_FAULT_KEEP=1` leaves the folders with all logs behind.
 
@@ -22,7 +25,9 @@ mod faults;
 mod plan;
 mod schedule;
 
+mod channels;
 mod load;
+mod points;
 mod provider;
 mod region;
 

@@ -18,13 +18,49 @@ use crate::spread::Change;
 const STALL_MS: i64 = 500;
 
 /// The table so far.
-static TABLE: Mutex<Table> = Mutex::new(Table { rows: Vec::new(), lost: 0, replays: Vec::new() });
+static TABLE: Mutex<Table> =
+    Mutex::new(Table { rows: Vec::new(), lost: 0, replays: Vec::new(), below: Vec::new() });
 
 /// Rows in the order in which they came, and how to have the random ones again.
 struct Table {
     rows: Vec<Row>,
     lost: usize,
     replays: Vec<String>,
+    /// What scenarios measured that fits in no row.
+    below: Vec<String>,
+}
+
+/// Adds what fits in no row below the table, prints that and keeps it in its file.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn add_below(text: &str) -> anyhow::Result<()> {
+    let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    table.below.push(text.to_owned());
+    table.show()
+}
+
+/// A table of lines of as many cells each, of which the first is its head.
+pub fn table(lines: &[Vec<String>]) -> String {
+    let count = lines.iter().map(Vec::len).max().unwrap_or_default();
+    let mut widths = vec![0; count];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for (number, line) in lines.iter().enumerate() {
+        for (cell, &width) in line.iter().zip(&widths) {
+            let _ = write!(text, "| {cell:<width$} ");
+        }
+        text.push_str("|\n");
+        if number == 0 {
+            widths.iter().for_each(|width| text.push_str(&format!("|{}", "-".repeat(width + 2))));
+            text.push_str("|\n");
+        }
+    }
+    text
 }
 
 /// What one kind of fault did.
@@ -71,9 +107,7 @@ impl Run<'_> {
         }
         table.lost += self.findings.lost.len();
         table.replays.extend(self.replay.map(str::to_owned));
-        let text = table.render();
-        println!("{text}");
-        Ok(fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.md"), text)?)
+        table.show()
     }
 
     /// A row for each incident.
@@ -155,30 +189,24 @@ impl Table {
                 "recovered p50 / max",
                 "state everywhere p50 / max",
             ]
-            .map(str::to_owned),
+            .map(str::to_owned)
+            .to_vec(),
         ];
-        lines.extend(self.rows.iter().chain([&all]).map(Row::cells));
-        let mut widths = [0; 9];
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = cell.len().max(*width);
-            }
-        }
-        let mut text = String::new();
-        for (number, line) in lines.iter().enumerate() {
-            for (cell, &width) in line.iter().zip(&widths) {
-                let _ = write!(text, "| {cell:<width$} ");
-            }
-            text.push_str("|\n");
-            if number == 0 {
-                widths.iter().for_each(|width| text.push_str(&format!("|{}", "-".repeat(width + 2))));
-                text.push_str("|\n");
-            }
-        }
+        lines.extend(self.rows.iter().chain([&all]).map(|row| row.cells().to_vec()));
+        let mut text = if self.rows.is_empty() { String::new() } else { table(&lines) };
         for replay in &self.replays {
             let _ = write!(text, "\n{replay}");
         }
+        for below in &self.below {
+            let _ = write!(text, "\n\n{below}");
+        }
         text
+    }
+
+    fn show(&self) -> anyhow::Result<()> {
+        let text = self.render();
+        println!("{text}");
+        Ok(fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.md"), text)?)
     }
 }
 

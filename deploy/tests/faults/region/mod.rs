@@ -6,6 +6,7 @@ mod hub;
 pub mod network;
 mod program;
 mod settings;
+pub mod tap;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 use self::balancer::Balancer;
 use self::network::{Host, Network};
 use self::settings::{Settings, address_on};
+use self::tap::Tap;
 use crate::spread::Spread;
 use crate::wait::{self, Patience};
 
@@ -86,6 +88,10 @@ pub struct Wanted<'a> {
     pub old_programs: Option<PathBuf>,
     /// Whether the gateway reaches the server over a link that can be cut.
     pub relayed: bool,
+    /// Whether the dispatchers reach the server over a tap that can keep back single messages.
+    pub tapped: bool,
+    /// Further settings of all programs, such as those of channels.
+    pub channels: &'a str,
     /// The hub and the other regions, and how its server reaches the hub.
     pub linked: Option<(Links, Leaf)>,
 }
@@ -106,6 +112,8 @@ impl<'a> Wanted<'a> {
             is_balanced: false,
             old_programs: None,
             relayed: false,
+            tapped: false,
+            channels: "",
             linked: None,
         }
     }
@@ -132,6 +140,7 @@ pub struct Region {
     topology: Topology,
     routes: Option<Routes>,
     gateway_link: Option<Link>,
+    tap: Option<Tap>,
     folder: TempDir,
     _balancer: Option<Balancer>,
 }
@@ -175,6 +184,7 @@ impl Region {
             folder: folder.path(),
             region_key: &region_key,
             clocks: wanted.clocks.as_deref(),
+            channels: wanted.channels,
             old_programs: wanted.old_programs.as_deref(),
         };
         let gateway_link = match wanted.relayed {
@@ -184,6 +194,12 @@ impl Region {
         let over_link = gateway_link.iter().map(|link| format!("nats://127.0.0.1:{}", link.port()));
         let over_link: Vec<_> = over_link.collect();
         let gateway_nats = if over_link.is_empty() { &urls } else { &over_link };
+        let tap = match wanted.tapped {
+            true => Some(Tap::to(nodes[0].client_port()).await?),
+            false => None,
+        };
+        let over_tap: Vec<_> = tap.iter().map(|tap| format!("nats://127.0.0.1:{}", tap.port())).collect();
+        let dispatcher_nats = if over_tap.is_empty() { &urls } else { &over_tap };
         let mut network = wanted.network;
         let mut gateways = Vec::new();
         for number in 0..wanted.gateways {
@@ -195,7 +211,7 @@ impl Region {
         let mut dispatchers = Vec::new();
         for number in 0..wanted.dispatchers {
             let host = another_host(&mut network).await?;
-            let mut dispatcher = settings.program("dispatcher", number, &urls, host)?;
+            let mut dispatcher = settings.program("dispatcher", number, dispatcher_nats, host)?;
             dispatcher.start()?;
             dispatchers.push(dispatcher);
         }
@@ -226,6 +242,7 @@ impl Region {
             topology,
             routes,
             gateway_link,
+            tap,
             folder,
             _balancer: balancer,
         };
@@ -251,6 +268,14 @@ impl Region {
     /// When it was not wanted.
     pub fn gateway_link(&self) -> anyhow::Result<&Link> {
         self.gateway_link.as_ref().context("the gateway is not relayed")
+    }
+
+    /// The tap between the dispatchers and their server.
+    ///
+    /// # Errors
+    /// When it was not wanted.
+    pub fn tap(&self) -> anyhow::Result<&Tap> {
+        self.tap.as_ref().context("the dispatchers are not tapped")
     }
 
     /// The network between its servers.

@@ -22,6 +22,7 @@ pub struct Settings<'a> {
     pub folder: &'a Path,
     pub region_key: &'a str,
     pub clocks: Option<&'a Path>,
+    pub channels: &'a str,
     pub old_programs: Option<&'a Path>,
 }
 
@@ -50,7 +51,7 @@ impl Settings<'_> {
         let text = format!(
             "[region]\nname = \"{}\"\nkey = \"{}\"\n\n[nats]\nurls = [{}]\n\n{}\
              [{section}]\nlisten = \"{address}\"\ndata_dir = \"{}\"\n{}\n\
-             [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\", \"{}\"]\n",
+             [channels.webhook]\nallowed_networks = [\"127.0.0.0/8\", \"{}\"]\n{}",
             self.name,
             self.region_key,
             nats.iter().map(|url| format!("\"{url}\"")).collect::<Vec<_>>().join(", "),
@@ -58,6 +59,7 @@ impl Settings<'_> {
             data.display(),
             if section == "dispatcher" { "retry_base_ms = 50\n" } else { "" },
             network::NETWORK,
+            self.channels,
         );
         let file = self.folder.join(format!("{name}.toml"));
         std::fs::write(&file, text)?;

@@ -2,6 +2,7 @@
 
 mod acks_lost;
 mod both_loaded;
+mod channel_points;
 mod cluster;
 mod cut_off;
 mod damage;
