@@ -7,7 +7,7 @@
 //! became of everything, and [`audit`] compares the three. [`spread`] follows changes of the state. [`scenarios`] has a file for each test.
 //!
 //! What is about more than webhooks has [`channels`], all with recording providers. [`points`] are the steps of a delivery at
-//! which a dispatcher is killed, and what is promised then.
+//! which a dispatcher is killed, and what is promised then; [`pace`] tells how fast and how soon things come.
 //!
 //! [`report`] is the table of all of it. `PEAL_FAULT_SEED=N` has the random runs of a [`plan`] again, which say how they are
 //! made longer; `PEAL_FAULT_KEEP=1` leaves the folders with all logs behind.
@@ -27,6 +27,7 @@ mod schedule;
 
 mod channels;
 mod load;
+mod pace;
 mod points;
 mod provider;
 mod region;

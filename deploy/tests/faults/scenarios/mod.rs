@@ -12,6 +12,7 @@ mod graceful;
 mod hosts;
 mod hub_killed;
 mod kills;
+mod provider_down;
 mod server_down;
 mod takeover;
 mod upgrade;
