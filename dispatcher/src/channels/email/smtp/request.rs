@@ -295,7 +295,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_gateway_accepts_can_be_written(
-            name in "\\PC{1,60}|[a-z\"\\\\=?_ ;%*']{1,200}",
+            name in "\\PC{1,60}|[a-z\"=?_ ;%*']{1,200}",
             kind in "[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}",
         ) {
             let file = Attachment { filename: name, content_type: kind, content: "AAAA".to_owned() };
