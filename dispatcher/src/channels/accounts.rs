@@ -187,10 +187,15 @@ pub struct Admitted<'a> {
 }
 
 impl<'a> Admitted<'a> {
-    /// Calls it. See [`Provider::send`].
+    /// Calls it. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the account is back was held
+    /// back like them: it burns no attempt.
     pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
         let outcome = self.account.provider.send(message).await;
-        self.admission.settle(&outcome, clock.now());
+        let in_vain = self.admission.settle(&outcome, clock.now());
+        let outcome = match (outcome, in_vain) {
+            (Outcome::Retry { .. }, Some(opened)) => opened.held_back(),
+            (outcome, _) => outcome,
+        };
         (outcome, self.account)
     }
 }

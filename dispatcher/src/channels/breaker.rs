@@ -13,6 +13,8 @@ use tokio::time::{Instant, sleep_until};
 
 use peal_common::outcome::Outcome;
 
+use super::CIRCUIT_OPEN;
+
 /// So many failures in a row, without one answer in between that shows the provider at work, open a circuit.
 const FAILURES: u32 = 10;
 /// The wait before the first probe. Each probe that fails doubles it.
@@ -61,6 +63,13 @@ pub struct Opened {
     pub since: Timestamp,
     /// How long until the next probe.
     pub left: Duration,
+}
+
+impl Opened {
+    /// What comes of a delivery that finds it open.
+    pub(crate) fn held_back(self) -> Outcome {
+        Outcome::HeldBack { reason: format!("{CIRCUIT_OPEN}: {}", self.cause), after: Some(self.left) }
+    }
 }
 
 /// What an outcome says about the account as a whole.
@@ -161,9 +170,10 @@ impl Breaker {
         }
     }
 
-    fn settle(&self, is_probe: bool, outcome: &Outcome, at: Timestamp) {
+    fn settle(&self, is_probe: bool, outcome: &Outcome, at: Timestamp) -> Option<Opened> {
         let verdict = verdict(outcome);
         let mut circuit = self.lock();
+        let mut in_vain = None;
         match (&mut *circuit, verdict) {
             (Circuit::Closed { failures }, Verdict::Works) => *failures = 0,
             (Circuit::Closed { .. }, Verdict::Nothing) => {}
@@ -172,13 +182,17 @@ impl Breaker {
                 *circuit = Circuit::Open(Open::begin(outcome, at));
             }
             // Calls that were under way when it opened say nothing new.
-            (Circuit::Open(_), _) if !is_probe => return,
+            (Circuit::Open(_), _) if !is_probe => return None,
             (Circuit::Open(_), Verdict::Works) => *circuit = Circuit::default(),
             (Circuit::Open(open), Verdict::Nothing) => open.is_probed = false,
-            (Circuit::Open(open), Verdict::Fails | Verdict::OutOfOrder) => open.go_on(outcome),
+            (Circuit::Open(open), Verdict::Fails | Verdict::OutOfOrder) => {
+                open.go_on(outcome);
+                in_vain = Some(open.opened(Instant::now()));
+            }
         }
         drop(circuit);
         self.changed.notify_waiters();
+        in_vain
     }
 
     fn probe_abandoned(&self) {
@@ -238,11 +252,9 @@ impl Admission<'_> {
         Admission { breaker: None, is_probe: false }
     }
 
-    /// What the call ended in, at that time.
-    pub(crate) fn settle(mut self, outcome: &Outcome, at: Timestamp) {
-        if let Some(breaker) = self.breaker.take() {
-            breaker.settle(self.is_probe, outcome, at);
-        }
+    /// What the call ended in, at that time. Where it was a probe and the circuit stays open, why and until when.
+    pub(crate) fn settle(mut self, outcome: &Outcome, at: Timestamp) -> Option<Opened> {
+        self.breaker.take()?.settle(self.is_probe, outcome, at)
     }
 }
 
@@ -308,7 +320,7 @@ mod tests {
         // Nobody else passes while it is under way.
         let mut other = Box::pin(breaker.admit(patience));
         assert!(futures_util::poll!(other.as_mut()).is_pending());
-        probe.settle(&sent(), AT);
+        assert_eq!(probe.settle(&sent(), AT), None);
         assert!(!other.await.unwrap().is_probe);
         assert_eq!(breaker.opened(), None);
     }
@@ -322,7 +334,8 @@ mod tests {
             let began = Instant::now();
             let probe = breaker.admit(Duration::from_secs(3600)).await.unwrap();
             waits.push(began.elapsed().as_secs());
-            probe.settle(&unavailable("token_refused"), AT);
+            let in_vain = probe.settle(&unavailable("token_refused"), AT);
+            assert_eq!(in_vain, breaker.opened(), "it is told how long to wait");
         }
         for (wait, least) in waits.iter().zip([5, 10, 20, 40, 60, 60]) {
             assert!((least..=least * 11 / 10 + 1).contains(wait), "{waits:?}");

@@ -15,7 +15,7 @@ use peal_common::unsubscribe::Unsubscribe;
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 
-use crate::channels::{Account, Admitted, CIRCUIT_OPEN, CallTime, Found, Message, Providers, Sought};
+use crate::channels::{Account, Admitted, CallTime, Found, Message, Providers, Sought};
 use crate::context::Context;
 
 /// What is to be done with a delivery now.
@@ -176,10 +176,7 @@ impl<'a> Way<'a> {
     pub(super) async fn admit<'p>(&self, providers: &'p Providers) -> Result<Admitted<'p>, Attempted> {
         providers.admit(self.work.channel, &self.sought()).await.map_err(|opened| {
             let outcome = match opened {
-                Some(opened) => Outcome::HeldBack {
-                    reason: format!("{CIRCUIT_OPEN}: {}", opened.cause),
-                    after: Some(opened.left),
-                },
+                Some(opened) => opened.held_back(),
                 None => Outcome::Unavailable { reason: Reason::NoProvider.as_str().to_owned(), after: None },
             };
             Attempted { outcome, provider: self.provider(providers) }
