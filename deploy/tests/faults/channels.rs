@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
+use http::Method;
 use peal_common::channel::Channel;
 use peal_common::envelope::{Envelope as _, InboxChange, InboxEntry};
 use peal_common::vapid::VapidKey;
@@ -182,7 +183,9 @@ impl Channels {
                     let form = form_urlencoded::parse(&request.body).into_owned();
                     form.into_iter().find(|(key, _)| key == "To").map(|(_, to)| to).unwrap_or_default()
                 };
-                self.twilio.received().iter().map(|it| called(&to(it), None)).collect()
+                // It is asked for messages, too.
+                let sent = self.twilio.received().into_iter().filter(|it| it.method == Method::POST);
+                sent.map(|it| called(&to(&it), None)).collect()
             }
             Channel::Email => {
                 let call = |mail: &peal_dispatcher::recording::Mail| {
