@@ -17,6 +17,10 @@ use super::CIRCUIT_OPEN;
 
 /// So many failures in a row, without one answer in between that shows the provider at work, open a circuit.
 const FAILURES: u32 = 10;
+/// So many do when the first of them is as long ago as [`LONG`]. Where little is sent the same few deliveries fail again and
+/// again, and would have no attempt left by the time that the others were counted.
+const FEW_FAILURES: u32 = 3;
+const LONG: Duration = Duration::from_secs(20);
 /// The wait before the first probe. Each probe that fails doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// The longest wait between probes of our own accord.
@@ -33,13 +37,30 @@ pub(crate) struct Breaker {
 
 #[derive(Debug)]
 enum Circuit {
-    Closed { failures: u32 },
+    Closed(Failures),
     Open(Open),
 }
 
 impl Default for Circuit {
     fn default() -> Self {
-        Circuit::Closed { failures: 0 }
+        Circuit::Closed(Failures::default())
+    }
+}
+
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    first: Option<Instant>,
+}
+
+impl Failures {
+    /// Counts one more. Whether that is enough to open the circuit.
+    fn add(&mut self) -> bool {
+        let now = Instant::now();
+        self.count += 1;
+        let since = now.duration_since(*self.first.get_or_insert(now));
+        self.count >= FAILURES || (self.count >= FEW_FAILURES && since >= LONG)
     }
 }
 
@@ -148,7 +169,7 @@ impl Breaker {
     fn try_admit(&self) -> Result<Admission<'_>, (Opened, Option<Instant>)> {
         let now = Instant::now();
         match &mut *self.lock() {
-            Circuit::Closed { .. } => Ok(Admission { breaker: Some(self), is_probe: false }),
+            Circuit::Closed(_) => Ok(Admission { breaker: Some(self), is_probe: false }),
             Circuit::Open(open) if !open.is_probed && open.until <= now => {
                 open.is_probed = true;
                 Ok(Admission { breaker: Some(self), is_probe: true })
@@ -159,13 +180,13 @@ impl Breaker {
 
     /// Whether nothing speaks against the account.
     pub(crate) fn is_spotless(&self) -> bool {
-        matches!(&*self.lock(), Circuit::Closed { failures: 0 })
+        matches!(&*self.lock(), Circuit::Closed(Failures { count: 0, .. }))
     }
 
     /// Why it is open, if it is.
     pub(crate) fn opened(&self) -> Option<Opened> {
         match &*self.lock() {
-            Circuit::Closed { .. } => None,
+            Circuit::Closed(_) => None,
             Circuit::Open(open) => Some(open.opened(Instant::now())),
         }
     }
@@ -175,12 +196,14 @@ impl Breaker {
         let mut circuit = self.lock();
         let mut in_vain = None;
         match (&mut *circuit, verdict) {
-            (Circuit::Closed { failures }, Verdict::Works) => *failures = 0,
-            (Circuit::Closed { .. }, Verdict::Nothing) => {}
-            (Circuit::Closed { failures }, Verdict::Fails) if *failures + 1 < FAILURES => *failures += 1,
-            (Circuit::Closed { .. }, Verdict::Fails | Verdict::OutOfOrder) => {
-                *circuit = Circuit::Open(Open::begin(outcome, at));
+            (Circuit::Closed(failures), Verdict::Works) => *failures = Failures::default(),
+            (Circuit::Closed(_), Verdict::Nothing) => {}
+            (Circuit::Closed(failures), Verdict::Fails) => {
+                if failures.add() {
+                    *circuit = Circuit::Open(Open::begin(outcome, at));
+                }
             }
+            (Circuit::Closed(_), Verdict::OutOfOrder) => *circuit = Circuit::Open(Open::begin(outcome, at)),
             // Calls that were under way when it opened say nothing new.
             (Circuit::Open(_), _) if !is_probe => return None,
             (Circuit::Open(_), Verdict::Works) => *circuit = Circuit::default(),
@@ -282,6 +305,27 @@ mod tests {
 
     async fn call(breaker: &Breaker, outcome: Outcome) {
         breaker.admit(NONE).await.unwrap().settle(&outcome, AT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_failures_open_it_when_they_go_on_for_long() {
+        let breaker = Breaker::default();
+        for wait in [0, 8] {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(wait)).await;
+                call(&breaker, retry("http_502", None)).await;
+            }
+        }
+        assert_eq!(breaker.opened().unwrap().cause, "http_502");
+        // An answer in between begins the count anew.
+        let breaker = Breaker::default();
+        for _ in 0..4 {
+            call(&breaker, retry("http_502", None)).await;
+            tokio::time::sleep(LONG).await;
+            call(&breaker, retry("http_502", None)).await;
+            call(&breaker, sent()).await;
+        }
+        assert_eq!(breaker.opened(), None);
     }
 
     #[tokio::test(start_paused = true)]
