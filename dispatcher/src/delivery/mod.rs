@@ -190,8 +190,10 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 return Err(DeliveryError::Disconnected);
             }
             let is_declared = admitted.is_ok() && intents::are_kept(work.channel, ready.class);
-            if is_declared {
-                intents::declare(context, &work, is_second).await?;
+            if is_declared && let Err(error) = intents::declare(context, &work, is_second).await {
+                // It may stand there all the same, and nobody was called.
+                take_back(context, job, &work).await?;
+                return Err(error.into());
             }
             let attempted = match admitted {
                 Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted).await,
@@ -203,7 +205,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 && let Outcome::Ambiguous { reason } = &attempted.outcome
                 && way.is_searchable(&providers)
             {
-                return Ok(settle::ask_first(&to, &work, reason).await?);
+                return settle::ask_first(&to, &work, reason).await;
             }
             settle(&to, &work, ready.class, &attempted.outcome, is_declared).await
         }
@@ -215,6 +217,20 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             settle::hold(&to, Work::clone(&work), until).await
         }
     }
+}
+
+/// Takes an intent back that was not followed by a call, or whoever has the delivery next would take it for one that was
+/// broken off. The delivery is kept in hand until that stands: given back, another one may have an intent of its own there.
+async fn take_back(context: &Context, job: &Job, work: &Work) -> Result<(), DeliveryError> {
+    while job.is_ours() {
+        match intents::withdraw(context, work).await {
+            Err(SayError::Publish(PublishError::Unavailable { .. })) => {
+                tokio::time::sleep(UNSAID_PAUSE).await
+            }
+            taken_back => return Ok(taken_back?),
+        }
+    }
+    Err(DeliveryError::Disconnected)
 }
 
 /// Settles what was tried. What came of a call is known to this process alone until an event says it: while JetStream

@@ -11,6 +11,7 @@ mod dispatcher_points;
 mod graceful;
 mod hosts;
 mod hub_killed;
+mod intents_unacknowledged;
 mod kills;
 mod provider_down;
 mod server_down;
