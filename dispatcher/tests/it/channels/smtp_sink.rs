@@ -154,6 +154,10 @@ async fn a_slow_answer_within_the_limits_is_waited_for() {
     assert_eq!(sink.end().await.len(), 1);
 }
 
+fn full(reason: &str) -> Outcome {
+    Outcome::AddressFull { reason: reason.to_owned() }
+}
+
 #[tokio::test]
 async fn what_a_refusal_says_decides_about_the_address() {
     let cases = [
@@ -163,7 +167,7 @@ async fn what_a_refusal_says_decides_about_the_address() {
         ("-B", "551 5.1.6 moved", "RCPT", address_dead("smtp_551_5.1.6")),
         ("-B", "556 5.1.10 null MX", "RCPT", address_dead("smtp_556_5.1.10")),
         ("-B", "550 5.2.1 disabled", "RCPT", address_dead("smtp_550_5.2.1")),
-        ("-B", "552 5.2.2 full", "RCPT", permanent("smtp_552_5.2.2")),
+        ("-B", "552 5.2.2 full", "RCPT", full("smtp_552_5.2.2")),
         ("-B", "552 5.3.4 too large", "MAIL", permanent("smtp_552_5.3.4")),
         ("-B", "552 5.3.4 too large", ".", permanent("smtp_552_5.3.4")),
         ("-B", "530 5.7.0 sign in first", "MAIL", unavailable("authentication_failed")),
