@@ -192,17 +192,35 @@ impl<'a> Admitted<'a> {
     pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
         let outcome = self.account.provider.send(message).await;
         let in_vain = self.admission.settle(&outcome, clock.now());
-        let outcome = match (outcome, in_vain) {
-            (Outcome::Retry { .. }, Some(opened)) => opened.held_back(),
-            (outcome, _) => outcome,
-        };
-        (outcome, self.account)
+        (of_probe(outcome, in_vain), self.account)
+    }
+}
+
+/// What an outcome is to the delivery. `in_vain`: it was a probe, and the circuit stays open.
+fn of_probe(outcome: Outcome, in_vain: Option<Opened>) -> Outcome {
+    match (outcome, in_vain) {
+        (Outcome::Retry { .. }, Some(opened)) => opened.held_back(),
+        (outcome, _) => outcome,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn whoever_asks_in_vain_burns_no_attempt() {
+        let left = Duration::from_secs(7);
+        let opened = || Some(Opened { cause: "http_502".to_owned(), since: Timestamp::UNIX_EPOCH, left });
+        let held_back = Outcome::HeldBack { reason: "circuit_open: http_502".to_owned(), after: Some(left) };
+        assert_eq!(of_probe(retry("http_502", None), opened()), held_back);
+        assert_eq!(of_probe(retry("http_502", None), None), retry("http_502", None));
+        // It may have been taken: that is not to be hidden.
+        let ambiguous = Outcome::Ambiguous { reason: "http_502".to_owned() };
+        assert_eq!(of_probe(ambiguous.clone(), opened()), ambiguous);
+    }
 
     #[test]
     fn every_rule_must_fit() {

@@ -1,22 +1,15 @@
 //! An account at a provider that is out of order.
 
 use std::net::TcpListener;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use peal_common::channel::Channel;
 use peal_common::event::EventType;
 use peal_dispatcher::recording::{Answer, Telegram};
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::region::{Region, eventually, intake};
-
-/// Calls that fail at the same time: enough to open a circuit.
-const DOWN: usize = 12;
-/// How long after the first of them.
-const TOGETHER: Duration = Duration::from_secs(3);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_while_a_provider_is_down_waits_and_burns_no_attempt() {
@@ -77,44 +70,6 @@ async fn what_comes_while_a_provider_is_down_waits_and_burns_no_attempt() {
     assert_eq!(accounts().await.unwrap()["circuit"], "closed");
     assert_eq!(bot.count(), called + 20);
     region.drained().await;
-    dispatcher.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_in_vain_whether_a_provider_is_back_burns_no_attempt() {
-    let region = Region::start().await;
-    let bot = Telegram::start().await.unwrap();
-    let (calls, first) = (AtomicUsize::new(0), OnceLock::new());
-    bot.answer_with(move |_| {
-        let since = first.get_or_init(Instant::now).elapsed();
-        match calls.fetch_add(1, Ordering::Relaxed) {
-            // All are under way, and fail at the same time.
-            0..DOWN => Answer::status(502).after(TOGETHER.saturating_sub(since)),
-            DOWN => Answer::status(502),
-            _ => Answer::status(200).body(r#"{"ok":true,"result":{"message_id":1}}"#),
-        }
-    });
-    region.category("orders", json!({"class": "transactional"})).await;
-    let mut state = 0;
-    for number in 0..DOWN {
-        state = region
-            .recipient(&format!("u-{number}"), &[(Channel::Telegram, &format!("10{number}"))], json!({}))
-            .await;
-    }
-    let dispatcher = region.dispatcher(&format!(
-        "[dispatcher]\nmax_attempts = 2\nretry_base_ms = 3000\n[channels.telegram]\ntoken = \"1:secret\"\nbase_url = \"{}\"\n",
-        bot.base_url()
-    ));
-    for number in 0..DOWN {
-        region.accept(&intake(&format!("n-{number}"), &[&format!("u-{number}")], state)).await;
-    }
-    for number in 0..DOWN {
-        let sent = region.event(&format!("n-{number}"), EventType::Sent).await;
-        assert_eq!(sent.attempts, Some(2));
-    }
-    assert_eq!(bot.count(), 2 * DOWN + 1);
-    region.drained().await;
-    assert!(region.dead_letters().await.is_empty());
     dispatcher.end().await;
 }
 
