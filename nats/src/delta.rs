@@ -159,6 +159,26 @@ impl<K: Key + 'static, V: Value + 'static> DeltaView<K, V> {
         }
     }
 
+    /// How many entries there are; one that stands in both parts counts twice.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn len(&self) -> Result<u64, StorageError> {
+        Ok(self.recent.len()? + self.settled.len()?)
+    }
+
+    /// All keys, in no order; one that stands in both parts comes twice.
+    ///
+    /// # Errors
+    /// When the file can't be read.
+    pub fn keys(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<AccessGuard<'static, K>, StorageError>> + use<K, V>, StorageError>
+    {
+        let all = self.settled.range::<K::SelfType<'_>>(..)?.chain(self.recent.range::<K::SelfType<'_>>(..)?);
+        Ok(all.map(|entry| entry.map(|(key, _)| key)))
+    }
+
     /// The first key from `from` on.
     ///
     /// # Errors
@@ -289,6 +309,11 @@ mod tests {
                 let next = view.first_from(&key).unwrap().map(|found| *found.value());
                 prop_assert_eq!(next, model.range(key..).next().map(|(key, _)| *key));
             }
+            let mut keys: Vec<_> = view.keys().unwrap().map(|key| *key.unwrap().value()).collect();
+            prop_assert_eq!(keys.len() as u64, view.len().unwrap());
+            keys.sort_unstable();
+            keys.dedup();
+            prop_assert_eq!(keys, model.keys().copied().collect::<Vec<_>>());
             let back: Vec<_> = view.keys_back(&[1, 3], &[6, 2]).unwrap().map(|key| *key.unwrap().value()).collect();
             let expected: Vec<_> = model.range([1, 3]..[6, 2]).rev().map(|(key, _)| *key).collect();
             prop_assert_eq!(back, expected);

@@ -139,7 +139,9 @@ impl<'f, 't> Fold<'f, 't> {
             rows.push((key.bytes(), row.encode()));
         }
         ids.sort_unstable();
+        let lookup = self.store.lookup();
         for (number, time) in ids {
+            lookup.seen.add(&number);
             self.tables.ids.insert(&number, time)?;
         }
         rows.sort_unstable();

@@ -6,6 +6,7 @@ mod fold;
 mod inbox;
 mod keys;
 mod read;
+mod seen;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use super::counts::Tally;
 use super::messages::{AcceptedMessage, EventMessage, InboxMessage, Source};
 use super::view::{InboxLive, LiveEvent};
 use keys::{InboxKey, IndexKey, TimeKey};
+use seen::SeenIds;
 
 pub(super) use expire::Cutoffs;
 
@@ -114,7 +116,7 @@ pub(super) struct Applied {
 }
 
 pub(super) struct Store {
-    by_id: RwLock<Arc<ById>>,
+    lookup: RwLock<Arc<Lookup>>,
     database: Database,
     apps: RwLock<HashMap<AppId, u32>>,
     tally: RwLock<Tally>,
@@ -124,18 +126,34 @@ pub(super) struct Store {
     index_hand: Hand,
 }
 
-/// What finds a notification by its id, as the last transaction left it: every acceptance asks, and opening tables anew
-/// would cost more than to look.
+/// What finds a notification by its id.
 struct ById {
     ids: DeltaView<&'static [u8; 16], u64>,
     rows: ReadOnlyTable<&'static [u8; TimeKey::BYTES], &'static [u8]>,
 }
 
-impl ById {
-    fn open(database: &Database) -> Result<Arc<Self>, StoreError> {
-        Ok(Arc::new(ById::of(&database.begin_read()?)?))
+/// The same as the last transaction left it: every acceptance asks, and opening tables anew would cost more than to look.
+struct Lookup {
+    by_id: ById,
+    seen: Arc<SeenIds>,
+}
+
+impl Lookup {
+    /// After a transaction that brought what has been `seen`.
+    fn after(database: &Database, seen: Arc<SeenIds>) -> Result<Arc<Self>, StoreError> {
+        let by_id = ById::of(&database.begin_read()?)?;
+        let seen = if seen.is_full() { Arc::new(SeenIds::read(&by_id.ids)?) } else { seen };
+        Ok(Arc::new(Lookup { by_id, seen }))
     }
 
+    fn open(database: &Database) -> Result<Arc<Self>, StoreError> {
+        let by_id = ById::of(&database.begin_read()?)?;
+        let seen = Arc::new(SeenIds::read(&by_id.ids)?);
+        Ok(Arc::new(Lookup { by_id, seen }))
+    }
+}
+
+impl ById {
     fn of(read: &ReadTransaction) -> Result<Self, StoreError> {
         Ok(ById { ids: IDS.view(read)?, rows: read.open_table(ROWS)? })
     }
@@ -229,7 +247,7 @@ impl Store {
 
     fn with(database: Database) -> Result<Self, StoreError> {
         Ok(Store {
-            by_id: RwLock::new(ById::open(&database)?),
+            lookup: RwLock::new(Lookup::open(&database)?),
             database,
             apps: RwLock::default(),
             tally: RwLock::default(),
@@ -239,8 +257,8 @@ impl Store {
         })
     }
 
-    fn by_id(&self) -> Arc<ById> {
-        Arc::clone(&self.by_id.read().unwrap_or_else(PoisonError::into_inner))
+    fn lookup(&self) -> Arc<Lookup> {
+        Arc::clone(&self.lookup.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The positions in the streams, in the order of [`Source::ALL`].
@@ -288,8 +306,8 @@ impl Store {
             tables.meta.insert("counts", tally.encode().as_slice())?;
         }
         write.commit()?;
-        let by_id = ById::open(&self.database)?;
-        *self.by_id.write().unwrap_or_else(PoisonError::into_inner) = by_id;
+        let lookup = Lookup::after(&self.database, Arc::clone(&self.lookup().seen))?;
+        *self.lookup.write().unwrap_or_else(PoisonError::into_inner) = lookup;
         *self.tally.write().unwrap_or_else(PoisonError::into_inner) = tally;
         Ok(applied)
     }

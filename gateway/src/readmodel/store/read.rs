@@ -25,14 +25,18 @@ use crate::readmodel::view::{
 const LOOKED_AT: usize = 5_000;
 
 impl Store {
-    /// What was accepted under an id. On a new id this is a single look-up.
+    /// What was accepted under an id. A new id costs no look-up, nearly always.
     pub(in crate::readmodel) fn accepted(
         &self,
         app: &AppId,
         id: &NotificationId,
     ) -> Result<Option<AcceptedBefore>, StoreError> {
         let Some(number) = self.app(app) else { return Ok(None) };
-        let Some(bytes) = find(&self.by_id(), number, app, id)? else { return Ok(None) };
+        let (lookup, numbered) = (self.lookup(), number_of(app, id));
+        if !lookup.seen.may_hold(&numbered.to_be_bytes()) {
+            return Ok(None);
+        }
+        let Some(bytes) = find(&lookup.by_id, number, numbered)? else { return Ok(None) };
         let (found, intake) =
             Row::decode_intake(bytes.value()).ok_or(StoreError::damaged("a row cannot be read"))?;
         let intake = intake.filter(|_| found == id.as_str());
@@ -50,7 +54,7 @@ impl Store {
     ) -> Result<Option<NotificationView>, StoreError> {
         let Some(number) = self.app(app) else { return Ok(None) };
         let read = self.database.begin_read()?;
-        let Some(bytes) = find(&ById::of(&read)?, number, app, id)? else { return Ok(None) };
+        let Some(bytes) = find(&ById::of(&read)?, number, number_of(app, id))? else { return Ok(None) };
         let row = decode(bytes.value())?;
         if *row.id != *id.as_str() {
             return Ok(None);
@@ -124,7 +128,7 @@ impl Store {
         let (from, to) = bounds(filter.from, filter.to, after);
         if let Some(id) = &filter.notification {
             // The notification's own timeline is the shorter way.
-            let Some(bytes) = find(&ById::of(&read)?, number, app, id)? else { return Ok(page) };
+            let Some(bytes) = find(&ById::of(&read)?, number, number_of(app, id))? else { return Ok(page) };
             let mut last = None;
             for (key, event) in timeline(&read, number, &decode(bytes.value())?)?.into_iter().rev() {
                 let place = Cursor { time: unsigned(key.at), order: key.order };
@@ -352,12 +356,16 @@ fn bounds(from: Option<Timestamp>, to: Option<Timestamp>, after: Option<Cursor>)
 
 type Bytes = redb::AccessGuard<'static, &'static [u8]>;
 
-fn find(by_id: &ById, number: u32, app: &AppId, id: &NotificationId) -> Result<Option<Bytes>, StoreError> {
-    let id = notification_number(app.as_str(), id.as_str());
+fn number_of(app: &AppId, id: &NotificationId) -> u128 {
+    notification_number(app.as_str(), id.as_str())
+}
+
+/// The row of a notification, by the numbers of its app and of itself.
+fn find(by_id: &ById, app: u32, id: u128) -> Result<Option<Bytes>, StoreError> {
     let Some(time) = by_id.ids.get(&id.to_be_bytes())?.map(|time| time.value()) else {
         return Ok(None);
     };
-    let key = TimeKey { app: number, time, order: (id >> 64) as u64 };
+    let key = TimeKey { app, time, order: (id >> 64) as u64 };
     by_id.rows.get(&key.bytes())?.ok_or(StoreError::damaged("a row is missing")).map(Some)
 }
 
