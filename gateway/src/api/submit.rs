@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use bytes::Bytes;
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use crate::accept::{Acceptance, Refusal};
 use crate::app::App;
 use crate::http::auth::Caller;
-use crate::http::json::{Json, parse_object};
+use crate::http::json::{Json, json_bytes, parse_around, parse_object};
 use crate::http::params::Id;
 use crate::http::problem::{Accepted, Problem, ProblemBody};
 use crate::readmodel::NotificationView;
@@ -59,10 +59,11 @@ impl From<Acceptance> for AcceptedView {
 /// Many notifications.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// 1 to 1,000 notifications. Each is accepted or refused by itself.
     #[schema(value_type = Vec<Notification>)]
-    notifications: Vec<Box<RawValue>>,
+    #[serde(borrow)]
+    notifications: Vec<&'a RawValue>,
 }
 
 /// The answers to a batch.
@@ -145,7 +146,7 @@ fn take_id_from_header(notification: &mut Notification, headers: &HeaderMap) -> 
 }
 
 /// Takes up to 1,000 notifications. Bad ones fail alone.
-#[utoipa::path(post, path = "/v1/notifications/batch", tag = "notifications", request_body = Batch,
+#[utoipa::path(post, path = "/v1/notifications/batch", tag = "notifications", request_body = Batch<'static>,
     responses(
         (status = 202, description = "a result for each", body = BatchView),
         (status = "default", description = "a problem", body = ProblemBody, content_type = "application/problem+json"),
@@ -153,12 +154,14 @@ fn take_id_from_header(notification: &mut Notification, headers: &HeaderMap) -> 
 pub async fn batch(
     State(app): State<App>,
     caller: Caller,
-    Json(batch): Json<Batch>,
+    request: Request,
 ) -> Result<Accepted<BatchView>, Problem> {
+    let body = json_bytes(request).await?;
+    let batch: Batch<'_> = parse_around(&body)?;
     if batch.notifications.is_empty() || batch.notifications.len() > MAX_BATCH {
         return Err(Problem::invalid_field("notifications", "out_of_range", "give 1 to 1,000 notifications"));
     }
-    let notifications = batch.notifications.iter().map(|raw| read(raw)).collect();
+    let notifications = batch.notifications.into_iter().map(read).collect();
     let mut accepted = app.acceptor.accept_all(&caller.app, notifications).await;
     note_health(&app, &accepted);
     // When nothing at all could be stored, the whole request is to be repeated.

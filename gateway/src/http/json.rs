@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use peal_common::notification::{MAX_BATCH_BYTES, MAX_REQUEST_BYTES};
 use peal_common::problem::FieldError;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
@@ -87,16 +88,20 @@ fn is_json(request: &Request) -> bool {
 /// # Errors
 /// A [`Problem`]: malformed when it is no JSON text, is nested too deeply, or holds NUL or half a surrogate pair;
 /// invalid when it does not fit `T`.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let text = std::str::from_utf8(bytes)
-        .map_err(|_| Problem::malformed("invalid_utf8", "JSON is written in UTF-8; the body is not"))?;
+pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    let text = text(bytes)?;
     check_text(text)?;
     serde_json::from_str(text).map_err(|_| locate::<T>(text))
 }
 
+fn text(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes)
+        .map_err(|_| Problem::malformed("invalid_utf8", "JSON is written in UTF-8; the body is not"))
+}
+
 /// Says what is wrong with a text that is no `T`. It is parsed once more, because to keep track of where the parser
 /// stands costs more than to parse.
-fn locate<T: DeserializeOwned>(text: &str) -> Problem {
+fn locate<'a, T: Deserialize<'a>>(text: &'a str) -> Problem {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(error) => describe(&field_path(error.path()), error.inner()),
@@ -114,10 +119,25 @@ fn locate<T: DeserializeOwned>(text: &str) -> Problem {
 ///
 /// # Errors
 /// As [`parse`]; invalid when the text is no object.
-pub fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    match first {
-        Some(b'{') => parse(bytes),
+pub fn parse_object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    expect_object(bytes)?;
+    parse(bytes)
+}
+
+/// Turns a JSON object into a `T` that keeps what is in it as texts. What no string may hold, and what is nested too deeply,
+/// is found where each of them is parsed: one that is bad fails alone.
+///
+/// # Errors
+/// As [`parse_object`], but for that.
+pub fn parse_around<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    expect_object(bytes)?;
+    let text = text(bytes)?;
+    serde_json::from_str(text).map_err(|_| locate::<T>(text))
+}
+
+fn expect_object(bytes: &[u8]) -> Result<(), Problem> {
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{') => Ok(()),
         _ => {
             parse::<serde_json::Value>(bytes)?;
             Err(Problem::invalid_field("", "wrong_type", "expected an object"))

@@ -265,6 +265,7 @@ async fn bad_members_of_a_batch_fail_alone() {
     shop.client.post(PATH, order("early")).await.ok(202);
     let mut changed = order("early");
     changed["priority"] = json!("high");
+    let deep = (0..100).fold(json!({}), |inner, _| json!({ "a": inner }));
     let members = json!([
         order("b-0"),
         with("category", json!("nothing")),
@@ -273,6 +274,8 @@ async fn bad_members_of_a_batch_fail_alone() {
         order("early"),
         changed,
         {"colour": "red"},
+        with("content", json!({"body": "\0"})),
+        with("metadata", deep),
         order("b-7"),
     ]);
     let answer = shop.client.post(BATCH, json!({"notifications": members})).await;
@@ -284,8 +287,18 @@ async fn bad_members_of_a_batch_fail_alone() {
             error => error["code"].as_str().unwrap().to_owned(),
         })
         .collect();
-    let expected =
-        ["b-0 false", "invalid", "b-0 true", "invalid", "early true", "id_reused", "invalid", "b-7 false"];
+    let expected = [
+        "b-0 false",
+        "invalid",
+        "b-0 true",
+        "invalid",
+        "early true",
+        "id_reused",
+        "invalid",
+        "invalid",
+        "invalid",
+        "b-7 false",
+    ];
     assert_eq!(told, expected, "{}", answer.text);
     for (index, result) in results.iter().enumerate() {
         assert_eq!(result["index"], index);
