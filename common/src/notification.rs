@@ -189,7 +189,9 @@ impl Notification {
                 "write 1 to 256 bytes without control characters",
             ));
         }
-        if serde_json::to_string(&self.metadata).is_ok_and(|text| text.len() > MAX_METADATA_BYTES) {
+        if !self.metadata.is_empty()
+            && serde_json::to_string(&self.metadata).is_ok_and(|text| text.len() > MAX_METADATA_BYTES)
+        {
             errors.push(FieldError::new("metadata", "too_large", "metadata holds at most 16 KiB of JSON"));
         }
         errors.extend(push::check(&self.metadata));
