@@ -239,11 +239,11 @@ impl Acceptor {
         // Everything is on its way before the first answer is waited for. What takes a while to check, such as an address
         // that has to be written down first, goes on beside the others.
         let deadline = Instant::now() + self.inner.publisher.limit();
-        let mut seen = HashSet::new();
+        let repeated = repeated(&notifications);
         let mut results: Vec<_> = std::iter::repeat_with(|| None).take(notifications.len()).collect();
         let mut sent = Vec::with_capacity(notifications.len());
         let mut slow = Vec::new();
-        let mut repeated = Vec::new();
+        let mut later = Vec::new();
         for (index, notification) in notifications.into_iter().enumerate() {
             let notification = match notification {
                 Ok(notification) => notification,
@@ -252,8 +252,8 @@ impl Acceptor {
                     continue;
                 }
             };
-            if notification.id.as_ref().is_some_and(|id| !seen.insert(id.clone())) {
-                repeated.push((index, notification));
+            if repeated.contains(&index) {
+                later.push((index, notification));
                 continue;
             }
             if notification.to.iter().any(|target| target.inline().is_some()) {
@@ -275,7 +275,7 @@ impl Acceptor {
         for (index, draft, answer) in sent {
             results[index] = Some(within(deadline, async { self.finish(draft, answer.await).await }).await);
         }
-        for (index, notification) in repeated {
+        for (index, notification) in later {
             results[index] = Some(within(deadline, self.accept(app, notification)).await);
         }
         let lost = || Refusal::Unavailable { reason: "the notification was not handled", source: None };
@@ -365,7 +365,7 @@ impl Acceptor {
             region: self.inner.connection.region.clone(),
         };
         if published.duplicate {
-            let first = self.first(published.sequence).await?;
+            let first = Box::pin(self.first(published.sequence)).await?;
             if first.fingerprint != draft.fingerprint {
                 return Err(Refusal::IdReused);
             }
@@ -387,6 +387,13 @@ impl Acceptor {
             .ok_or_else(gone)?;
         Intake::decode(&stored.payload).map_err(|_| gone())
     }
+}
+
+/// The places of those whose id one before them has.
+fn repeated(notifications: &[Result<Notification, Refusal>]) -> HashSet<usize> {
+    let mut seen = HashSet::with_capacity(notifications.len());
+    let ids = notifications.iter().map(|it| it.as_ref().ok()?.id.as_ref()).enumerate();
+    ids.filter_map(|(place, id)| (!seen.insert(id?)).then_some(place)).collect()
 }
 
 /// Nobody waits for a batch longer than for a single notification.

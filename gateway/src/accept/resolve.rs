@@ -103,7 +103,8 @@ pub(super) async fn resolve(
                 if !errors.is_empty() {
                     continue;
                 }
-                let (recipient, written) = inline(inner, app, channel, address, pinned).await?;
+                // On the heap, or the future of every notification would have room for it.
+                let (recipient, written) = Box::pin(inline(inner, app, channel, address, pinned)).await?;
                 pinned = pinned || inner.catalog.reach(app, &recipient)?.is_some_and(|reach| reach.pinned);
                 state_seq = state_seq.max(written);
                 let index = inner.catalog.blind_index(app, channel, address);
