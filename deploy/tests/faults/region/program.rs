@@ -233,11 +233,13 @@ pub async fn signal(name: &str, pid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A binary of this workspace, built in the same way as this test: its folder is above that of the test.
+/// A binary of this workspace, built in the same way as this test: its folder is above that of the test. Those of an
+/// optimised build are taken from the folder that `PEAL_FAULT_PROGRAMS` names.
 fn built(binary: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let folder = own.parent().and_then(Path::parent).context("the test is in no target folder")?;
-    let path = folder.join(binary);
+    let own = own.parent().and_then(Path::parent).context("the test is in no target folder")?;
+    let given = std::env::var_os("PEAL_FAULT_PROGRAMS").map(PathBuf::from);
+    let path = given.as_deref().unwrap_or(own).join(binary);
     anyhow::ensure!(
         path.is_file(),
         "{} is missing: build the programs first with `cargo build --workspace --bins --tests`, as `make test` does",
