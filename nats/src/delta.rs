@@ -163,7 +163,7 @@ impl<K: Key + 'static, V: Value + 'static> DeltaView<K, V> {
     ///
     /// # Errors
     /// When the file can't be read.
-    pub fn len(&self) -> Result<u64, StorageError> {
+    pub fn count(&self) -> Result<u64, StorageError> {
         Ok(self.recent.len()? + self.settled.len()?)
     }
 
@@ -310,7 +310,7 @@ mod tests {
                 prop_assert_eq!(next, model.range(key..).next().map(|(key, _)| *key));
             }
             let mut keys: Vec<_> = view.keys().unwrap().map(|key| *key.unwrap().value()).collect();
-            prop_assert_eq!(keys.len() as u64, view.len().unwrap());
+            prop_assert_eq!(keys.len() as u64, view.count().unwrap());
             keys.sort_unstable();
             keys.dedup();
             prop_assert_eq!(keys, model.keys().copied().collect::<Vec<_>>());

@@ -26,7 +26,7 @@ pub(super) struct SeenIds {
 impl SeenIds {
     /// Reads all that are there, with room for as many again.
     pub(super) fn read(ids: &DeltaView<&'static [u8; 16], u64>) -> Result<Self, StorageError> {
-        let count = ids.len()?;
+        let count = ids.count()?;
         if count > TOO_MANY {
             return Ok(SeenIds { filter: None, left: AtomicU64::new(u64::MAX) });
         }
