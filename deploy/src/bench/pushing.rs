@@ -74,6 +74,7 @@ pub async fn measure(
         _ => ("pushed-fcm", ChannelChoice::Fcm),
     };
     seed::category(deployment, category, choice).await?;
+    deployment.settle(SETTLE_LIMIT).await?;
     let (mut runs, mut processors) = (Vec::with_capacity(rounds), BTreeMap::new());
     for round in 0..rounds {
         let series = format!("{channel}-{round}");
