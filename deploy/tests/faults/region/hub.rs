@@ -1,22 +1,29 @@
 //! The hub of two regions.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
+use bytes::Bytes;
 use peal_common::id::Region as Name;
 use peal_nats::Subjects;
 use peal_nats::connect::{self, Connection, Options as ConnectOptions};
+use peal_nats::follow::Reader;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
 use peal_nats::topology::{self, ALL_STATE, Current, EVENTS, INTAKE, Links, Topology};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use super::{Region, Wanted, program};
+use crate::wait;
 
 /// How long servers may take until they first take messages from each other: where a consumer is not there yet they try
 /// again after a pause that grows to two minutes.
 pub const LINK_LIMIT: Duration = Duration::from_secs(240);
 /// What its streams may reserve.
 const STORE_BYTES: u64 = 256 << 30;
+/// How many messages are shown that it misses.
+const SHOWN: usize = 8;
 
 /// The hub of the regions `eu` and `us`: a nats-server with its streams. It ends when it is dropped.
 pub struct Hub {
@@ -67,6 +74,24 @@ impl Hub {
         Ok((Region::start(Wanted { linked: Some((links, leaf)), ..wanted }).await?, link))
     }
 
+    /// Waits until it has everything that the regions have; returns how long that took.
+    ///
+    /// # Errors
+    /// When it does not within `limit`, with what is missing.
+    pub async fn level_with(&self, regions: &[&Region], limit: Duration) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        let level = wait::until("the hub has everything", limit, async || {
+            self.is_level_with(regions).await.then(|| began.elapsed())
+        });
+        let error = match level.await {
+            Ok(after) => return Ok(after),
+            Err(error) => error,
+        };
+        let counts = self.compared_with(regions).await;
+        let what = self.differs_from(regions).await.unwrap_or_else(|error| format!("{error:#}"));
+        Err(error.context(format!("messages at the hub, and in the regions: {counts:?}; {what}")))
+    }
+
     /// Whether it has everything that the regions have.
     pub async fn is_level_with(&self, regions: &[&Region]) -> bool {
         let [here, there] = self.compared_with(regions).await;
@@ -92,24 +117,42 @@ impl Hub {
         [here, there]
     }
 
-    /// Which records only one side has, and the end of the hub's log: for errors.
-    pub async fn differs_from(&self, regions: &[&Region]) -> anyhow::Result<String> {
-        let mut here: BTreeMap<_, _> = last_of(&self.connection, ALL_STATE).await?;
-        let mut missing = Vec::new();
-        for region in regions {
-            let stream = Subjects::new(&region.connection.region).state_stream();
-            for (subject, at_ms) in last_of(&region.connection, &stream).await? {
-                if here.remove(&subject).is_none() {
-                    missing.push((subject, at_ms));
+    /// What only one side has, and the end of the hub's log.
+    async fn differs_from(&self, regions: &[&Region]) -> anyhow::Result<String> {
+        let mut told = String::new();
+        for stream in [INTAKE, EVENTS, ALL_STATE] {
+            let mut here = messages_of(&self.connection, stream).await?;
+            let mut missing = Vec::new();
+            for region in regions {
+                let own = match stream {
+                    ALL_STATE => Subjects::new(&region.connection.region).state_stream(),
+                    _ => stream.to_owned(),
+                };
+                for (key, place) in messages_of(&region.connection, &own).await? {
+                    if here.remove(&key).is_none() {
+                        missing.push((place, key));
+                    }
                 }
             }
+            missing.sort_unstable();
+            let (few, only) = (&missing[..missing.len().min(SHOWN)], here.len());
+            writeln!(told, "{stream}: {} missing at the hub, {only} only there; first {few:?}", missing.len())?;
         }
         let log = program::tail(&self.server.log_file());
-        Ok(format!("missing at the hub: {missing:?}; only there: {here:?}\n-- hub\n{log}"))
+        Ok(format!("{told}-- hub\n{log}"))
     }
 }
 
-async fn last_of(connection: &Connection, stream: &str) -> anyhow::Result<BTreeMap<String, i64>> {
-    let found = connection.last_of_each(stream, ">").await?;
-    Ok(found.into_iter().map(|stored| (stored.subject, stored.at_ms)).collect())
+/// The messages of a stream by subject and content, and where and when they were stored.
+async fn messages_of(
+    connection: &Connection,
+    stream: &str,
+) -> anyhow::Result<BTreeMap<(String, Bytes), (u64, i64)>> {
+    let mut reader = Reader::open(connection, stream).await?;
+    let mut found = BTreeMap::new();
+    while reader.peek().await?.is_some() {
+        let Some(message) = reader.take() else { continue };
+        found.insert((message.subject, message.payload), (message.sequence, message.at_ms));
+    }
+    Ok(found)
 }

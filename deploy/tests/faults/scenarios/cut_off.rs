@@ -113,21 +113,9 @@ async fn run(
         })
         .await
     };
-    let level = async {
-        wait::until("the hub has everything", LIMIT, async || {
-            hub.is_level_with(&[eu, us]).await.then(|| healed.elapsed())
-        })
-        .await
-    };
-    let (in_force, level) = match tokio::try_join!(in_force, level) {
-        Ok(both) => both,
-        Err(error) => {
-            let counts = hub.compared_with(&[eu, us]).await;
-            let what = hub.differs_from(&[eu, us]).await.unwrap_or_else(|error| format!("{error:#}"));
-            return Err(error.context(format!("messages at the hub, and in the regions: {counts:?}; {what}")));
-        }
-    };
-    for region in [eu, &*us] {
+    let regions = [eu, &*us];
+    let (in_force, level) = tokio::try_join!(in_force, hub.level_with(&regions, LIMIT))?;
+    for region in regions {
         wait::until("both know what was written last", LIMIT, async || {
             let answer = region.api.get(&format!("/v1/recipients/{MADE_TWICE}")).await.ok()?;
             (answer.body["attributes"]["number"] == MADE_LAST).then_some(())

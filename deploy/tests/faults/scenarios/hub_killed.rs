@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 
 use crate::audit;
 use crate::faults::Incident;
@@ -11,7 +10,7 @@ use crate::load::Load;
 use crate::plan::WHOLE_MACHINE;
 use crate::provider::Provider;
 use crate::region::{Hub, Region};
-use crate::wait::{self, now_ms};
+use crate::wait::now_ms;
 
 /// How long the regions work before, and while the hub is away.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -41,11 +40,7 @@ async fn run(hub: &mut Hub, eu: &mut Region, us: &Region, provider: &Provider) -
     let (_, without) = load.work(provider, next, WITHOUT, 0).await?;
     hub.server.restart().await?;
     let incident = Incident::repaired(&format!("hub killed -9 for {} s", WITHOUT.as_secs()), at_ms);
-    let back = Instant::now();
-    let level = wait::until("the hub has everything", LIMIT, async || {
-        hub.is_level_with(&[eu, us]).await.then(|| back.elapsed())
-    })
-    .await?;
+    let level = hub.level_with(&[eu, us], LIMIT).await?;
     anyhow::ensure!(level <= LEVEL, "the hub is complete after {level:?} only");
     let incident = Incident { converged_after: Some(level), ..incident };
     println!("{before:.0}/s before, {without:.0}/s without the hub");

@@ -45,7 +45,7 @@ async fn run(
     };
     load.send(numbers(DONE)).await?;
     until_called(provider, DONE).await?;
-    until_level(hub, &[eu, us]).await?;
+    hub.level_with(&[eu, us], LINK_LIMIT).await?;
     // Called is not answered: what came of the calls has to be stored before answers are kept back.
     until_idle(eu).await?;
 
@@ -62,7 +62,7 @@ async fn run(
     eu.dispatchers[0].kill().await?;
     provider.release();
     load.send(numbers(ACCEPTED)).await?;
-    until_level(hub, &[eu, us]).await?;
+    hub.level_with(&[eu, us], LINK_LIMIT).await?;
     link.cut();
     load.send(numbers(UNHEARD)).await?;
     eu.kill().await?;
@@ -132,7 +132,7 @@ async fn back_and_forth(
     eu.dispatchers[0].kill().await?;
     us.dispatchers[0].kill().await?;
     load.send((0..CALLED).collect()).await?;
-    until_level(hub, &[eu, us]).await?;
+    hub.level_with(&[eu, us], LINK_LIMIT).await?;
     let [_, of_eu] = hub.compared_with(&[eu]).await;
     eu.kill().await?;
     let taken = take_over(us, "eu").await?;
@@ -173,11 +173,6 @@ async fn until_called(provider: &Provider, count: u64) -> anyhow::Result<()> {
     let called = tokio::time::timeout(LIMIT, delivered.wait_for(|called| *called >= count)).await;
     anyhow::ensure!(called.is_ok(), "{} of {count} deliveries came", *provider.deliveries().borrow());
     Ok(())
-}
-
-async fn until_level(hub: &Hub, regions: &[&Region]) -> anyhow::Result<()> {
-    wait::until("the hub has everything", LINK_LIMIT, async || hub.is_level_with(regions).await.then_some(()))
-        .await
 }
 
 async fn until_idle(region: &mut Region) -> anyhow::Result<()> {
