@@ -56,6 +56,12 @@ impl Stored {
         self.headers.as_ref()?.get(name).map(async_nats::HeaderValue::as_str)
     }
 
+    /// The first value of each header.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.headers.iter().flat_map(HeaderMap::iter);
+        all.filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())))
+    }
+
     /// Whether the message stands for the removal of its key: a delete or purge of a key-value client, or the server's
     /// own marker for what has expired.
     #[must_use]

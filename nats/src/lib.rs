@@ -24,6 +24,7 @@ pub mod inspect;
 pub mod keys;
 mod leave;
 pub mod mirror;
+pub mod missed;
 pub mod publish;
 pub mod pull;
 pub mod remove;

@@ -7,6 +7,8 @@ use peal_common::channel::{Channel, Priority};
 use peal_common::event::Event;
 use peal_common::state::Kind;
 
+use crate::topology::INTAKE;
+
 pub use peal_common::id::Region;
 
 /// What a message in a recipient's inbox is.
@@ -31,6 +33,9 @@ impl InboxEntry {
 
 /// The token of an event that belongs to no channel, such as the acceptance of a notification.
 pub const NO_CHANNEL: &str = "none";
+
+/// Stands where a priority or the type of an event would.
+const AGAIN: &str = "again";
 
 /// The subjects and names of one region.
 ///
@@ -89,6 +94,22 @@ impl Subjects {
     #[must_use]
     pub fn intake_all(&self) -> String {
         format!("{}.intake.>", self.prefix)
+    }
+
+    /// Where a message of `stream` that the hub missed is written again: `peal.<r>.intake.again.<sequence>` or
+    /// `peal.<r>.event.again.none.<sequence>`. It may leave the region, and nobody in it works on it.
+    #[must_use]
+    pub fn again(&self, stream: &str, sequence: u64) -> String {
+        match stream {
+            INTAKE => format!("{}.intake.{AGAIN}.{sequence}", self.prefix),
+            _ => format!("{}.event.{AGAIN}.{NO_CHANNEL}.{sequence}", self.prefix),
+        }
+    }
+
+    /// Whether a message is there for the hub alone: its region has had it before.
+    #[must_use]
+    pub fn is_again(subject: &str) -> bool {
+        subject.split('.').nth(3) == Some(AGAIN)
     }
 
     /// Where a message waits for its time: `peal.<r>.schedule.<part>.…`. One schedule per subject: publishing again

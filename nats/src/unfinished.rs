@@ -71,6 +71,9 @@ pub async fn unfinished(
             told.end = message.sequence;
         }
         let Some(from) = Subjects::region_of(&message.subject) else { continue };
+        if from == connection.region && Subjects::is_again(&message.subject) {
+            continue;
+        }
         if is_event {
             if let Ok(event) = Event::decode(&message.payload) {
                 told.unfinished.happened(&from, &event);

@@ -9,6 +9,7 @@ use peal_common::clock::Clock;
 use peal_common::envelope::{Envelope as _, Intake};
 use peal_common::event::{Event, EventType};
 use peal_common::id::{AppId, NotificationId};
+use peal_nats::Subjects;
 use peal_nats::connect::Connection;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::topology::{EVENTS, INTAKE};
@@ -72,7 +73,9 @@ impl TailArgs {
 /// # Errors
 /// When the settings don't fit or no server answers; what fails later is tried again.
 pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let (_, connection) = args.config.connect().await?;
+    let (settings, connection) = args.config.connect().await?;
+    // What is written again for the hub has been told in its region before.
+    let is_hub = settings.is_hub();
     let mut intake = follower(&connection, INTAKE, &args).await?;
     let mut events = follower(&connection, EVENTS, &args).await?;
     if args.since.is_none() {
@@ -100,7 +103,8 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
         };
         match followed {
             Followed::Messages(messages) => {
-                pending.extend(messages.iter().filter_map(read).filter(|event| args.wants(event)));
+                let told = messages.iter().filter(|message| is_hub || !Subjects::is_again(&message.subject));
+                pending.extend(told.filter_map(read).filter(|event| args.wants(event)));
                 // A stream that never rests must not be waited for, nor fill the memory.
                 if pending.len() >= MAX_PENDING && show(&mut pending, &mut left, output)? {
                     return Ok(ExitCode::SUCCESS);

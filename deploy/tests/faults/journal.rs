@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use peal_common::envelope::Envelope as _;
 use peal_common::event::{Event, Status};
-use peal_nats::Connection;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::topology::EVENTS;
+use peal_nats::{Connection, Subjects};
 use tokio::task::AbortHandle;
 
 /// How a delivery was settled.
@@ -84,6 +84,10 @@ fn lock(entries: &Mutex<Entries>) -> MutexGuard<'_, Entries> {
 
 impl Entries {
     fn note(&mut self, message: &Stored) {
+        // It has been told before, and is there for the hub.
+        if Subjects::is_again(&message.subject) {
+            return;
+        }
         self.events += 1;
         let event = Event::decode(&message.payload).expect("EVENTS holds events only");
         let Some(status) = event.kind.status().filter(|status| status.is_settled()) else { return };

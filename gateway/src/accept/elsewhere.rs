@@ -14,6 +14,7 @@ use peal_common::clock::Clock;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::publish::{ACCEPTED_HEADER, Outgoing};
 use peal_nats::topology::OTHERS_ACCEPTED;
+use peal_nats::unfinished::TAKEN_BACK;
 use peal_nats::{Connection, Subjects};
 use redb::{
     Database, Durability, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError,
@@ -61,7 +62,7 @@ fn day_name(accepted_ms: i64) -> String {
 impl Before {
     /// Reads a message: `None` when it is none of ours, or came from a version that did not tell.
     fn read(message: &Stored) -> Option<(String, Self)> {
-        let message_id = message.header("Nats-Msg-Id")?.to_owned();
+        let message_id = message.header("Nats-Msg-Id")?.split(TAKEN_BACK).next()?.to_owned();
         let region = Subjects::region_of(&message.subject)?;
         let (ms, fingerprint) = message.header(ACCEPTED_HEADER)?.split_once(' ')?;
         let accepted_at = Timestamp::from_millisecond(ms.parse().ok()?).ok()?;

@@ -11,6 +11,7 @@ use peal_nats::Connection;
 use peal_nats::Subjects;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::group::GroupPublisher;
+use peal_nats::missed::Misses;
 use peal_nats::topology;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -157,7 +158,11 @@ impl ReadModelTask {
         let [intake, events, inbox] = [&positions[0], &positions[1], &positions[2]].map(|at| at.sequence);
         tracing::info!(intake, events, inbox, "the read model follows its streams");
         let (mut fed, mut followers) = self.follow(&positions);
-        let mut writer = Writer::new(Arc::clone(&self.inner), positions, self.retention)?;
+        let missed = self.inner.connection.is_hub.then(|| self.inner.missed()).transpose()?;
+        if let Some(missed) = missed.clone() {
+            followers.spawn(missed.fill(self.inner.connection.clone()));
+        }
+        let mut writer = Writer::new(Arc::clone(&self.inner), positions, self.retention, missed)?;
         let mut gathered =
             Gathered { messages: Vec::new(), memory: Vec::new(), forget: Vec::new(), deadline: None };
         let mut tick = tokio::time::interval(TICK);
@@ -292,10 +297,17 @@ struct Writer {
     ends: VecDeque<(Instant, u64)>,
     /// Acceptance went first for long enough.
     overdue: bool,
+    /// What the hub missed.
+    missed: Option<Misses>,
 }
 
 impl Writer {
-    fn new(inner: Arc<Inner>, positions: [Position; 3], retention: Retention) -> Result<Self, StoreError> {
+    fn new(
+        inner: Arc<Inner>,
+        positions: [Position; 3],
+        retention: Retention,
+        missed: Option<Misses>,
+    ) -> Result<Self, StoreError> {
         let thread = WriterThread::start().map_err(|error| StoreError::Damaged(Box::new(error)))?;
         let progress =
             positions.each_ref().map(|at| Progress { reached: at.sequence, ..Progress::default() });
@@ -311,6 +323,7 @@ impl Writer {
             looked: None,
             ends: VecDeque::new(),
             overdue: false,
+            missed,
         })
     }
 
@@ -375,12 +388,19 @@ impl Writer {
             self.positions[*source as usize].sequence = message.sequence;
             self.progress[*source as usize].quiet_at = None;
         }
+        if let Some(missed) = &self.missed {
+            for source in Source::AT_THE_HUB {
+                let of_source = messages.iter().filter(|(from, _)| *from == source);
+                missed.note(stream(source), of_source.map(|(_, message)| message));
+            }
+        }
         let expires = self.expired.is_none_or(|expired| expired.elapsed() >= EXPIRE_INTERVAL);
         let commit = Commit {
             positions: self.positions.clone(),
             durable: last || self.flushed.elapsed() >= FLUSH_INTERVAL,
             expire: expires.then(|| self.cutoffs()),
             live: self.inner.is_watched(),
+            missed: self.missed.clone(),
         };
         let durable = commit.durable;
         let count = messages.len() as u64;
@@ -439,6 +459,7 @@ impl Writer {
         let became_ready = complete && !self.inner.ready.swap(true, Ordering::AcqRel);
         if became_ready {
             tracing::info!(intake, events, inbox, "the read model is ready");
+            self.missed.iter().for_each(Misses::level);
         }
         self.inner.positions.send_if_modified(|positions| {
             let changed = *positions != now || became_ready;
@@ -498,11 +519,15 @@ impl WriterThread {
     }
 }
 
-/// At the hub it counts what the region says that took a notification over, not the one that found it gone.
+/// At the hub it counts what the region says that took a notification over, not the one that found it gone. What is there
+/// for the hub alone counts only there.
 fn decode(messages: Vec<(Source, Stored)>, is_hub: bool) -> (Batch, Vec<(Source, Stored)>) {
     let mut batch = Batch::default();
     let mut foreign = Vec::new();
     for (source, message) in messages {
+        if !is_hub && source != Source::Inbox && Subjects::is_again(&message.subject) {
+            continue;
+        }
         let read = match source {
             Source::Intake => {
                 AcceptedMessage::decode(message.sequence, &message.payload).map(|it| batch.accepted.push(it))
@@ -546,6 +571,10 @@ fn filter(connection: &Connection, source: Source) -> String {
 impl Inner {
     fn sources(&self) -> &'static [Source] {
         if self.connection.is_hub { &Source::AT_THE_HUB } else { &Source::ALL }
+    }
+
+    fn missed(&self) -> Result<Misses, StoreError> {
+        self.store().ok_or_else(|| StoreError::damaged("the file is not open"))?.missed()
     }
 
     pub(super) fn store(&self) -> Option<Arc<Store>> {

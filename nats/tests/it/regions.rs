@@ -13,17 +13,19 @@ use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::connect::{self, Connection};
+use peal_nats::follow::Reader;
 use peal_nats::handed_on::{self, HandedOn};
 use peal_nats::mirror::{Keeps, Mirror};
+use peal_nats::missed::{self, Misses};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
 use peal_nats::service::{Description, Request, Service};
 use peal_nats::state::{StateWriter, WriteError, Written};
 use peal_nats::topology::{
-    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, deliver_consumer, plan,
-    state_to, work_stream,
+    ALL_STATE, Current, EVENTS, INTAKE, Links, OTHERS_STATE, Options, Topology, apply, check,
+    deliver_consumer, plan, state_to, work_stream,
 };
-use peal_nats::{Region, Subjects};
+use peal_nats::{Region, Subjects, unfinished};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -135,7 +137,16 @@ impl Place {
                     request.answer(handed_on::asked_again(&writer, request.payload()).await).await;
                 }
             };
-            service.serve(handed_on::DOOR, &subject, 1, &stop, answer).await.unwrap();
+            let of_missed = Subjects::new(&connection.region).api(missed::DOOR);
+            let answer_missed = |request: Request| {
+                let connection = connection.clone();
+                async move { request.answer(missed::asked(&connection, request.payload()).await).await }
+            };
+            let (again, missed) = tokio::join!(
+                service.serve(handed_on::DOOR, &subject, 1, &stop, answer),
+                service.serve(missed::DOOR, &of_missed, 1, &stop, answer_missed),
+            );
+            again.and(missed).unwrap();
             service.stop().await;
         })
     }
@@ -189,6 +200,15 @@ impl World {
     }
 }
 
+/// What is missing among the notifications that the hub has.
+async fn missed_at(hub: &Connection) -> Misses {
+    let (misses, mut reader) = (Misses::default(), Reader::open(hub, INTAKE).await.unwrap());
+    while reader.peek().await.unwrap().is_some() {
+        misses.note(INTAKE, &reader.take());
+    }
+    misses
+}
+
 fn hub_topology() -> Topology {
     Topology::for_hub(&named("hub"), &REGIONS.map(named), &Options::laptop())
 }
@@ -224,6 +244,44 @@ async fn what_a_region_writes_reaches_the_hub_and_the_others() {
     let others = world.eu.connection.stream_state(OTHERS_STATE).await.unwrap();
     assert_eq!(others.messages, 1);
     assert_eq!(world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_missed_is_written_again_once() {
+    let world = World::start().await;
+    let (eu, hub) = (&world.eu.connection, &world.hub_connection);
+    for number in 1..=5 {
+        // The second may not leave its region.
+        let subject = Subjects::new(&eu.region).intake(Priority::High, "shop");
+        let outgoing = Outgoing::new(Subjects::pin(subject, number == 2), number.to_string());
+        eu.publish(outgoing.id(&format!("shop:{number}")).header("Peal-Told", "yes")).await.unwrap();
+    }
+    let count = async |of: &Connection| of.stream_state(INTAKE).await.map_or(0, |state| state.messages);
+    eventually("the hub has what may leave", || async { count(hub).await == 4 }).await;
+    // As if it had never come.
+    let stream = hub.jetstream.get_stream_no_info(INTAKE).await.unwrap();
+    for sequence in [1, 2] {
+        let found = hub.message_at(INTAKE, sequence).await.unwrap().unwrap();
+        assert_eq!(found.payload, [b"1", b"3"][sequence as usize - 1][..]);
+        if sequence == 2 {
+            stream.delete_message(sequence).await.unwrap();
+        }
+    }
+
+    let _door = world.eu.open_door();
+    for _ in 0..2 {
+        let misses = missed_at(hub).await;
+        assert_eq!(misses.gaps(), 1, "from the second to the third");
+        let filling = tokio::spawn(misses.clone().fill(hub.clone()));
+        eventually("the gap is filled", || async { misses.gaps() == 0 }).await;
+        filling.abort();
+        eventually("the hub has it again", || async { count(hub).await == 4 }).await;
+    }
+    let again = hub.message_at(INTAKE, 5).await.unwrap().unwrap();
+    assert_eq!((again.subject.as_str(), &again.payload[..]), ("peal.eu.intake.again.3", &b"3"[..]));
+    assert_eq!(again.header("Peal-Told"), Some("yes"));
+    assert_eq!(unfinished::name(&again).unwrap().1.as_str(), "3");
+    assert_eq!(count(eu).await, 6, "asked twice, it is written again once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,14 @@
 //! The hub of two regions.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use peal_common::id::Region as Name;
+use peal_common::seal::KEY_BYTES;
 use peal_nats::Subjects;
 use peal_nats::connect::{self, Connection, Options as ConnectOptions};
 use peal_nats::follow::Reader;
@@ -14,21 +17,24 @@ use peal_nats::topology::{self, ALL_STATE, Current, EVENTS, INTAKE, Links, Topol
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use super::program::Program;
+use super::settings::Settings;
 use super::{Region, Wanted, program};
-use crate::wait;
+use crate::wait::Patience;
 
 /// How long servers may take until they first take messages from each other: where a consumer is not there yet they try
 /// again after a pause that grows to two minutes.
 pub const LINK_LIMIT: Duration = Duration::from_secs(240);
 /// What its streams may reserve.
 const STORE_BYTES: u64 = 256 << 30;
-/// How many messages are shown that it misses.
-const SHOWN: usize = 8;
+/// How often messages themselves are compared where their numbers differ.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The hub of the regions `eu` and `us`: a nats-server with its streams. It ends when it is dropped.
+/// The hub of the regions `eu` and `us`: a nats-server with its streams, and a gateway. It ends when it is dropped.
 pub struct Hub {
     connection: Connection,
     port: u16,
+    gateway: Program,
     /// Its nats-server.
     pub server: Server,
     _folder: TempDir,
@@ -57,7 +63,19 @@ impl Hub {
         let current = Current::read(&connection.jetstream, &wanted).await?;
         // No region runs yet, so that none can have handed anything on.
         topology::apply(&connection.jetstream, &topology::plan(&current, &wanted), true).await?;
-        Ok(Hub { connection, port, server, _folder: folder })
+        let settings = Settings {
+            name: name.as_str(),
+            links: Some(Links { hub: name.clone(), others: names().to_vec() }),
+            folder: folder.path(),
+            region_key: &STANDARD.encode([7; KEY_BYTES]),
+            clocks: None,
+            channels: "",
+            old_programs: None,
+        };
+        let mut gateway = settings.program("gateway", 0, &[server.url()], None)?;
+        gateway.start()?;
+        gateway.until_ready().await?;
+        Ok(Hub { connection, port, gateway, server, _folder: folder })
     }
 
     /// Starts one of its regions, which is reached over the returned link.
@@ -79,35 +97,45 @@ impl Hub {
     /// # Errors
     /// When it does not within `limit`, with what is missing.
     pub async fn level_with(&self, regions: &[&Region], limit: Duration) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        let level = wait::until("the hub has everything", limit, async || {
-            self.is_level_with(regions).await.then(|| began.elapsed())
-        });
-        let error = match level.await {
-            Ok(after) => return Ok(after),
-            Err(error) => error,
-        };
-        let counts = self.compared_with(regions).await;
-        let what = self.differs_from(regions).await.unwrap_or_else(|error| format!("{error:#}"));
-        Err(error.context(format!("messages at the hub, and in the regions: {counts:?}; {what}")))
+        let (began, patience) = (Instant::now(), Patience::new("the hub has everything", limit));
+        let mut compared = None;
+        loop {
+            let [here, there] = self.compared_with(regions).await;
+            if here == there {
+                return Ok(began.elapsed());
+            }
+            // What was missed and written again counts twice in its region.
+            let is_time = compared.is_none_or(|compared: Instant| compared.elapsed() > COMPARE_INTERVAL);
+            if is_time && here.iter().all(|count| *count > 0) {
+                if self.lacks(regions).await.is_ok_and(|lacks| lacks.is_empty()) {
+                    return Ok(began.elapsed());
+                }
+                compared = Some(Instant::now());
+            }
+            if let Err(error) = patience.pause().await {
+                let lacks = self.lacks(regions).await.unwrap_or_else(|error| format!("{error:#}"));
+                let (server, gateway) = (program::tail(&self.server.log_file()), self.gateway.log_tail());
+                let told = format!("messages here and there: {here:?} {there:?}\n{lacks}");
+                return Err(error.context(format!("{told}-- hub\n{server}\n-- its gateway\n{gateway}")));
+            }
+        }
     }
 
-    /// Whether it has everything that the regions have.
+    /// Whether it has as much as the regions have.
     pub async fn is_level_with(&self, regions: &[&Region]) -> bool {
         let [here, there] = self.compared_with(regions).await;
         here == there
     }
 
     /// How many accepted notifications, events and records it has, and how many the regions have.
-    pub async fn compared_with(&self, regions: &[&Region]) -> [[u64; 3]; 2] {
+    async fn compared_with(&self, regions: &[&Region]) -> [[u64; 3]; 2] {
         let count = async |connection: &Connection, stream: &str| {
             connection.stream_state(stream).await.map_or(0, |state| state.messages)
         };
         let mut there = [0; 3];
         for region in regions {
-            let state = Subjects::new(&region.connection.region).state_stream();
-            for (sum, stream) in there.iter_mut().zip([INTAKE, EVENTS, &state]) {
-                *sum += count(&region.connection, stream).await;
+            for (sum, (_, own)) in there.iter_mut().zip(streams(region)) {
+                *sum += count(&region.connection, &own).await;
             }
         }
         let mut here = [0; 3];
@@ -117,42 +145,43 @@ impl Hub {
         [here, there]
     }
 
-    /// What only one side has, and the end of the hub's log.
-    async fn differs_from(&self, regions: &[&Region]) -> anyhow::Result<String> {
+    /// Which messages of the regions it does not have.
+    async fn lacks(&self, regions: &[&Region]) -> anyhow::Result<String> {
         let mut told = String::new();
-        for stream in [INTAKE, EVENTS, ALL_STATE] {
-            let mut here = messages_of(&self.connection, stream).await?;
-            let mut missing = Vec::new();
-            for region in regions {
-                let own = match stream {
-                    ALL_STATE => Subjects::new(&region.connection.region).state_stream(),
-                    _ => stream.to_owned(),
-                };
-                for (key, place) in messages_of(&region.connection, &own).await? {
-                    if here.remove(&key).is_none() {
-                        missing.push((place, key));
-                    }
+        for region in regions {
+            for (at_hub, own) in streams(region) {
+                let mut lacks = messages_of(&region.connection, &own).await?;
+                let here = messages_of(&self.connection, at_hub).await?;
+                lacks.retain(|content, _| !here.contains_key(content));
+                let mut places: Vec<_> = lacks.into_values().collect();
+                places.sort_unstable();
+                if let Some(first) = places.first() {
+                    let count = places.len();
+                    writeln!(
+                        told,
+                        "{count} of {own} of {}, the first at {first:?}",
+                        region.connection.region
+                    )?;
                 }
             }
-            missing.sort_unstable();
-            let (few, only) = (&missing[..missing.len().min(SHOWN)], here.len());
-            writeln!(told, "{stream}: {} missing at the hub, {only} only there; first {few:?}", missing.len())?;
         }
-        let log = program::tail(&self.server.log_file());
-        Ok(format!("{told}-- hub\n{log}"))
+        Ok(told)
     }
 }
 
-/// The messages of a stream by subject and content, and where and when they were stored.
-async fn messages_of(
-    connection: &Connection,
-    stream: &str,
-) -> anyhow::Result<BTreeMap<(String, Bytes), (u64, i64)>> {
+/// The streams of a region that the hub gathers, and where it does.
+fn streams(region: &Region) -> [(&'static str, String); 3] {
+    let state = Subjects::new(&region.connection.region).state_stream();
+    [(INTAKE, INTAKE.to_owned()), (EVENTS, EVENTS.to_owned()), (ALL_STATE, state)]
+}
+
+/// The messages of a stream by content, and where and when they were stored.
+async fn messages_of(connection: &Connection, stream: &str) -> anyhow::Result<HashMap<Bytes, (u64, i64)>> {
     let mut reader = Reader::open(connection, stream).await?;
-    let mut found = BTreeMap::new();
+    let mut found = HashMap::new();
     while reader.peek().await?.is_some() {
         let Some(message) = reader.take() else { continue };
-        found.insert((message.subject, message.payload), (message.sequence, message.at_ms));
+        found.insert(message.payload, (message.sequence, message.at_ms));
     }
     Ok(found)
 }

@@ -29,7 +29,8 @@ pub struct Settings<'a> {
 impl Settings<'_> {
     fn topology(&self) -> String {
         let Some(Links { hub, others }) = &self.links else { return String::new() };
-        let regions = others.iter().map(RegionName::as_str).chain([self.name]);
+        let own = Some(self.name).filter(|name| *name != hub.as_str());
+        let regions = others.iter().map(RegionName::as_str).chain(own);
         let regions: Vec<_> = regions.map(|name| format!("\"{name}\"")).collect();
         format!(
             "[topology]\nhub = \"{hub}\"\nregions = [{}]\nsilence_seconds = {SILENCE_SECONDS}\n\n",

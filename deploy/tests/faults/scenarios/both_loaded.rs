@@ -98,9 +98,9 @@ async fn regions_at_work_lose_nothing_to_each_other() -> anyhow::Result<()> {
         us.conclude().await?;
         hub.level_with(&[&eu.region, &us.region], LINK_LIMIT).await
     };
-    let level = result
-        .await
-        .map_err(|error: anyhow::Error| error.context(format!("{}\n{}", eu.region.logs(), us.region.logs())))?;
+    let level = result.await.map_err(|error: anyhow::Error| {
+        error.context(format!("{}\n{}", eu.region.logs(), us.region.logs()))
+    })?;
     println!("the hub had everything after another {:.1} s", level.as_secs_f64());
     Ok(())
 }

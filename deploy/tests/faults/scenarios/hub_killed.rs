@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-
 use crate::audit;
 use crate::faults::Incident;
 use crate::journal::Journal;

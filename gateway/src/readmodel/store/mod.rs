@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use peal_common::id::{AppId, RecipientId};
 use peal_nats::delta::{DeltaDefinition, DeltaTable, DeltaView, Hand};
+use peal_nats::missed::Misses;
 use redb::{
     Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table,
     TableDefinition, WriteTransaction,
@@ -46,6 +47,7 @@ const ITEMS: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("items")
 /// How many items an inbox has.
 const SIZES: TableDefinition<'_, &[u8; 16], u32> = TableDefinition::new("sizes");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const MISSED_KEY: &str = "missed";
 
 /// Of the tables and of everything in them: raise it with any change to what is written.
 const FORMAT: &[u8] = b"3";
@@ -104,6 +106,8 @@ pub(super) struct Commit {
     pub(super) expire: Option<Cutoffs>,
     /// Whether anybody wants to know what changed.
     pub(super) live: bool,
+    /// At the hub, what it missed.
+    pub(super) missed: Option<Misses>,
 }
 
 /// What a batch changed.
@@ -277,6 +281,16 @@ impl Store {
         Ok(positions)
     }
 
+    /// What the hub missed, as far as it was read; nothing is known where that was never noted.
+    pub(super) fn missed(&self) -> Result<Misses, StoreError> {
+        let read = self.database.begin_read()?;
+        let found = read.open_table(META)?.get(MISSED_KEY)?;
+        let decoded = found.map(|bytes| Misses::decode(bytes.value()));
+        decoded
+            .unwrap_or_else(|| Some(Misses::default()))
+            .ok_or_else(|| StoreError::damaged("gaps cannot be read"))
+    }
+
     /// Folds messages in and moves the positions, all or nothing.
     pub(super) fn apply(&self, batch: Batch, commit: &Commit) -> Result<Applied, StoreError> {
         let mut write = self.database.begin_write()?;
@@ -302,6 +316,9 @@ impl Store {
                 let mut bytes = position.sequence.to_be_bytes().to_vec();
                 bytes.extend_from_slice(position.created.as_deref().unwrap_or_default().as_bytes());
                 tables.meta.insert(position_key(source), bytes.as_slice())?;
+            }
+            if let Some(missed) = &commit.missed {
+                tables.meta.insert(MISSED_KEY, missed.encode().as_slice())?;
             }
             tables.meta.insert("counts", tally.encode().as_slice())?;
         }

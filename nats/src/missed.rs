@@ -1,0 +1,367 @@
+//! Notifications and events that the hub did not get, and how it gets them after all.
+//!
+//! The servers hand them on, and may skip some when a link comes up under load ([`crate::handed_on`] says how). Each message
+//! that the hub has says which one of its region's stream it was, so whoever reads the hub's stream from its beginning sees
+//! where some are missing: `1, 2, 7`. Its region is asked for what lies between and may leave it, and writes that again
+//! under a [subject](Subjects::again) that nobody in the region works on and that is handed on like everything else: once,
+//! however often it is asked.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::connect::Connection;
+use crate::follow::{StateError, Stored};
+use crate::publish::{Outgoing, PublishError};
+use crate::service::Refusal;
+use crate::subjects::{Region, Subjects};
+use crate::topology::{EVENTS, INTAKE};
+use crate::unfinished::TAKEN_BACK;
+
+/// The door at which a region's gateways are asked to write again what the hub missed. The question and its answer are for
+/// Peal alone.
+pub const DOOR: &str = "missed";
+
+/// How often regions are asked.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many gaps are asked about at once.
+const AT_ONCE: usize = 200;
+/// How long a region may take to answer, and how long it works on an answer before it tells how far it came.
+const ASK_LIMIT: Duration = Duration::from_secs(10);
+const WORK_LIMIT: Duration = Duration::from_secs(3);
+/// Gaps of one region and stream that are kept in mind. Where pinned notifications lie between others there is a gap at
+/// each; a region that does not answer sends nothing either, so they don't become many.
+const MAX_OPEN: usize = 100_000;
+/// Where the server says which message of which stream one was.
+const SOURCE_HEADER: &str = "Nats-Stream-Source";
+/// How the headers begin that are written again, too.
+const OWN_HEADERS: &str = "Peal-";
+
+/// Sequences of a region's stream, both ends included.
+type Gap = (u64, u64);
+
+/// What the hub's streams have missed. Cheap to clone: all clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Misses(Arc<Mutex<BTreeMap<String, Gathered>>>);
+
+/// What one stream of the hub has missed.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Gathered {
+    /// Whether it was read from the first message that the hub ever stored, or to its end: then a region that was never
+    /// seen before begins with its own first message.
+    whole: bool,
+    origins: BTreeMap<String, Origin>,
+}
+
+/// How much came from one region.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Origin {
+    /// Which stream it was: one that was made again begins anew.
+    identity: String,
+    last: u64,
+    gaps: VecDeque<Gap>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    stream: String,
+    gaps: Vec<Gap>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    /// So many gaps are filled.
+    filled: usize,
+    /// Where to go on in the next one.
+    next: Option<u64>,
+}
+
+impl Misses {
+    /// What was noted before.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        Some(Misses(Arc::new(Mutex::new(serde_json::from_slice(bytes).ok()?))))
+    }
+
+    /// What is noted now.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(&*self.lock()).unwrap_or_default()
+    }
+
+    /// Notes what comes next in `stream` of the hub.
+    pub fn note<'a>(&self, stream: &str, messages: impl IntoIterator<Item = &'a Stored>) {
+        let mut noted = self.lock();
+        let gathered = noted.entry(stream.to_owned()).or_default();
+        for message in messages {
+            gathered.whole |= message.sequence == 1;
+            let Some(region) = Subjects::region_of(&message.subject) else { continue };
+            let source = message.header(SOURCE_HEADER).and_then(read_source);
+            let Some((sequence, identity)) = source else { continue };
+            gathered.came(region.as_str(), sequence, identity);
+        }
+    }
+
+    /// Notes that all of the hub's streams are read to their ends.
+    pub fn level(&self) {
+        self.lock().values_mut().for_each(|gathered| gathered.whole = true);
+    }
+
+    /// How many gaps are not filled yet.
+    #[must_use]
+    pub fn gaps(&self) -> usize {
+        let noted = self.lock();
+        noted.values().flat_map(|gathered| gathered.origins.values()).map(|origin| origin.gaps.len()).sum()
+    }
+
+    /// Has regions fill the gaps, for ever.
+    pub async fn fill(self, hub: Connection) {
+        let mut interval = interval(ASK_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            join_all(self.open().into_iter().map(|(region, question)| self.ask(&hub, region, question)))
+                .await;
+        }
+    }
+
+    async fn ask(&self, hub: &Connection, region: Region, question: Question) {
+        let door = Subjects::new(&region).api(DOOR);
+        let Ok(bytes) = serde_json::to_vec(&question) else { return };
+        let told = hub.ask(door, Bytes::from(bytes), ASK_LIMIT).await;
+        let answer = match told.map(|told| serde_json::from_slice::<Answer>(&told)) {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                return tracing::debug!(%region, %error, "what the hub missed is answered in other words");
+            }
+            Err(error) => {
+                return tracing::debug!(
+                    %region,
+                    error = &error as &dyn std::error::Error,
+                    "nobody writes again what the hub missed"
+                );
+            }
+        };
+        if let Some(gathered) = self.lock().get_mut(&question.stream)
+            && let Some(origin) = gathered.origins.get_mut(region.as_str())
+        {
+            origin.filled(&question.gaps, &answer);
+        }
+    }
+
+    fn open(&self) -> Vec<(Region, Question)> {
+        let noted = self.lock();
+        let all = noted.iter().flat_map(|(stream, gathered)| {
+            gathered.origins.iter().filter_map(move |(region, origin)| {
+                let gaps: Vec<_> = origin.gaps.iter().take(AT_ONCE).copied().collect();
+                let question = Question { stream: stream.clone(), gaps };
+                (!question.gaps.is_empty()).then_some((region.parse().ok()?, question))
+            })
+        });
+        all.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Gathered>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gathered {
+    fn came(&mut self, region: &str, sequence: u64, identity: &str) {
+        if !self.origins.contains_key(region) {
+            let last = if self.whole { 0 } else { sequence };
+            let origin = Origin { identity: identity.to_owned(), last, gaps: VecDeque::new() };
+            self.origins.insert(region.to_owned(), origin);
+        }
+        let Some(origin) = self.origins.get_mut(region) else { return };
+        if !identity.is_empty() && origin.identity != identity {
+            let known = std::mem::replace(&mut origin.identity, identity.to_owned());
+            if !known.is_empty() {
+                (origin.last, origin.gaps) = (0, VecDeque::new());
+            }
+        }
+        if sequence > origin.last + 1 {
+            if origin.gaps.len() >= MAX_OPEN {
+                tracing::warn!(region, "too many gaps: what the hub missed first is given up");
+                origin.gaps.pop_front();
+            }
+            origin.gaps.push_back((origin.last + 1, sequence - 1));
+        }
+        origin.last = origin.last.max(sequence);
+    }
+}
+
+impl Origin {
+    /// What was asked may have begun anew meanwhile.
+    fn filled(&mut self, asked: &[Gap], answer: &Answer) {
+        for gap in asked.iter().take(answer.filled) {
+            if self.gaps.front() == Some(gap) {
+                self.gaps.pop_front();
+            }
+        }
+        if let (Some(next), Some(gap)) = (answer.next, asked.get(answer.filled))
+            && let Some(first) = self.gaps.front_mut().filter(|first| *first == gap)
+        {
+            first.0 = next.clamp(gap.0, gap.1);
+        }
+    }
+}
+
+/// The sequence and, where the server tells it, the identity of the stream, from
+/// `<stream>:<hash> <sequence> <filter> <transform> <subject>[ <identity>]` (nats-server: `genSourceHeader` in stream.go).
+fn read_source(header: &str) -> Option<(u64, &str)> {
+    let mut parts = header.split(' ').skip(1);
+    let sequence = parts.next()?.parse().ok()?;
+    Some((sequence, parts.nth(3).unwrap_or_default()))
+}
+
+/// Answers the hub that misses messages of this region.
+///
+/// # Errors
+/// [`Refusal`] when it is to be asked again.
+pub async fn asked(connection: &Connection, question: &[u8]) -> Result<Bytes, Refusal> {
+    let refused = |code, title: &str| Refusal { code, title: title.to_owned(), body: Bytes::new() };
+    let question: Question = serde_json::from_slice(question).map_err(|_| refused(400, "not a question"))?;
+    let answer = write_again(connection, &question).await.map_err(|error| {
+        tracing::debug!(error = &*error, "what the hub missed is not written again");
+        refused(503, "not written again")
+    })?;
+    let bytes = serde_json::to_vec(&answer).map_err(|_| refused(500, "no answer"))?;
+    Ok(Bytes::from(bytes))
+}
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+async fn write_again(connection: &Connection, question: &Question) -> Result<Answer, Failed> {
+    let (stream, began) = (question.stream.as_str(), Instant::now());
+    let subjects = Subjects::new(&connection.region);
+    let filter = match stream {
+        INTAKE => subjects.intake_unpinned(),
+        EVENTS => subjects.event_unpinned(),
+        _ => return Err(format!("{stream} is not handed on so").into()),
+    };
+    let (mut filled, mut next, mut written) = (0, None, 0_u64);
+    'gaps: for (from, to) in &question.gaps {
+        let mut at = *from;
+        while let Some(found) = from_leader(connection, stream, &filter, at).await? {
+            if found.sequence > *to {
+                break;
+            }
+            if began.elapsed() > WORK_LIMIT {
+                next = Some(found.sequence);
+                break 'gaps;
+            }
+            written += u64::from(write(connection, subjects.again(stream, found.sequence), &found).await?);
+            at = found.sequence + 1;
+        }
+        filled += 1;
+    }
+    if written > 0 {
+        tracing::warn!(stream, written, "the hub missed messages: they are written again");
+    }
+    Ok(Answer { filled, next })
+}
+
+/// The first message from `at` on. Copies of the stream may be behind.
+async fn from_leader(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+    at: u64,
+) -> Result<Option<Stored>, StateError> {
+    let handle = connection.jetstream.get_stream_no_info(stream).await;
+    let handle = handle.map_err(|error| StateError::new(stream, error))?;
+    match handle.get_first_raw_message_by_subject(filter, at).await {
+        Ok(found) => Ok(Some(Stored::fetched(found))),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(StateError::new(stream, error)),
+    }
+}
+
+/// Whether it was not written again before.
+async fn write(connection: &Connection, subject: String, found: &Stored) -> Result<bool, PublishError> {
+    let mut outgoing = Outgoing::new(subject, found.payload.clone()).expect_last(0);
+    // The stream has the id already.
+    if let Some(id) = found.header(NATS_MESSAGE_ID.as_ref()) {
+        outgoing = outgoing.id(&format!("{id}{TAKEN_BACK}{}", found.sequence));
+    }
+    for (name, value) in found.headers().filter(|(name, _)| name.starts_with(OWN_HEADERS)) {
+        outgoing = outgoing.header(name, value);
+    }
+    match connection.publish(outgoing).await {
+        Ok(published) => Ok(!published.duplicate),
+        Err(PublishError::Conflict) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(whole: bool, came: &[(&str, u64, &str)]) -> Gathered {
+        let mut gathered = Gathered { whole, ..Gathered::default() };
+        came.iter().for_each(|(region, sequence, identity)| gathered.came(region, *sequence, identity));
+        gathered
+    }
+
+    fn gaps(gathered: &Gathered, region: &str) -> Vec<Gap> {
+        gathered.origins[region].gaps.iter().copied().collect()
+    }
+
+    #[test]
+    fn what_is_skipped_is_noticed_in_each_region() {
+        let came = [("eu", 3, "a"), ("us", 1, "b"), ("eu", 4, "a"), ("us", 2, "b"), ("eu", 9, "a")];
+        let whole = gathered(true, &came);
+        assert_eq!(gaps(&whole, "eu"), [(1, 2), (5, 8)]);
+        assert_eq!(gaps(&whole, "us"), []);
+        assert_eq!(gaps(&gathered(false, &came), "eu"), [(5, 8)], "what came before is not known");
+    }
+
+    #[test]
+    fn what_comes_again_is_no_gap_and_a_new_stream_begins_anew() {
+        let came = [("eu", 1, "a"), ("eu", 5, "a"), ("eu", 3, "a"), ("eu", 6, "a")];
+        assert_eq!(gaps(&gathered(true, &came), "eu"), [(2, 4)]);
+        let anew = gathered(true, &[("eu", 1, "a"), ("eu", 5, "a"), ("eu", 2, "b"), ("eu", 3, "b")]);
+        assert_eq!(gaps(&anew, "eu"), [(1, 1)]);
+        let untold = gathered(true, &[("eu", 1, ""), ("eu", 2, "a"), ("eu", 3, "")]);
+        assert_eq!(gaps(&untold, "eu"), []);
+    }
+
+    #[test]
+    fn gaps_close_as_far_as_they_are_filled() {
+        let mut gathered = gathered(true, &[("eu", 3, "a"), ("eu", 9, "a"), ("eu", 11, "a")]);
+        let origin = gathered.origins.get_mut("eu").unwrap();
+        let asked: Vec<_> = origin.gaps.iter().copied().collect();
+        origin.filled(&asked, &Answer { filled: 1, next: Some(6) });
+        assert_eq!(origin.gaps, [(6, 8), (10, 10)]);
+        // The answer to a question that was asked before it began anew.
+        origin.filled(&asked, &Answer { filled: 2, next: None });
+        assert_eq!(origin.gaps, [(6, 8), (10, 10)]);
+    }
+
+    #[test]
+    fn the_servers_header_is_read() {
+        let header = "INTAKE:AbCd 1715 > > peal.eu.intake.high.shop QWERTY";
+        assert_eq!(read_source(header), Some((1715, "QWERTY")));
+        assert_eq!(read_source("INTAKE:AbCd 7 > > peal.eu.intake.high.shop"), Some((7, "")));
+        assert_eq!(read_source("INTAKE"), None);
+    }
+
+    #[test]
+    fn what_was_noted_is_read_back() {
+        let misses = Misses::default();
+        misses.lock().insert(INTAKE.to_owned(), gathered(true, &[("eu", 3, "a")]));
+        let again = Misses::decode(&misses.encode()).unwrap();
+        assert_eq!(again.encode(), misses.encode());
+        assert_eq!(again.open().len(), 1);
+        assert!(Misses::decode(b"[]").is_none());
+    }
+}
