@@ -127,8 +127,9 @@ impl Hub {
         here == there
     }
 
-    /// How many accepted notifications, events and records it has, and how many the regions have.
-    async fn compared_with(&self, regions: &[&Region]) -> [[u64; 3]; 2] {
+    /// How many accepted notifications, events and records it has, and how many the regions have: more by what was written
+    /// again for it, once it has everything.
+    pub async fn compared_with(&self, regions: &[&Region]) -> [[u64; 3]; 2] {
         let count = async |connection: &Connection, stream: &str| {
             connection.stream_state(stream).await.map_or(0, |state| state.messages)
         };
