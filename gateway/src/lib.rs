@@ -185,7 +185,9 @@ async fn start(
         "the publisher"
     });
     tasks.spawn({
-        let (model_task, stop) = (model_task.giving_way_to(publisher.clone()), tasks_stop.clone());
+        let regions = settings.topology.regions.clone();
+        let model_task = model_task.giving_way_to(publisher.clone()).gathering(regions);
+        let stop = tasks_stop.clone();
         async move {
             model_task.run(stop).await;
             "the read model"

@@ -5,8 +5,11 @@
 //! where some are missing: `1, 2, 7`. Its region is asked for what lies between and may leave it, and writes that again
 //! under a [subject](Subjects::again) that nobody in the region works on and that is handed on like everything else: once,
 //! however often it is asked.
+//!
+//! Behind what is skipped last nothing comes that would show the gap. So where nothing comes from a region for a while it is
+//! asked, too, and if it has something newer it writes an empty message after that, a [mark](Subjects::mark).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +34,8 @@ pub const DOOR: &str = "missed";
 
 /// How often regions are asked.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing may come from a region until it is asked whether it has something newer.
+const QUIET: Duration = Duration::from_secs(5);
 /// How many gaps are asked about at once.
 const AT_ONCE: usize = 200;
 /// How long a region may take to answer, and how long it works on an answer before it tells how far it came.
@@ -73,6 +78,9 @@ struct Origin {
 struct Question {
     stream: String,
     gaps: Vec<Gap>,
+    /// What came last, if nothing has come for a while.
+    #[serde(default)]
+    last: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,14 +129,29 @@ impl Misses {
         noted.values().flat_map(|gathered| gathered.origins.values()).map(|origin| origin.gaps.len()).sum()
     }
 
-    /// Has regions fill the gaps, for ever.
-    pub async fn fill(self, hub: Connection) {
+    /// Has `regions` fill the gaps, for ever.
+    pub async fn fill(self, hub: Connection, regions: Vec<Region>) {
         let mut interval = interval(ASK_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut came: HashMap<(String, Region), (u64, Instant)> = HashMap::new();
         loop {
             interval.tick().await;
-            join_all(self.open().into_iter().map(|(region, question)| self.ask(&hub, region, question)))
-                .await;
+            let mut questions = Vec::new();
+            for (region, mut question, last) in self.questions(&regions) {
+                let place = (question.stream.clone(), region.clone());
+                let seen = came.entry(place).or_insert((last, Instant::now()));
+                if seen.0 != last {
+                    *seen = (last, Instant::now());
+                }
+                if seen.1.elapsed() >= QUIET {
+                    seen.1 = Instant::now();
+                    question.last = Some(last);
+                }
+                if question.last.is_some() || !question.gaps.is_empty() {
+                    questions.push((region, question));
+                }
+            }
+            join_all(questions.into_iter().map(|(region, question)| self.ask(&hub, region, question))).await;
         }
     }
 
@@ -156,16 +179,24 @@ impl Misses {
         }
     }
 
-    fn open(&self) -> Vec<(Region, Question)> {
-        let noted = self.lock();
-        let all = noted.iter().flat_map(|(stream, gathered)| {
-            gathered.origins.iter().filter_map(move |(region, origin)| {
-                let gaps: Vec<_> = origin.gaps.iter().take(AT_ONCE).copied().collect();
-                let question = Question { stream: stream.clone(), gaps };
-                (!question.gaps.is_empty()).then_some((region.parse().ok()?, question))
-            })
-        });
-        all.collect()
+    /// What to ask each region about each stream, and what came from it last.
+    fn questions(&self, regions: &[Region]) -> Vec<(Region, Question, u64)> {
+        let mut noted = self.lock();
+        let mut questions = Vec::new();
+        for stream in [INTAKE, EVENTS] {
+            let gathered = noted.entry(stream.to_owned()).or_default();
+            for region in regions {
+                let origin = gathered.origins.get(region.as_str());
+                if origin.is_none() && !gathered.whole {
+                    continue;
+                }
+                let gaps =
+                    origin.iter().flat_map(|origin| origin.gaps.iter().take(AT_ONCE).copied()).collect();
+                let question = Question { stream: stream.to_owned(), gaps, last: None };
+                questions.push((region.clone(), question, origin.map_or(0, |origin| origin.last)));
+            }
+        }
+        questions
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Gathered>> {
@@ -263,6 +294,9 @@ async fn write_again(connection: &Connection, question: &Question) -> Result<Ans
         }
         filled += 1;
     }
+    if let Some(last) = question.last {
+        mark(connection, stream, &filter, last).await?;
+    }
     if written > 0 {
         tracing::warn!(stream, written, "the hub missed messages: they are written again");
     }
@@ -282,6 +316,22 @@ async fn from_leader(
         Ok(found) => Ok(Some(Stored::fetched(found))),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(StateError::new(stream, error)),
+    }
+}
+
+/// Writes a mark after the newest message, unless that is the one that came last.
+async fn mark(connection: &Connection, stream: &str, filter: &str, last: u64) -> Result<(), Failed> {
+    let handle = connection.jetstream.get_stream_no_info(stream).await?;
+    let newest = match handle.get_last_raw_message_by_subject(filter).await {
+        Ok(newest) if newest.sequence > last => newest.sequence,
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    let subject = Subjects::new(&connection.region).mark(stream, newest);
+    match connection.publish(Outgoing::new(subject, "").expect_last(0)).await {
+        Ok(_) | Err(PublishError::Conflict) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -361,7 +411,11 @@ mod tests {
         misses.lock().insert(INTAKE.to_owned(), gathered(true, &[("eu", 3, "a")]));
         let again = Misses::decode(&misses.encode()).unwrap();
         assert_eq!(again.encode(), misses.encode());
-        assert_eq!(again.open().len(), 1);
+        let us = "us".parse().unwrap();
+        let asked = again.questions(&["eu".parse().unwrap(), us]);
+        let asked: Vec<_> =
+            asked.iter().map(|(of, question, last)| (of.as_str(), &question.gaps[..], *last)).collect();
+        assert_eq!(asked, [("eu", &[(1, 2)][..], 3), ("us", &[], 0)], "nothing is known of EVENTS");
         assert!(Misses::decode(b"[]").is_none());
     }
 }

@@ -106,6 +106,16 @@ impl Subjects {
         }
     }
 
+    /// An empty message after another one of `stream`: `peal.<r>.intake.again.after-<sequence>` or
+    /// `peal.<r>.event.again.none.after-<sequence>`. Whoever misses what is before it sees so.
+    #[must_use]
+    pub fn mark(&self, stream: &str, sequence: u64) -> String {
+        match stream {
+            INTAKE => format!("{}.intake.{AGAIN}.after-{sequence}", self.prefix),
+            _ => format!("{}.event.{AGAIN}.{NO_CHANNEL}.after-{sequence}", self.prefix),
+        }
+    }
+
     /// Whether a message is there for the hub alone: its region has had it before.
     #[must_use]
     pub fn is_again(subject: &str) -> bool {

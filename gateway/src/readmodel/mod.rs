@@ -153,8 +153,14 @@ impl ReadModel {
             inbox: broadcast::Sender::new(WATCHERS_BEHIND),
         });
         let inner_of_task = Arc::clone(&inner);
-        let task =
-            ReadModelTask { inner: inner_of_task, path, retention, forget: forget_requests, publisher: None };
+        let task = ReadModelTask {
+            inner: inner_of_task,
+            path,
+            retention,
+            forget: forget_requests,
+            publisher: None,
+            regions: Vec::new(),
+        };
         (ReadModel { inner, forget }, task)
     }
 

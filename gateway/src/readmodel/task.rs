@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use peal_common::id::Region;
 use peal_common::takeover::TAKEN_OVER;
 use peal_nats::Connection;
 use peal_nats::Subjects;
@@ -61,6 +62,7 @@ pub struct ReadModelTask {
     pub(super) retention: Retention,
     pub(super) forget: mpsc::Receiver<Forget>,
     pub(super) publisher: Option<GroupPublisher>,
+    pub(super) regions: Vec<Region>,
 }
 
 /// Why folding ended.
@@ -102,6 +104,12 @@ impl ReadModelTask {
     pub fn giving_way_to(mut self, publisher: GroupPublisher) -> Self {
         self.publisher = Some(publisher);
         self
+    }
+
+    /// At the hub: these regions are asked for what it missed.
+    #[must_use]
+    pub fn gathering(self, regions: Vec<Region>) -> Self {
+        ReadModelTask { regions, ..self }
     }
 
     /// Folds until `stop`. Returns when the last changes are on the disk.
@@ -160,7 +168,7 @@ impl ReadModelTask {
         let (mut fed, mut followers) = self.follow(&positions);
         let missed = self.inner.connection.is_hub.then(|| self.inner.missed()).transpose()?;
         if let Some(missed) = missed.clone() {
-            followers.spawn(missed.fill(self.inner.connection.clone()));
+            followers.spawn(missed.fill(self.inner.connection.clone(), self.regions.clone()));
         }
         let mut writer = Writer::new(Arc::clone(&self.inner), positions, self.retention, missed)?;
         let mut gathered =
@@ -525,7 +533,9 @@ fn decode(messages: Vec<(Source, Stored)>, is_hub: bool) -> (Batch, Vec<(Source,
     let mut batch = Batch::default();
     let mut foreign = Vec::new();
     for (source, message) in messages {
-        if !is_hub && source != Source::Inbox && Subjects::is_again(&message.subject) {
+        // An empty one is a mark.
+        let is_again = source != Source::Inbox && Subjects::is_again(&message.subject);
+        if is_again && (!is_hub || message.payload.is_empty()) {
             continue;
         }
         let read = match source {

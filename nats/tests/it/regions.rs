@@ -272,7 +272,7 @@ async fn what_the_hub_missed_is_written_again_once() {
     for _ in 0..2 {
         let misses = missed_at(hub).await;
         assert_eq!(misses.gaps(), 1, "from the second to the third");
-        let filling = tokio::spawn(misses.clone().fill(hub.clone()));
+        let filling = tokio::spawn(misses.clone().fill(hub.clone(), vec![eu.region.clone()]));
         eventually("the gap is filled", || async { misses.gaps() == 0 }).await;
         filling.abort();
         eventually("the hub has it again", || async { count(hub).await == 4 }).await;
@@ -282,6 +282,15 @@ async fn what_the_hub_missed_is_written_again_once() {
     assert_eq!(again.header("Peal-Told"), Some("yes"));
     assert_eq!(unfinished::name(&again).unwrap().1.as_str(), "3");
     assert_eq!(count(eu).await, 6, "asked twice, it is written again once");
+
+    // Nothing comes after this one.
+    stream.delete_message(5).await.unwrap();
+    let filling = tokio::spawn(missed_at(hub).await.fill(hub.clone(), vec![eu.region.clone()]));
+    eventually("it is marked", || async { hub.message_at(INTAKE, 6).await.unwrap().is_some() }).await;
+    filling.abort();
+    let mark = hub.message_at(INTAKE, 6).await.unwrap().unwrap();
+    assert_eq!((mark.subject.as_str(), mark.payload.len()), ("peal.eu.intake.again.after-6", 0));
+    assert_eq!(missed_at(hub).await.gaps(), 2, "before the fourth, and before the mark");
 }
 
 #[tokio::test(flavor = "multi_thread")]
