@@ -27,8 +27,8 @@ use crate::wait::Patience;
 pub const LINK_LIMIT: Duration = Duration::from_secs(240);
 /// What its streams may reserve.
 const STORE_BYTES: u64 = 256 << 30;
-/// How often messages themselves are compared where their numbers differ.
-const COMPARE_INTERVAL: Duration = Duration::from_secs(2);
+/// Where numbers differ the messages themselves are compared, which takes long: when none has come for this time.
+const STILL: Duration = Duration::from_secs(2);
 
 /// The hub of the regions `eu` and `us`: a nats-server with its streams, and a gateway. It ends when it is dropped.
 pub struct Hub {
@@ -73,8 +73,8 @@ impl Hub {
             old_programs: None,
         };
         let mut gateway = settings.program("gateway", 0, &[server.url()], None)?;
+        // Nobody waits for it: the longer the regions are not there, the more seldom the server tries to reach them.
         gateway.start()?;
-        gateway.until_ready().await?;
         Ok(Hub { connection, port, gateway, server, _folder: folder })
     }
 
@@ -98,19 +98,20 @@ impl Hub {
     /// When it does not within `limit`, with what is missing.
     pub async fn level_with(&self, regions: &[&Region], limit: Duration) -> anyhow::Result<Duration> {
         let (began, patience) = (Instant::now(), Patience::new("the hub has everything", limit));
-        let mut compared = None;
+        let (mut had, mut since) = ([0; 3], Instant::now());
         loop {
             let [here, there] = self.compared_with(regions).await;
             if here == there {
                 return Ok(began.elapsed());
             }
-            // What was missed and written again counts twice in its region.
-            let is_time = compared.is_none_or(|compared: Instant| compared.elapsed() > COMPARE_INTERVAL);
-            if is_time {
+            if here != had {
+                (had, since) = (here, Instant::now());
+            } else if since.elapsed() > STILL {
+                // What was missed and written again counts twice in its region.
                 if self.lacks(regions).await.is_ok_and(|lacks| lacks.is_empty()) {
                     return Ok(began.elapsed());
                 }
-                compared = Some(Instant::now());
+                since = Instant::now();
             }
             if let Err(error) = patience.pause().await {
                 let lacks = self.lacks(regions).await.unwrap_or_else(|error| format!("{error:#}"));
