@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde::Deserialize;
@@ -87,7 +88,7 @@ impl Stored {
 
     /// A message that was fetched by itself.
     #[must_use]
-    pub fn fetched(message: async_nats::jetstream::message::StreamMessage) -> Self {
+    pub fn fetched(message: StreamMessage) -> Self {
         Stored {
             sequence: message.sequence,
             subject: message.subject.into_string(),
@@ -220,6 +221,47 @@ impl Connection {
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(Box::new(error))),
         }
+    }
+
+    /// Fetches the first message of `filter` from a sequence on, from the stream's leader: copies may be behind. `None`
+    /// when there is none.
+    ///
+    /// # Errors
+    /// [`StateError`] when nobody answers.
+    pub(crate) async fn first_at_leader(
+        &self,
+        stream: &str,
+        filter: &str,
+        from: u64,
+    ) -> Result<Option<Stored>, StateError> {
+        let handle = self.jetstream.get_stream_no_info(stream).await;
+        let handle = handle.map_err(|error| StateError::new(stream, error))?;
+        at_leader(stream, handle.get_first_raw_message_by_subject(filter, from).await)
+    }
+
+    /// Fetches the last message of `filter` in the same way.
+    ///
+    /// # Errors
+    /// [`StateError`] when nobody answers.
+    pub(crate) async fn last_at_leader(
+        &self,
+        stream: &str,
+        filter: &str,
+    ) -> Result<Option<Stored>, StateError> {
+        let handle = self.jetstream.get_stream_no_info(stream).await;
+        let handle = handle.map_err(|error| StateError::new(stream, error))?;
+        at_leader(stream, handle.get_last_raw_message_by_subject(filter).await)
+    }
+}
+
+fn at_leader(
+    stream: &str,
+    answer: Result<StreamMessage, LastRawMessageError>,
+) -> Result<Option<Stored>, StateError> {
+    match answer {
+        Ok(found) => Ok(Some(Stored::fetched(found))),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(StateError::new(stream, error)),
     }
 }
 
@@ -514,29 +556,19 @@ impl Follower {
         }
     }
 
-    /// Whether something is left that was not given yet. The stream's leader is asked: copies may be behind.
-    async fn has_more(
-        &mut self,
-        state: &StreamState,
-    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    /// Whether something is left that was not given yet. A shared borrow could not wait on another thread.
+    async fn has_more(&mut self, state: &StreamState) -> Result<bool, StateError> {
         if state.messages == 0 || state.last <= self.position {
             return Ok(false);
         }
         let filter = if self.filter.is_empty() { ">" } else { &self.filter };
-        let stream = self.connection.jetstream.get_stream_no_info(&self.stream).await?;
-        let found = match (self.position, self.since_ms) {
+        let since = self.since_ms.filter(|_| self.position == 0);
+        let found = match since {
             // Times grow with sequences: when the newest is too old, all are.
-            (0, Some(_)) => stream.get_last_raw_message_by_subject(filter).await,
-            _ => stream.get_first_raw_message_by_subject(filter, self.position + 1).await,
+            Some(_) => self.connection.last_at_leader(&self.stream, filter).await?,
+            None => self.connection.first_at_leader(&self.stream, filter, self.position + 1).await?,
         };
-        match found {
-            Ok(found) => {
-                let at_ms = Stored::fetched(found).at_ms;
-                Ok(self.position > 0 || self.since_ms.is_none_or(|since| at_ms >= since))
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
-            Err(error) => Err(Box::new(error)),
-        }
+        Ok(found.is_some_and(|found| since.is_none_or(|since| found.at_ms >= since)))
     }
 
     fn identify(&mut self, state: &StreamState) -> Identity {

@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::connect::Connection;
-use crate::follow::{StateError, Stored};
+use crate::follow::Stored;
 use crate::publish::{Outgoing, PublishError};
 use crate::service::Refusal;
 use crate::subjects::{Region, Subjects};
@@ -41,6 +41,10 @@ const AT_ONCE: usize = 200;
 /// How long a region may take to answer, and how long it works on an answer before it tells how far it came.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 const WORK_LIMIT: Duration = Duration::from_secs(3);
+/// A region goes through so many pieces of a gap at once, each of so many sequences: one message after another would be
+/// two round trips for each.
+const PIECES: usize = 32;
+const PIECE: u64 = 16;
 /// Gaps of one region and stream that are kept in mind. Where pinned notifications lie between others there is a gap at
 /// each; a region that does not answer sends nothing either, so they don't become many.
 const MAX_OPEN: usize = 100_000;
@@ -278,21 +282,23 @@ async fn write_again(connection: &Connection, question: &Question) -> Result<Ans
         EVENTS => subjects.event_unpinned(),
         _ => return Err(format!("{stream} is not handed on so").into()),
     };
-    let (mut filled, mut next, mut written) = (0, None, 0_u64);
-    'gaps: for (from, to) in &question.gaps {
-        let mut at = *from;
-        while let Some(found) = from_leader(connection, stream, &filter, at).await? {
-            if found.sequence > *to {
+    let (mut answer, mut written) = (Answer { filled: 0, next: None }, 0);
+    for gap in &question.gaps {
+        match fill(connection, stream, &filter, *gap, began, &mut written).await {
+            Ok(reached) if reached == gap.1 => answer.filled += 1,
+            Ok(reached) => {
+                answer.next = Some(reached + 1);
                 break;
             }
-            if began.elapsed() > WORK_LIMIT {
-                next = Some(found.sequence);
-                break 'gaps;
+            Err(error) if answer.filled == 0 => return Err(error),
+            Err(error) => {
+                tracing::debug!(error = &*error, "only the first gaps are filled");
+                break;
             }
-            written += u64::from(write(connection, subjects.again(stream, found.sequence), &found).await?);
-            at = found.sequence + 1;
         }
-        filled += 1;
+        if began.elapsed() > WORK_LIMIT {
+            break;
+        }
     }
     if let Some(last) = question.last {
         mark(connection, stream, &filter, last).await?;
@@ -300,34 +306,69 @@ async fn write_again(connection: &Connection, question: &Question) -> Result<Ans
     if written > 0 {
         tracing::warn!(stream, written, "the hub missed messages: they are written again");
     }
-    Ok(Answer { filled, next })
+    Ok(answer)
 }
 
-/// The first message from `at` on. Copies of the stream may be behind.
-async fn from_leader(
+/// Writes again what lies in a gap, from its beginning to the sequence that it gives back.
+async fn fill(
     connection: &Connection,
     stream: &str,
     filter: &str,
-    at: u64,
-) -> Result<Option<Stored>, StateError> {
-    let handle = connection.jetstream.get_stream_no_info(stream).await;
-    let handle = handle.map_err(|error| StateError::new(stream, error))?;
-    match handle.get_first_raw_message_by_subject(filter, at).await {
-        Ok(found) => Ok(Some(Stored::fetched(found))),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(StateError::new(stream, error)),
+    (from, to): Gap,
+    began: Instant,
+    written: &mut u64,
+) -> Result<u64, Failed> {
+    // In most gaps there is nothing: pinned notifications lie there.
+    let first = connection.first_at_leader(stream, filter, from).await?;
+    let Some(first) = first.map(|first| first.sequence).filter(|first| *first <= to) else { return Ok(to) };
+    let pieces = (first..=to).step_by(PIECE as usize).map(|from| (from, to.min(from + PIECE - 1)));
+    let fill_piece = |piece| fill_piece(connection, stream, filter, piece);
+    let mut pieces = futures_util::stream::iter(pieces).map(fill_piece).buffered(PIECES);
+    let mut reached = first - 1;
+    while let Some(piece) = pieces.next().await {
+        match piece {
+            Ok((to, count)) => {
+                reached = to;
+                *written += count;
+            }
+            Err(error) if reached < first => return Err(error),
+            Err(error) => {
+                tracing::debug!(error = &*error, "a gap is filled in part");
+                break;
+            }
+        }
+        if began.elapsed() > WORK_LIMIT {
+            break;
+        }
     }
+    Ok(reached)
+}
+
+/// Gives back the piece's end, and how much was written.
+async fn fill_piece(
+    connection: &Connection,
+    stream: &str,
+    filter: &str,
+    (from, to): Gap,
+) -> Result<(u64, u64), Failed> {
+    let (mut at, mut written) = (from, 0);
+    let subjects = Subjects::new(&connection.region);
+    while let Some(found) = connection.first_at_leader(stream, filter, at).await? {
+        if found.sequence > to {
+            break;
+        }
+        written += u64::from(write(connection, subjects.again(stream, found.sequence), &found).await?);
+        at = found.sequence + 1;
+    }
+    Ok((to, written))
 }
 
 /// Writes a mark after the newest message, unless that is the one that came last.
 async fn mark(connection: &Connection, stream: &str, filter: &str, last: u64) -> Result<(), Failed> {
-    let handle = connection.jetstream.get_stream_no_info(stream).await?;
-    let newest = match handle.get_last_raw_message_by_subject(filter).await {
-        Ok(newest) if newest.sequence > last => newest.sequence,
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
+    let newest = connection.last_at_leader(stream, filter).await?.map_or(0, |newest| newest.sequence);
+    if newest <= last {
+        return Ok(());
+    }
     let subject = Subjects::new(&connection.region).mark(stream, newest);
     match connection.publish(Outgoing::new(subject, "").expect_last(0)).await {
         Ok(_) | Err(PublishError::Conflict) => Ok(()),

@@ -1,5 +1,8 @@
 //! Regions linked by a hub: what each writes reaches the others, a cut link stops nothing, and nothing is missing after.
 
+mod missed;
+mod state;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,19 +16,17 @@ use peal_common::clock::{Clock, HybridClock};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::connect::{self, Connection};
-use peal_nats::follow::Reader;
 use peal_nats::handed_on::{self, HandedOn};
 use peal_nats::mirror::{Keeps, Mirror};
-use peal_nats::missed::{self, Misses};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
 use peal_nats::service::{Description, Request, Service};
 use peal_nats::state::{StateWriter, WriteError, Written};
 use peal_nats::topology::{
-    ALL_STATE, Current, EVENTS, INTAKE, Links, OTHERS_STATE, Options, Topology, apply, check,
-    deliver_consumer, plan, state_to, work_stream,
+    ALL_STATE, Current, EVENTS, Links, OTHERS_STATE, Options, Topology, apply, check, deliver_consumer, plan,
+    work_stream,
 };
-use peal_nats::{Region, Subjects, unfinished};
+use peal_nats::{Region, Subjects};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -137,14 +138,14 @@ impl Place {
                     request.answer(handed_on::asked_again(&writer, request.payload()).await).await;
                 }
             };
-            let of_missed = Subjects::new(&connection.region).api(missed::DOOR);
+            let of_missed = Subjects::new(&connection.region).api(peal_nats::missed::DOOR);
             let answer_missed = |request: Request| {
                 let connection = connection.clone();
-                async move { request.answer(missed::asked(&connection, request.payload()).await).await }
+                async move { request.answer(peal_nats::missed::asked(&connection, request.payload()).await).await }
             };
             let (again, missed) = tokio::join!(
                 service.serve(handed_on::DOOR, &subject, 1, &stop, answer),
-                service.serve(missed::DOOR, &of_missed, 1, &stop, answer_missed),
+                service.serve(peal_nats::missed::DOOR, &of_missed, 1, &stop, answer_missed),
             );
             again.and(missed).unwrap();
             service.stop().await;
@@ -200,15 +201,6 @@ impl World {
     }
 }
 
-/// What is missing among the notifications that the hub has.
-async fn missed_at(hub: &Connection) -> Misses {
-    let (misses, mut reader) = (Misses::default(), Reader::open(hub, INTAKE).await.unwrap());
-    while reader.peek().await.unwrap().is_some() {
-        misses.note(INTAKE, &reader.take());
-    }
-    misses
-}
-
 fn hub_topology() -> Topology {
     Topology::for_hub(&named("hub"), &REGIONS.map(named), &Options::laptop())
 }
@@ -244,53 +236,6 @@ async fn what_a_region_writes_reaches_the_hub_and_the_others() {
     let others = world.eu.connection.stream_state(OTHERS_STATE).await.unwrap();
     assert_eq!(others.messages, 1);
     assert_eq!(world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages, 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_hub_missed_is_written_again_once() {
-    let world = World::start().await;
-    let (eu, hub) = (&world.eu.connection, &world.hub_connection);
-    for number in 1..=5 {
-        // The second may not leave its region.
-        let subject = Subjects::new(&eu.region).intake(Priority::High, "shop");
-        let outgoing = Outgoing::new(Subjects::pin(subject, number == 2), number.to_string());
-        eu.publish(outgoing.id(&format!("shop:{number}")).header("Peal-Told", "yes")).await.unwrap();
-    }
-    let count = async |of: &Connection| of.stream_state(INTAKE).await.map_or(0, |state| state.messages);
-    eventually("the hub has what may leave", || async { count(hub).await == 4 }).await;
-    // As if it had never come.
-    let stream = hub.jetstream.get_stream_no_info(INTAKE).await.unwrap();
-    for sequence in [1, 2] {
-        let found = hub.message_at(INTAKE, sequence).await.unwrap().unwrap();
-        assert_eq!(found.payload, [b"1", b"3"][sequence as usize - 1][..]);
-        if sequence == 2 {
-            stream.delete_message(sequence).await.unwrap();
-        }
-    }
-
-    let _door = world.eu.open_door();
-    for _ in 0..2 {
-        let misses = missed_at(hub).await;
-        assert_eq!(misses.gaps(), 1, "from the second to the third");
-        let filling = tokio::spawn(misses.clone().fill(hub.clone(), vec![eu.region.clone()]));
-        eventually("the gap is filled", || async { misses.gaps() == 0 }).await;
-        filling.abort();
-        eventually("the hub has it again", || async { count(hub).await == 4 }).await;
-    }
-    let again = hub.message_at(INTAKE, 5).await.unwrap().unwrap();
-    assert_eq!((again.subject.as_str(), &again.payload[..]), ("peal.eu.intake.again.3", &b"3"[..]));
-    assert_eq!(again.header("Peal-Told"), Some("yes"));
-    assert_eq!(unfinished::name(&again).unwrap().1.as_str(), "3");
-    assert_eq!(count(eu).await, 6, "asked twice, it is written again once");
-
-    // Nothing comes after this one.
-    stream.delete_message(5).await.unwrap();
-    let filling = tokio::spawn(missed_at(hub).await.fill(hub.clone(), vec![eu.region.clone()]));
-    eventually("it is marked", || async { hub.message_at(INTAKE, 6).await.unwrap().is_some() }).await;
-    filling.abort();
-    let mark = hub.message_at(INTAKE, 6).await.unwrap().unwrap();
-    assert_eq!((mark.subject.as_str(), mark.payload.len()), ("peal.eu.intake.again.after-6", 0));
-    assert_eq!(missed_at(hub).await.gaps(), 2, "before the fourth, and before the mark");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,131 +308,6 @@ async fn a_region_that_is_cut_off_goes_on_and_its_opt_out_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_on_its_way_when_a_link_is_cut_outlives_what_is_written_again_and_again() {
-    let world = World::start().await;
-    world.us.set("marketing", Some(true)).await;
-    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(true) }).await;
-
-    // Sent before the servers notice that nobody hears it. In a bucket, whatever replaces a message that is on its way
-    // counts as its acknowledgement, and as that of all before it.
-    world.us.link.silence();
-    world.us.set("marketing", Some(false)).await;
-    for number in 0..200 {
-        world.us.write(&busy(), number).await;
-    }
-    world.us.link.cut();
-    for number in 200..400 {
-        world.us.write(&busy(), number).await;
-    }
-    world.us.link.heal();
-    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
-        .await;
-    eventually("eu has the last of the others", || async {
-        world.eu.mirror.get(&busy()).unwrap().is_some_and(|found| found.get("number") == Some(&json!(399)))
-    })
-    .await;
-    // What has arrived waits no longer.
-    for (connection, to) in [(&world.us.connection, "hub"), (&world.hub_connection, "eu")] {
-        eventually("nothing is on its way", || async {
-            connection.stream_state(&state_to(&named(to))).await.is_ok_and(|state| state.messages == 0)
-        })
-        .await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_lost_on_its_way_to_the_hub_is_written_again() {
-    let world = World::start().await;
-    world.us.look_after_state();
-    world.us.set("marketing", Some(true)).await;
-    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(true) }).await;
-    world.us.link.cut();
-    world.us.set("marketing", Some(false)).await;
-    lose_on_its_way(&world.us.connection, "hub").await;
-    world.us.link.heal();
-    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
-        .await;
-    assert_eq!(world.us.written().await, 3, "twice by hand, and once again");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_lost_on_its_way_from_the_hub_is_written_again_by_its_region() {
-    let world = World::start().await;
-    world.eu.look_after_state();
-    let door = world.us.open_door();
-    world.us.set("marketing", Some(true)).await;
-    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(true) }).await;
-    world.eu.link.cut();
-    world.us.set("marketing", Some(false)).await;
-    lose_on_its_way(&world.hub_connection, "eu").await;
-    world.eu.link.heal();
-    eventually("the opt-out is in force in eu", || async { world.eu.allowed("marketing") == Some(false) })
-        .await;
-    assert_eq!(world.us.written().await, 3, "twice by hand, and once again");
-    world.us.stop.cancel();
-    door.await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_only_late_is_not_written_again() {
-    const COUNT: u64 = 200;
-    let world = World::start().await;
-    world.us.look_after_state();
-    world.eu.look_after_state();
-    let key = |number: u64| RecordKey::new(Kind::Recipient, &"shop".parse().unwrap(), &format!("u-{number}"));
-    for number in 0..COUNT {
-        if number == COUNT / 2 {
-            world.us.link.cut();
-        }
-        world.us.write(&key(number), number).await;
-    }
-    world.us.link.heal();
-    for number in 0..COUNT {
-        eventually("eu knows it", || async { world.eu.mirror.get(&key(number)).unwrap().is_some() }).await;
-    }
-    world.us.set("marketing", Some(true)).await;
-    eventually("eu knows the last", || async { world.eu.allowed("marketing") == Some(true) }).await;
-    assert_eq!(world.us.written().await, COUNT + 1);
-}
-
-/// Takes away what waits for a link, as if it had been sent to nobody.
-async fn lose_on_its_way(connection: &Connection, to: &str) {
-    let queue = state_to(&named(to));
-    eventually("it waits for the link", || async {
-        connection.stream_state(&queue).await.is_ok_and(|state| state.messages > 0)
-    })
-    .await;
-    connection.purge(&queue, ">").await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_region_knows_whether_the_hub_has_told_it_everything() {
-    let world = World::start().await;
-    let us = &world.us.connection;
-    let missing = async || us.state_missing(&named("hub")).await;
-    eventually("there is nothing to tell", async || matches!(missing().await, Ok(Some(0)))).await;
-    // Each its own key, so that none leaves the streams by being replaced.
-    let write = async |number: u64| {
-        let app: AppId = "shop".parse().unwrap();
-        world.eu.write(&RecordKey::new(Kind::Recipient, &app, &format!("u-{number}")), number).await;
-    };
-    write(0).await;
-    eventually("us has the first", async || us.stream_state(OTHERS_STATE).await.unwrap().messages == 1).await;
-    world.us.link.cut();
-    assert!(missing().await.is_err(), "nobody knows while the hub is out of reach");
-    for number in 1..300 {
-        write(number).await;
-    }
-    eventually("the hub has all", async || {
-        world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages == 300
-    })
-    .await;
-    world.us.link.heal();
-    eventually("it is told", async || matches!(missing().await, Ok(Some(0)))).await;
-    assert_eq!(us.stream_state(OTHERS_STATE).await.unwrap().messages, 300);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_one_region_erases_leaves_the_streams_of_all() {
     let world = World::start().await;
     let profile = |record: &mut Record, stamp: &_| {
@@ -529,117 +349,6 @@ async fn what_one_region_erases_leaves_the_streams_of_all() {
     world.eu.take_over_erasure().await;
     let after = world.eu.connection.stream_state(&Subjects::new(&named("eu")).state_stream()).await.unwrap();
     assert_eq!(before, after);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_was_lost_is_filled_again_with_what_came_long_ago() {
-    let world = World::start().await;
-    world.eu.set("marketing", Some(false)).await;
-    eventually("us knows of the opt-out", || async { world.us.allowed("marketing") == Some(false) }).await;
-    for (connection, topology, stream) in [
-        (&world.us.connection, &world.us.topology, OTHERS_STATE),
-        (&world.hub_connection, &hub_topology(), ALL_STATE),
-    ] {
-        connection.jetstream.delete_stream(stream).await.unwrap();
-        applied(&connection.jetstream, topology).await;
-        eventually("it is filled again", || async {
-            connection.stream_state(stream).await.is_ok_and(|state| state.messages == 1)
-        })
-        .await;
-    }
-    eventually("the opt-out counts again", || async { world.us.allowed("marketing") == Some(false) }).await;
-    // What comes now goes on from there.
-    world.eu.set("email", Some(false)).await;
-    eventually("us knows the next one", || async { world.us.allowed("email") == Some(false) }).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_is_made_again_hands_on_everything_once_more() {
-    let world = World::start().await;
-    let app: AppId = "shop".parse().unwrap();
-    let write = async |number: u64| {
-        let key = RecordKey::new(Kind::Recipient, &app, &format!("u-{number}"));
-        world.eu.write(&key, number).await;
-    };
-    let us_has = async |messages: u64| {
-        let others = world.us.connection.stream_state(OTHERS_STATE).await;
-        others.is_ok_and(|others| others.messages == messages)
-    };
-    for number in 10..60 {
-        write(number).await;
-    }
-    eventually("us has them", async || us_has(50).await).await;
-    let hub = &world.hub_connection;
-    world.eu.connection.jetstream.delete_stream(state_to(&named("hub"))).await.unwrap();
-    hub.jetstream.delete_stream(state_to(&named("us"))).await.unwrap();
-    for number in 10..20 {
-        write(number).await;
-    }
-    world.eu.set("marketing", Some(false)).await;
-    // As the guide says.
-    for (connection, stream) in [(hub, ALL_STATE), (&world.us.connection, OTHERS_STATE)] {
-        eventually("the other side has noticed", async || {
-            let sources = connection.sources(stream).await.unwrap();
-            let silent = sources.iter().filter_map(|source| source.silent_for).max();
-            silent.is_some_and(|silent| silent > Duration::from_secs(20))
-        })
-        .await;
-    }
-    applied(&world.eu.connection.jetstream, &world.eu.topology).await;
-    applied(&hub.jetstream, &hub_topology()).await;
-    eventually("the opt-out is in force in us", async || world.us.allowed("marketing") == Some(false)).await;
-    write(60).await;
-    eventually("us has what came last", async || us_has(52).await).await;
-    let missing = async || world.us.connection.state_missing(&named("hub")).await;
-    eventually("nothing is missing", async || matches!(missing().await, Ok(Some(0)))).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn more_state_than_has_room_on_its_way_waits_in_the_bucket() {
-    let world = World::start().await;
-    world.eu.link.cut();
-    let large = "x".repeat(800 << 10);
-    let app: AppId = "shop".parse().unwrap();
-    for number in 1..100 {
-        let key = RecordKey::new(Kind::Recipient, &app, &format!("u-large-{number}"));
-        let change = |record: &mut Record, stamp: &_| {
-            record.set("large", json!(large), stamp);
-            Ok::<_, WriteError>(())
-        };
-        world.eu.writer.update(&key, change).await.unwrap();
-    }
-    world.eu.set("marketing", Some(false)).await;
-    let on_its_way = async || {
-        let queue = world.eu.connection.stream_state(&state_to(&named("hub"))).await.unwrap();
-        queue.messages
-    };
-    eventually("the queue is full", async || on_its_way().await >= 80).await;
-    assert!(on_its_way().await < 100, "not everything fits");
-    world.eu.link.heal();
-    eventually("the opt-out is in force in us", async || world.us.allowed("marketing") == Some(false)).await;
-    eventually("us has all of it", async || {
-        world.us.connection.stream_state(OTHERS_STATE).await.unwrap().messages == 100
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_is_not_made_while_what_it_missed_cannot_be_sent_again() {
-    let world = World::start().await;
-    world.eu.set("marketing", Some(false)).await;
-    eventually("us knows of the opt-out", async || world.us.allowed("marketing") == Some(false)).await;
-    let us = &world.us;
-    us.connection.jetstream.delete_stream(OTHERS_STATE).await.unwrap();
-    us.link.cut();
-    let current = Current::read(&us.connection.jetstream, &us.topology).await.unwrap();
-    let refused = apply(&us.connection.jetstream, &plan(&current, &us.topology), false).await.unwrap_err();
-    assert!(refused.to_string().starts_with("hub does not answer"), "{refused}");
-    us.link.heal();
-    applied(&us.connection.jetstream, &us.topology).await;
-    eventually("the opt-out is there again", async || {
-        us.connection.stream_state(OTHERS_STATE).await.is_ok_and(|state| state.messages == 1)
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
