@@ -15,14 +15,17 @@ pub struct Backoff {
 
 impl Backoff {
     /// The wait after `attempt` attempts (1 is the first). A provider's `retry_after` is honoured as the least wait, up
-    /// to the cap; jitter comes on top of it so that waiting messages do not return all at once.
+    /// to the cap; jitter comes on top of it so that waiting messages do not return all at once. One that is shorter than
+    /// ours changes nothing: a provider that says "in a second" again and again would use up all attempts in no time.
     pub fn delay(&self, attempt: u32, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
         let doublings = attempt.saturating_sub(1).min(20);
         let ceiling = self.base.saturating_mul(1 << doublings).min(self.cap);
         let jitter = ceiling.mul_f64(rng.random_range(0.5..=1.0));
         match retry_after {
-            Some(asked) => asked.min(self.cap) + self.base.mul_f64(rng.random_range(0.0..=0.5)),
-            None => jitter,
+            Some(asked) if asked > jitter => {
+                asked.min(self.cap) + self.base.mul_f64(rng.random_range(0.0..=0.5))
+            }
+            _ => jitter,
         }
     }
 }
@@ -46,10 +49,15 @@ mod tests {
         }
 
         #[test]
-        fn retry_after_is_honoured_up_to_the_cap(seconds in 0u64..=1_000_000_000, seed: u64) {
+        fn retry_after_is_honoured_up_to_the_cap(
+            attempt in 0u32..20,
+            seconds in 0u64..=1_000_000_000,
+            seed: u64,
+        ) {
             let asked = Duration::from_secs(seconds);
-            let delay = BACKOFF.delay(1, Some(asked), &mut StdRng::seed_from_u64(seed));
+            let delay = BACKOFF.delay(attempt, Some(asked), &mut StdRng::seed_from_u64(seed));
             prop_assert!(delay >= asked.min(BACKOFF.cap));
+            prop_assert!(delay >= BACKOFF.delay(attempt, None, &mut StdRng::seed_from_u64(seed)));
             prop_assert!(delay <= BACKOFF.cap + BACKOFF.base);
         }
     }

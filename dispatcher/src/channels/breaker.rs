@@ -117,9 +117,9 @@ fn verdict(outcome: &Outcome) -> Verdict {
     }
 }
 
-/// The reasons to try again that are the provider's trouble rather than one message's, beside its 5xx. A push service that
-/// refuses our key may mean one subscription, and everybody's if it goes on.
-const GENERAL: [&str; 11] = [
+/// The reasons to try again that are the provider's trouble rather than one message's. A push service that refuses our key
+/// may mean one subscription, and everybody's if it goes on.
+const GENERAL: [&str; 12] = [
     "connect_failed",
     "connection_lost",
     "dns_failed",
@@ -130,11 +130,15 @@ const GENERAL: [&str; 11] = [
     "shutdown",
     "timeout",
     "tls_failed",
+    "unexpected_answer",
     "unreadable_answer",
 ];
+/// How others of them begin: the provider's 5xx, a mail server that hangs up, no access token for FCM, and what Aligo says of
+/// a batch as a whole.
+const GENERAL_PREFIXES: [&str; 4] = ["http_5", "smtp_421", "token_", "aligo_"];
 
 fn is_general(reason: &str) -> bool {
-    GENERAL.contains(&reason) || reason.starts_with("http_5") || reason.starts_with("smtp_421")
+    GENERAL.contains(&reason) || GENERAL_PREFIXES.iter().any(|prefix| reason.starts_with(prefix))
 }
 
 /// Whether an outcome speaks against whoever was called, rather than against one message.
@@ -351,6 +355,17 @@ mod tests {
         let opened = breaker.opened().unwrap();
         assert_eq!((opened.cause.as_str(), opened.since), ("connect_failed", AT));
         assert_eq!(breaker.admit(NONE).await.unwrap_err().cause, "connect_failed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_everybodys_trouble_opens_it() {
+        for reason in ["http_502", "smtp_421_4.3.2", "token_timeout", "aligo_-99", "unexpected_answer"] {
+            let breaker = Breaker::default();
+            for _ in 0..FAILURES {
+                call(&breaker, retry(reason, None)).await;
+            }
+            assert_eq!(breaker.opened().unwrap().cause, reason);
+        }
     }
 
     #[tokio::test(start_paused = true)]
