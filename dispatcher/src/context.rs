@@ -103,7 +103,10 @@ impl Context {
     pub fn providers(&self) -> Arc<Providers> {
         let generation = self.mirror.generation(Kind::Account);
         if generation != self.providers.generation() {
-            let rebuilt = self.providers.replace(generation, None, |settings| self.build(settings));
+            let rebuilt = self.providers.replace(generation, None, |_| {
+                let own = self.catalog.accounts()?;
+                Ok::<_, CatalogError>(self.providers.get().with_own(&own, &self.connection, &self.clock))
+            });
             if let Err(error) = rebuilt {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(error, "the accounts of apps are not in force yet");

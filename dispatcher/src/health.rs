@@ -66,7 +66,7 @@ impl AccountView {
 }
 
 fn accounts(providers: &Providers) -> impl Iterator<Item = (Channel, &Account)> {
-    let of = |channel| providers.of(channel).iter().map(move |account| (channel, account));
+    let of = |channel| providers.of(channel).iter().map(move |account| (channel, &**account));
     Channel::ALL.into_iter().flat_map(of)
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, ChannelSet};
+use peal_common::clock::Stamp;
 use peal_common::envelope::{Accepted, ContactRef};
 use peal_common::id::{AppId, CategoryId, NotificationId, RecipientId, TemplateId};
 use peal_common::recipient::{Outline, Recipient};
@@ -92,6 +93,24 @@ pub struct AppAccount {
     pub name: String,
     /// What there is to know of it.
     pub settings: AccountSettings,
+    /// When that was written; `None` of what is not stored.
+    pub written: Option<Stamp>,
+}
+
+/// Which account of which app, as of when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountVersion {
+    app: AppId,
+    name: String,
+    written: Option<Stamp>,
+}
+
+impl AppAccount {
+    /// What tells it from others, and from what it was before.
+    #[must_use]
+    pub fn version(&self) -> AccountVersion {
+        AccountVersion { app: self.app.clone(), name: self.name.clone(), written: self.written.clone() }
+    }
 }
 
 /// Typed look-ups in the mirror. Cheap to clone.
@@ -430,7 +449,7 @@ pub fn read_account(
     let settings = sealer.open_secret(sealed, key.as_str())?;
     let settings = serde_json::from_str(&settings).map_err(|_| damaged())?;
     let (app, name) = (key.app().ok_or_else(damaged)?, key.id().ok_or_else(damaged)?);
-    Ok(Some(AppAccount { app, name, settings }))
+    Ok(Some(AppAccount { app, name, settings, written: record.latest().cloned() }))
 }
 
 /// The keys under which a recipient's record may stand: the usual one, and the one that stays in the region.

@@ -9,6 +9,7 @@ use peal_common::id::AppId;
 use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
 use peal_common::settings::RouteSettings;
+use peal_nats::catalog::AccountVersion;
 
 use super::breaker::{Admission, Breaker, Opened};
 use super::outcomes::retry;
@@ -66,6 +67,8 @@ pub struct Account {
     route: Route,
     provider: Provider,
     breaker: Option<Breaker>,
+    /// Of which app it is, unless the settings name it.
+    own: Option<AccountVersion>,
 }
 
 impl Account {
@@ -76,7 +79,17 @@ impl Account {
             Some(name) => format!("{}:{name}", provider.name()).into(),
             None => provider.name().into(),
         };
-        Account { name, route, provider, breaker }
+        Account { name, route, provider, breaker, own: None }
+    }
+
+    /// The same, brought along by an app.
+    pub(super) fn brought_along(self, own: Option<AccountVersion>) -> Self {
+        Account { own, ..self }
+    }
+
+    /// Of which app it is, unless the settings name it.
+    pub(super) const fn own(&self) -> Option<&AccountVersion> {
+        self.own.as_ref()
     }
 
     /// Its name in events, metrics and the API: that of the provider, and where the account has one of its own, that after
@@ -144,20 +157,20 @@ impl Account {
 
 /// The accounts of one channel, those with more rules first.
 #[derive(Debug, Default)]
-pub(super) struct Accounts(Vec<Account>);
+pub(super) struct Accounts(Vec<Arc<Account>>);
 
 impl Accounts {
     /// Adds one behind those that have as many rules.
-    pub(super) fn add(&mut self, account: Account) {
+    pub(super) fn add(&mut self, account: Arc<Account>) {
         let place = self.0.partition_point(|other| other.route.rules() >= account.route.rules());
         self.0.insert(place, account);
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(&Account) -> bool) {
-        self.0.retain(keep);
+        self.0.retain(|account| keep(account));
     }
 
-    pub(super) fn all(&self) -> &[Account] {
+    pub(super) fn all(&self) -> &[Arc<Account>] {
         &self.0
     }
 
@@ -168,9 +181,8 @@ impl Accounts {
         let particular =
             self.0.iter().any(|account| account.route.rules() > 0 && account.route.takes(sought));
         let sought = *sought;
-        self.0
-            .iter()
-            .filter(move |account| (account.route.rules() > 0) == particular && account.route.takes(&sought))
+        let all = self.0.iter().map(Arc::as_ref);
+        all.filter(move |account| (account.route.rules() > 0) == particular && account.route.takes(&sought))
     }
 
     /// Whether it matters where messages go.

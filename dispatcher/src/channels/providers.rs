@@ -9,7 +9,7 @@ use peal_common::clock::Clock;
 use peal_common::seal::Sealer;
 use peal_common::settings::{AccountSettings, ChannelSettings};
 use peal_nats::Connection;
-use peal_nats::catalog::AppAccount;
+use peal_nats::catalog::{AccountVersion, AppAccount};
 use peal_nats::turns::Turns;
 use tokio::sync::Notify;
 
@@ -33,8 +33,8 @@ pub struct Providers {
 }
 
 impl Providers {
-    /// Sets up what the settings name, and the accounts that apps brought along; the sandbox takes the other channels if it
-    /// is on.
+    /// Sets up what the settings name, and the accounts that apps brought along; the sandbox takes what the settings leave
+    /// out, if it is on.
     ///
     /// # Errors
     /// [`ConfigError`] with what to write.
@@ -65,37 +65,61 @@ impl Providers {
             providers
                 .add(Channel::Inbox, Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())));
         }
-        providers.add_accounts(&settings.unnamed(), None, &turns, clock)?;
+        providers.add_accounts(&settings.unnamed(), None, None, &turns, clock)?;
         for (name, account) in &settings.accounts {
             providers
-                .add_accounts(account, Some(name), &turns, clock)
+                .add_accounts(account, Some(name), None, &turns, clock)
                 .map_err(|source| ConfigError::Account { name: name.clone(), source: Box::new(source) })?;
         }
-        let sandboxed: Vec<_> = Channel::ALL.into_iter().filter(|channel| !providers.has(*channel)).collect();
-        providers.add_own(own, &turns, clock);
         if settings.sandbox.enabled {
-            for channel in sandboxed.into_iter().filter(|channel| *channel != Channel::Inbox) {
+            let sandboxed = Channel::ALL.into_iter().filter(|channel| *channel != Channel::Inbox);
+            for channel in sandboxed.filter(|channel| !providers.has(*channel)).collect::<Vec<_>>() {
                 let client = sandbox::Client::new(connection.clone(), clock.clone(), channel);
                 providers.add(channel, Provider::Sandbox(client));
             }
         }
-        Ok(providers)
+        Ok(providers.with_own(own, connection, clock))
     }
 
-    /// Adds the accounts that apps brought along. One that can't be set up stands for what waits for it.
-    fn add_own(&mut self, accounts: &[AppAccount], turns: &Turns, clock: &Clock) {
-        for AppAccount { app, name, settings } in accounts {
-            let mut settings = settings.clone();
-            settings.route.apps = vec![app.clone()];
-            let name = format!("{app}/{name}");
-            if let Err(error) = self.add_accounts(&settings, Some(&name), turns, clock) {
-                tracing::error!(account = name, error = &error as &dyn Error, "an account is unusable");
-                self.remove(&name);
-                let route = Route::from_settings(&settings.route);
-                for provider in settings.providers() {
-                    let account = Account::new(Provider::Unusable(provider), Some(&name), route.clone());
-                    self.by_channel[channel_of(provider) as usize].add(account);
+    /// The same with these accounts of apps in the place of those that it has. Whatever stays as it is keeps its connections,
+    /// tokens and circuits: one app's change is nobody else's.
+    #[must_use]
+    pub fn with_own(&self, own: &[AppAccount], connection: &Connection, clock: &Clock) -> Self {
+        let turns = Turns::shared(connection.clone());
+        let mut providers = Providers::default();
+        for (accounts, before) in providers.by_channel.iter_mut().zip(&self.by_channel) {
+            let of_settings = before.all().iter().filter(|account| account.own().is_none());
+            of_settings.for_each(|account| accounts.add(Arc::clone(account)));
+        }
+        // Of those that are alike the first one is tried first: their order is that of their names.
+        for account in own {
+            let (version, mut stays) = (account.version(), false);
+            for (accounts, before) in providers.by_channel.iter_mut().zip(&self.by_channel) {
+                for kept in before.all().iter().filter(|kept| kept.own() == Some(&version)) {
+                    accounts.add(Arc::clone(kept));
+                    stays = true;
                 }
+            }
+            if !stays {
+                providers.add_own(account, &version, &turns, clock);
+            }
+        }
+        providers
+    }
+
+    /// Adds an account that an app brought along. One that can't be set up stands for what waits for it.
+    fn add_own(&mut self, own: &AppAccount, version: &AccountVersion, turns: &Turns, clock: &Clock) {
+        let mut settings = own.settings.clone();
+        settings.route.apps = vec![own.app.clone()];
+        let name = format!("{}/{}", own.app, own.name);
+        if let Err(error) = self.add_accounts(&settings, Some(&name), Some(version), turns, clock) {
+            tracing::error!(account = name, error = &error as &dyn Error, "an account is unusable");
+            self.remove(&name);
+            let route = Route::from_settings(&settings.route);
+            for provider in settings.providers() {
+                let account = Account::new(Provider::Unusable(provider), Some(&name), route.clone());
+                let account = Arc::new(account.brought_along(Some(version.clone())));
+                self.by_channel[channel_of(provider) as usize].add(account);
             }
         }
     }
@@ -111,12 +135,14 @@ impl Providers {
         &mut self,
         settings: &AccountSettings,
         name: Option<&str>,
+        version: Option<&AccountVersion>,
         turns: &Turns,
         clock: &Clock,
     ) -> Result<(), ConfigError> {
         let route = Route::from_settings(&settings.route);
         let mut add = |channel: Channel, provider: Provider| {
-            self.by_channel[channel as usize].add(Account::new(provider, name, route.clone()));
+            let account = Account::new(provider, name, route.clone()).brought_along(version.cloned());
+            self.by_channel[channel as usize].add(Arc::new(account));
         };
         if let Some(apns) = &settings.apns {
             let client = apns::Client::new(apns::Options::from_settings(apns)?, clock.clone())?;
@@ -175,19 +201,19 @@ impl Providers {
 
     /// Gives a channel one more account, to be tried after those that it has.
     pub fn add(&mut self, channel: Channel, provider: Provider) {
-        self.by_channel[channel as usize].add(Account::new(provider, None, Route::default()));
+        self.by_channel[channel as usize].add(Arc::new(Account::new(provider, None, Route::default())));
     }
 
     /// All accounts of a channel.
     #[must_use]
-    pub fn of(&self, channel: Channel) -> &[Account] {
+    pub fn of(&self, channel: Channel) -> &[Arc<Account>] {
         self.by_channel[channel as usize].all()
     }
 
     /// The account with this name.
     #[must_use]
     pub fn named(&self, channel: Channel, name: &str) -> Option<&Account> {
-        self.of(channel).iter().find(|account| **account.name() == *name)
+        self.of(channel).iter().map(Arc::as_ref).find(|account| **account.name() == *name)
     }
 
     /// The account that a message is meant for in the first place.

@@ -90,7 +90,7 @@ pub async fn put(
     };
     let written = app.writer.update(&key, change).await?;
     app.settle(&key, &written).await;
-    let view = AccountView::of(AppAccount { app: caller.app.clone(), name, settings });
+    let view = AccountView::of(AppAccount { app: caller.app.clone(), name, settings, written: None });
     Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
 }
 

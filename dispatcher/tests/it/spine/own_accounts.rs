@@ -1,12 +1,17 @@
 //! Accounts at providers that an app brings along, while the dispatcher runs.
 
+use std::time::{Duration, Instant};
+
 use peal_common::channel::Channel;
 use peal_common::envelope::Intake;
 use peal_common::event::EventType;
 use peal_dispatcher::recording::{Answer, Telegram};
 use serde_json::json;
 
-use super::region::{Region, intake};
+use super::region::{Region, eventually, intake};
+
+/// No account that is out of order is asked sooner.
+const FIRST_PROBE: Duration = Duration::from_secs(5);
 
 async fn bot() -> Telegram {
     let bot = Telegram::start().await.unwrap();
@@ -94,6 +99,28 @@ async fn what_is_meant_for_an_account_that_is_wrong_waits_until_it_is_put_right(
     for id in ["n-1", "n-2"] {
         let sent = region.event(id, EventType::Sent).await;
         assert_eq!(sent.attempts, Some(1), "it burnt none");
+    }
+    region.drained().await;
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_one_account_leaves_the_circuits_of_others_as_they_are() {
+    let (region, _) = set_up().await;
+    let own = bot().await;
+    let dispatcher = region.dispatcher("");
+    let began = Instant::now();
+    let state = region.account("main", Some(telegram(&own, "2:wrong"))).await;
+    region.accept(&message("n-1", state)).await;
+    region.event("n-1", EventType::Retried).await;
+    let state =
+        region.account("mail", Some(json!({"mandrill": {"key": "k", "from": "a@shop.example"}}))).await;
+    region.accept(&message("n-2", state)).await;
+    eventually("it is asked again", async || own.calls().len() > 1).await;
+    assert!(began.elapsed() >= FIRST_PROBE, "the circuit was forgotten");
+    region.account("main", Some(telegram(&own, "2:right"))).await;
+    for id in ["n-1", "n-2"] {
+        region.event(id, EventType::Sent).await;
     }
     region.drained().await;
     dispatcher.end().await;
