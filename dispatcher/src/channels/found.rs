@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use peal_common::outcome::Outcome;
 
-use super::CALL_LIMIT;
+use super::{CALL_LIMIT, TRY_NEXT};
 
 /// How far the provider's clock and ours may differ.
 const SKEW: Duration = Duration::from_secs(30);
@@ -41,7 +41,7 @@ impl CallTime {
     /// The latest one.
     #[must_use]
     pub fn latest(self) -> Timestamp {
-        self.0.checked_add(CALL_LIMIT + SKEW).unwrap_or(Timestamp::MAX)
+        self.0.checked_add(TRY_NEXT + CALL_LIMIT + SKEW).unwrap_or(Timestamp::MAX)
     }
 
     /// Whether what the provider noted at that time may be this call.

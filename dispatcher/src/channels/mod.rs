@@ -54,6 +54,10 @@ use peal_common::template::Rendered;
 /// to somebody else.
 pub const CALL_LIMIT: Duration = Duration::from_secs(25);
 
+/// How long after the first call of a delivery that must not be made twice another account may be called, when the one before
+/// certainly did not take it.
+pub const TRY_NEXT: Duration = Duration::from_secs(10);
+
 /// Held back by Peal's own rate limit.
 pub const THROTTLED: &str = "throttled";
 /// Held back since the rate limit that all dispatchers share can't be asked.

@@ -14,8 +14,11 @@ use peal_common::template::{RenderError, Rendered};
 use peal_common::unsubscribe::Unsubscribe;
 use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
+use tokio::time::Instant;
 
-use crate::channels::{Account, Admitted, CallTime, Found, Message, Providers, Sought};
+use crate::channels::{
+    Account, Admitted, CIRCUIT_OPEN, CallTime, Found, Message, PROVIDER_PAUSED, Providers, Sought,
+};
 use crate::context::Context;
 
 /// What is to be done with a delivery now.
@@ -184,28 +187,39 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Calls the account, and when that did certainly not take the message, the channel's next ones.
+/// Calls the account, and when that did certainly not take the message, the channel's next ones, if there is time for that
+/// until `latest`.
 pub(super) async fn send(
     context: &Context,
     job: &Job,
     way: &Way<'_>,
     ready: &Ready,
     providers: &Providers,
-    admitted: Admitted<'_>,
+    mut admitted: Admitted<'_>,
+    latest: Option<Instant>,
 ) -> Attempted {
     let work = way.work;
     let message = message(context, job, work, ready);
-    let mut admitted = admitted;
     loop {
         let (outcome, account) = admitted.send(&message, &context.clock).await;
         crate::metrics::attempt(work.channel, account.name(), &outcome);
-        if matches!(outcome, Outcome::Unavailable { .. } | Outcome::Retry { .. } | Outcome::HeldBack { .. })
+        if passes_on(&outcome)
+            && latest.is_none_or(|latest| Instant::now() < latest)
             && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
         {
             admitted = next;
             continue;
         }
         return Attempted { outcome, provider: Some(Arc::clone(account.name())) };
+    }
+}
+
+/// Whether the next account is tried: this one failed. Its own limits are no failure: the others have theirs.
+fn passes_on(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Unavailable { .. } | Outcome::Retry { .. } => true,
+        Outcome::HeldBack { reason, .. } => reason.starts_with(CIRCUIT_OPEN) || reason == PROVIDER_PAUSED,
+        _ => false,
     }
 }
 

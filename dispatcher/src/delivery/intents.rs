@@ -17,7 +17,7 @@ use peal_nats::follow::StateError;
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::ATTEMPTS;
 
-use crate::channels::{CALL_LIMIT, CallTime};
+use crate::channels::{CALL_LIMIT, CallTime, TRY_NEXT};
 use crate::context::{Context, SayError};
 
 /// How long what is settled stays readable, for whoever asks at the same moment.
@@ -26,7 +26,7 @@ const SETTLED_TTL: Duration = Duration::from_secs(60);
 const SETTLED: &[u8] = b"-";
 /// An intent that is younger may be that of a call under way: a server that was started again hands out once more what
 /// others have in hand.
-const YOUNG: Duration = Duration::from_secs(CALL_LIMIT.as_secs() + 10);
+const YOUNG: Duration = CALL_LIMIT.saturating_add(TRY_NEXT);
 
 /// Whether calls for deliveries of this class are declared.
 pub(super) const fn are_kept(channel: Channel, class: Class) -> bool {

@@ -21,10 +21,11 @@ use peal_nats::follow::StateError;
 use peal_nats::publish::PublishError;
 use peal_nats::pull::{AckError, Job, Lane};
 use peal_nats::topology::{deliver_consumer, work_stream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::channels::Providers;
+use crate::channels::{Providers, TRY_NEXT};
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
 use attempt::{Decision, Way};
@@ -195,8 +196,9 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 take_back(context, job, &work).await?;
                 return Err(error.into());
             }
+            let latest = is_declared.then(|| Instant::now() + TRY_NEXT);
             let attempted = match admitted {
-                Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted).await,
+                Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted, latest).await,
                 Err(held_back) => held_back,
             };
             suppress::after(context, &work, ready.recipient.registered_ms, &attempted.outcome).await;

@@ -112,6 +112,17 @@ async fn retry(
 /// Waits through SCHEDULE: the message is put down there with the attempts made so far, and this one is done.
 async fn wait_for(
     to: &Settling<'_>,
+    work: Work,
+    attempts: u32,
+    reason: &str,
+    wait: Duration,
+) -> Result<(), DeliveryError> {
+    // It was not settled until now.
+    put_off(to, Work { repeat_since: None, ..work }, attempts, reason, wait).await
+}
+
+async fn put_off(
+    to: &Settling<'_>,
     mut work: Work,
     attempts: u32,
     reason: &str,
@@ -180,7 +191,9 @@ async fn ambiguous(
     reason: &str,
 ) -> Result<(), DeliveryError> {
     if decide::may_repeat(work.channel, class) && attempts < to.context.policy.max_attempts {
-        return wait_for(to, *work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE).await;
+        // A receipt that comes meanwhile settles it.
+        let work = Work { repeat: true, repeat_since: Some(to.context.clock.now()), ..*work };
+        return put_off(to, work, attempts, &format!("ambiguous: {reason}"), AMBIGUOUS_PAUSE).await;
     }
     let mut event = event(to, &work, EventType::Ambiguous, attempts);
     event.reason = Some(reason.to_owned());
@@ -211,6 +224,8 @@ pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) ->
     event.reason = Some("quiet_hours".to_owned());
     event.until = Some(until);
     work.attempts = work.attempts.saturating_add(to.job.deliveries - 1);
+    // It was not settled until now.
+    work.repeat_since = None;
     reschedule(to.context, work, until).await?;
     to.context.event(&event).await?;
     Ok(to.job.ack().await?)
@@ -218,8 +233,6 @@ pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) ->
 
 pub(super) async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
     work.hops = work.hops.saturating_add(1);
-    // It was not settled until now.
-    work.repeat_since = None;
     let app = work.notification.app.as_str();
     let target =
         context.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);

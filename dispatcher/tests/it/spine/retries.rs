@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use peal_common::channel::Channel;
-use peal_common::envelope::{DeadLetter, Envelope as _};
-use peal_common::event::EventType;
-use peal_dispatcher::recording::{Answer, Webhooks};
+use peal_common::envelope::{DeadLetter, Envelope as _, Work};
+use peal_common::event::{Event, EventType};
+use peal_dispatcher::recording::{Answer, Telegram, Webhooks};
 use peal_nats::publish::Outgoing;
+use peal_nats::topology::SCHEDULE;
 use serde_json::json;
 
 use super::LIMIT;
@@ -88,5 +89,31 @@ async fn a_refusal_for_good_is_not_tried_again() {
     region.drained().await;
     assert_eq!(webhooks.count(), 1);
     assert_eq!(region.dead_letters().await.len(), 1);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_receipt_settles_meanwhile_is_not_sent_again() {
+    let region = Region::start().await;
+    let bot = Telegram::start().await.unwrap();
+    bot.answer_with(|_| Answer::reset());
+    region.category("orders", json!({"class": "transactional"})).await;
+    let state = region.recipient("u", &[(Channel::Telegram, "4711")], json!({})).await;
+    let settings = format!("[channels.telegram]\ntoken = \"1:t\"\nbase_url = \"{}\"\n", bot.base_url());
+    let dispatcher = region.dispatcher(&settings);
+    let mut intake = intake("n-1", &["u"], state);
+    intake.notification.channels = Some(serde_json::from_value(json!(["telegram"])).unwrap());
+    region.accept(&intake).await;
+    let retried = region.event("n-1", EventType::Retried).await;
+    assert_eq!(retried.reason.as_deref(), Some("ambiguous: no_answer_after_send"));
+
+    // Its time comes, after its receipt.
+    let name = region.subjects.schedule(&["work", retried.delivery.as_ref().unwrap().as_str()]);
+    let waiting = region.connection.last_of(SCHEDULE, &name).await.unwrap().unwrap();
+    region.say(&Event { kind: EventType::Delivered, ..retried }).await;
+    region.connection.purge(SCHEDULE, &name).await.unwrap();
+    region.queue(&Work::decode(&waiting.payload).unwrap()).await;
+    region.drained().await;
+    assert_eq!(bot.calls().len(), 1);
     dispatcher.end().await;
 }

@@ -102,7 +102,7 @@ mod tests {
             ),
             // Of the day before, or of a later call.
             (vec![entry("11:59:00", TEXT, "delivered", None)], Found::NotTaken),
-            (vec![entry("12:01:00", TEXT, "delivered", None)], Found::NotTaken),
+            (vec![entry("12:01:10", TEXT, "delivered", None)], Found::NotTaken),
             (vec![entry("12:00:02", "Your order is on it’s way.", "queued", None)], Found::Unknown),
             (vec![json!({"sid": "SM1", "body": TEXT})], Found::Unknown),
         ] {
