@@ -10,9 +10,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use peal_common::channel::Channel;
 use peal_common::envelope::{Accepted, Envelope as _, FallbackCheck, Intake, ResolvedTarget, Work};
-use peal_common::event::EventType;
+use peal_common::event::{EventType, Status};
 use peal_common::fallback::{DeliveryStanding, Fallback, NotificationStanding, Verdict};
 use peal_common::id::RecipientId;
+use peal_nats::catalog::CatalogError;
 use peal_nats::fallback::{self, DOOR, Question};
 use peal_nats::publish::{Outgoing, PublishError};
 use peal_nats::pull::Job;
@@ -20,6 +21,7 @@ use peal_nats::topology::SCHEDULE;
 
 use super::deliveries::{self, Decided, Repeat};
 use super::{FanOutError, PAUSE, publish};
+use crate::channels::{Account, Sought};
 use crate::context::{Context, SayError};
 
 /// How long a gateway may take to tell how a notification stands: it reads up to the end of its events first.
@@ -147,9 +149,11 @@ async fn look(context: &Context, job: &Job, check: FallbackCheck) -> Result<(), 
             Verdict::Next => next.push(target.clone()),
         }
     }
+    let has_failover = has_failover(context, notification)?;
     let tried = |recipient: &RecipientId, channel: Channel| {
         let own = of.get(recipient).map_or(&[][..], Vec::as_slice);
-        own.iter().any(|delivery| delivery.channel == Some(channel)) || sends_itself(context, own, channel)
+        own.iter().any(|delivery| delivery.channel == Some(channel))
+            || (channel == Channel::Sms && has_failover && may_have_it(own))
     };
     let decided = decide(context, &Intake { targets: next, ..intake.clone() }, now, &tried)?;
     for target in &intake.targets {
@@ -188,12 +192,19 @@ fn decide(
     Ok(decided)
 }
 
-/// Whether a provider that was tried sends a message on this channel by itself: then Peal does not.
-fn sends_itself(context: &Context, tried: &[&DeliveryStanding], channel: Channel) -> bool {
-    let has_failover = || context.providers().of(Channel::Alimtalk).iter().any(|it| it.has_failover());
-    channel == Channel::Sms
-        && tried.iter().any(|delivery| delivery.channel == Some(Channel::Alimtalk))
-        && has_failover()
+/// Whether an account for Alimtalk that takes such notifications sends text messages by itself: then Peal does not.
+fn has_failover(context: &Context, notification: &Accepted) -> Result<bool, CatalogError> {
+    let Some(rules) = context.catalog.category(&notification.app, &notification.category)? else {
+        return Ok(false);
+    };
+    let sought = Sought { app: &notification.app, class: rules.class, address: None };
+    Ok(context.providers().taking(Channel::Alimtalk, &sought).any(Account::has_failover))
+}
+
+/// Whether Alimtalk's provider has, or may have, what it is to send by text message. What it never took it does not send.
+fn may_have_it(tried: &[&DeliveryStanding]) -> bool {
+    let never = |status| matches!(status, Status::Failed | Status::DeadLettered | Status::Suppressed);
+    tried.iter().any(|delivery| delivery.channel == Some(Channel::Alimtalk) && !never(delivery.status))
 }
 
 async fn ask(context: &Context, notification: &Accepted) -> Result<NotificationStanding, FanOutError> {
