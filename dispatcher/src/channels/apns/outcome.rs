@@ -106,7 +106,11 @@ pub(super) fn of_answer(
             _ => retry("unreadable_answer", None),
         };
     }
-    let (reason, meaning) = meaning(status.as_u16(), refusal.as_ref().map(|refusal| &*refusal.reason));
+    let (reason, mut meaning) = meaning(status.as_u16(), refusal.as_ref().map(|refusal| &*refusal.reason));
+    // That a token is dead, APNs alone can say: in its own words, not in those of others.
+    if meaning == Meaning::Dead && refusal.is_none() && body.is_some_and(|body| !body.is_empty()) {
+        meaning = Meaning::Out;
+    }
     let after = || retry_after::parse(headers, now);
     match meaning {
         Meaning::Wrong => permanent(reason),
@@ -135,7 +139,7 @@ fn meaning(status: u16, reason: Option<&str>) -> (Cow<'static, str>, Meaning) {
         return (Cow::Borrowed(word), *meaning);
     }
     let meaning = match status {
-        300..=399 => return (Cow::Borrowed("redirect_refused"), Meaning::Wrong),
+        300..=399 => return (Cow::Borrowed("redirect_refused"), Meaning::Out),
         413 => return (Cow::Borrowed("payload_too_large"), Meaning::Wrong),
         401 | 403 | 407 => Meaning::Out,
         410 => Meaning::Dead,
@@ -213,17 +217,21 @@ mod tests {
         for status in 300..1000 {
             let word = format!("http_{status}");
             let expected = match status {
-                300..400 => permanent("redirect_refused"),
-                401 | 403 | 407 => unavailable(word),
-                410 => address_dead(word),
+                300..400 => unavailable("redirect_refused"),
+                401 | 403 | 407 => unavailable(word.as_str()),
+                410 => address_dead(word.as_str()),
                 413 => permanent("payload_too_large"),
-                408 | 425 | 429 => retry(word, None),
-                400..500 => permanent(word),
-                _ => retry(word, None),
+                408 | 425 | 429 => retry(word.as_str(), None),
+                400..500 => permanent(word.as_str()),
+                _ => retry(word.as_str(), None),
             };
             let bodies = ["", "<html>", "{}", "[]", r#"{"reason":7}"#, &refusal("SomethingNew")];
+            // What is not Apple's does not end a token.
+            let by_others = if status == 410 { unavailable(word) } else { expected.clone() };
             for body in bodies {
-                assert_eq!(outcome(status, body), expected, "{status} {body}");
+                let is_apples = body.is_empty() || body.contains("New");
+                let expected = if is_apples { &expected } else { &by_others };
+                assert_eq!(outcome(status, body), *expected, "{status} {body}");
             }
             let cut = of_answer(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), None, now());
             assert_eq!(cut, expected, "{status}");

@@ -71,7 +71,7 @@ pub(super) fn of_answer(
     let after = || retry_after::parse(headers, now);
     let out = |reason: &str| Outcome::Unavailable { reason: reason.to_owned(), after: after() };
     match (status.as_u16(), error.code.as_str()) {
-        (300..=399, _) => permanent("redirect_refused"),
+        (300..=399, _) => out("redirect_refused"),
         (400, _) => of_bad_request(&error),
         // FCM's own credentials for Apple or a browser's push service.
         (401, "THIRD_PARTY_AUTH_ERROR") => out("third_party_auth_error"),
@@ -224,7 +224,7 @@ mod tests {
         for status in 300..1000 {
             let word = format!("http_{status}");
             let expected = match status {
-                300..400 => permanent("redirect_refused"),
+                300..400 => unavailable("redirect_refused"),
                 401 => unavailable("unauthenticated"),
                 403 => unavailable("permission_denied"),
                 404 => unavailable("not_found"),

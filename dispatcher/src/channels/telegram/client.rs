@@ -20,6 +20,8 @@ use crate::channels::{ConfigError, Message, http as shared};
 const MAX_BODY_BYTES: usize = 256 * 1024;
 /// How long connecting may take.
 const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long the bot is left alone when a 429 does not say.
+const UNTOLD_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Sends messages as one bot.
 pub struct Client {
@@ -60,10 +62,10 @@ impl Client {
             return held_back;
         }
         let outcome = self.call(body).await;
-        if let Outcome::Retry { reason, after: Some(after) } = &outcome
+        if let Outcome::Retry { reason, after } = &outcome
             && reason == "http_429"
         {
-            self.limits.pause(*after).await;
+            self.limits.pause(after.unwrap_or(UNTOLD_PAUSE)).await;
         }
         outcome
     }

@@ -12,7 +12,7 @@ use crate::channels::outcomes::{address_dead, ambiguous, permanent, retry, unava
 use crate::channels::retry_after;
 
 /// The part of an answer that matters (Bot API, "Making requests"). What is sent is never read back.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 struct Answer {
     ok: bool,
     error_code: Option<u16>,
@@ -52,14 +52,12 @@ pub(super) fn of_answer(
             None => ambiguous("unreadable_answer"),
         };
     }
-    let answer = answer.unwrap_or(Answer {
-        ok: false,
-        error_code: None,
-        description: String::new(),
-        result: None,
-        parameters: None,
-    });
-    of_error(status.as_u16(), &answer, headers, now)
+    match answer {
+        Some(answer) => of_error(status.as_u16(), &answer, headers, now),
+        // That somebody blocked the bot, Telegram alone can say.
+        None if status == StatusCode::FORBIDDEN => unavailable("http_403"),
+        None => of_error(status.as_u16(), &Answer::default(), headers, now),
+    }
 }
 
 fn of_error(code: u16, answer: &Answer, headers: &HeaderMap, now: Timestamp) -> Outcome {
@@ -136,6 +134,7 @@ mod tests {
             assert_eq!(error(code, description), expected, "{code} {description}");
         }
         assert_eq!(outcome(502, "<html>Bad Gateway</html>"), retry("http_502", None));
+        assert_eq!(outcome(403, "<html>Blocked by your company</html>"), unavailable("http_403"));
         assert_eq!(outcome(301, ""), permanent("http_301"));
     }
 

@@ -304,7 +304,7 @@ async fn answers_become_outcomes() {
             retry_after("service_unavailable", 30),
         ),
         (Answer::status(500).endless(), retry("http_500")),
-        (Answer::status(307).header("location", "http://127.0.0.1:9/"), permanent("redirect_refused")),
+        (Answer::status(307).header("location", "http://127.0.0.1:9/"), unavailable("redirect_refused")),
         (Answer::reset(), retry("connection_lost")),
     ];
     for (answer, expected) in answers {

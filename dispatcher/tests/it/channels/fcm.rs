@@ -309,7 +309,7 @@ async fn answers_become_outcomes() {
         (Answer::status(200).body("{\"name\":\"proj"), retry("unreadable_answer")),
         (Answer::status(200).endless(), retry("unreadable_answer")),
         (Answer::status(503).endless(), retry("http_503")),
-        (Answer::status(302).header("location", "http://127.0.0.1:9/"), permanent("redirect_refused")),
+        (Answer::status(302).header("location", "http://127.0.0.1:9/"), unavailable("redirect_refused")),
         (Answer::reset(), retry("connection_lost")),
     ];
     for (answer, expected) in answers {

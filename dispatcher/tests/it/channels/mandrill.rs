@@ -140,7 +140,7 @@ async fn answers_become_outcomes() {
         (Answer::status(200).body("<html>Welcome</html>"), ambiguous("unreadable_answer")),
         (Answer::status(200).body("[{\"stat"), ambiguous("unreadable_answer")),
         (Answer::status(200).endless(), ambiguous("unreadable_answer")),
-        (Answer::status(302).header("location", "http://127.0.0.1:9/"), permanent("redirect_refused")),
+        (Answer::status(302).header("location", "http://127.0.0.1:9/"), unavailable("redirect_refused")),
         (Mandrill::rejected("hard-bounce"), address_dead("rejected_hard_bounce")),
         (Mandrill::rejected("rule"), permanent("rejected_rule")),
         (Mandrill::rejected("unsigned"), unavailable("unsigned")),

@@ -136,7 +136,7 @@ async fn answers_become_outcomes() {
         (Answer::status(202).header("x-message-id", "a.b-c").endless(), sent(Some("a.b-c"))),
         (Answer::status(200).body("<html>Welcome</html>"), ambiguous("unreadable_answer")),
         (Answer::status(200).endless(), ambiguous("unreadable_answer")),
-        (Answer::status(302).header("location", "http://127.0.0.1:9/"), permanent("redirect_refused")),
+        (Answer::status(302).header("location", "http://127.0.0.1:9/"), unavailable("redirect_refused")),
         (Sendgrid::error(400, Some("personalizations.0.to.0.email")), permanent("invalid_address")),
         (Sendgrid::error(400, None), permanent("http_400")),
         (Sendgrid::error(401, None), unavailable("key_refused")),

@@ -96,7 +96,7 @@ fn of_status(answer: &Answer, now: Timestamp) -> Outcome {
     let after = || retry_after::parse(&answer.headers, now);
     let out = |reason: &str| Outcome::Unavailable { reason: reason.to_owned(), after: after() };
     match answer.status.as_u16() {
-        300..=399 => permanent("redirect_refused"),
+        300..=399 => out("redirect_refused"),
         401 => out("invalid_key"),
         402 => out("payment_required"),
         403 => out("forbidden"),
@@ -188,7 +188,7 @@ mod tests {
             (200, "{}", ambiguous("unreadable_answer")),
             (200, r#"[{"status":"new"}]"#, ambiguous("unreadable_answer")),
             (200, r#"[{"status":"sent"},{"status":"sent"}]"#, ambiguous("unreadable_answer")),
-            (302, "", permanent("redirect_refused")),
+            (302, "", unavailable("redirect_refused")),
             (400, "", permanent("http_400")),
             (401, "", unavailable("invalid_key")),
             (402, "", unavailable("payment_required")),

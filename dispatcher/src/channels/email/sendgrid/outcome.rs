@@ -29,7 +29,7 @@ pub(super) fn of_answer(answer: &Answer, sandbox_mode: bool, now: Timestamp) -> 
         200 if sandbox_mode => Outcome::Sent { provider_id: message_id(headers) },
         // Somebody said yes, but it need not have been SendGrid.
         200..=299 => ambiguous("unreadable_answer"),
-        300..=399 => permanent("redirect_refused"),
+        300..=399 => out("redirect_refused"),
         400 => permanent(of_field(&field(answer.body.as_deref()))),
         401 => out("key_refused"),
         // The key may not send, or not as this sender.
@@ -118,7 +118,7 @@ mod tests {
             (200, "{}", ambiguous("unreadable_answer")),
             (200, "<html>Welcome</html>", ambiguous("unreadable_answer")),
             (204, "", ambiguous("unreadable_answer")),
-            (302, "", permanent("redirect_refused")),
+            (302, "", unavailable("redirect_refused")),
             (400, "{}", permanent("http_400")),
             (401, no_key, unavailable("key_refused")),
             (403, no_key, unavailable("forbidden")),
