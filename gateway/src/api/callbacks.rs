@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::callbacks::{Provider, Refused, take};
 use crate::http::json::body_bytes;
 use crate::http::params::Id;
-use crate::http::problem::{NoContent, Problem, ProblemBody};
+use crate::http::problem::{Problem, ProblemBody};
 
 /// The largest body: a thousand events of SendGrid or Mandrill.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
@@ -18,7 +18,7 @@ const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
     params(("provider" = String, Path, description = "twilio, vonage, sendgrid, mandrill or telegram")),
     request_body(content = String, description = "as the provider writes it, with its signature in a header"),
     responses(
-        (status = 204, description = "taken"),
+        (status = 200, description = "taken"),
         (status = 401, description = "the signature is not valid", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "no such provider, or no key for it in the settings", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "not taken: to be posted again", body = ProblemBody, content_type = "application/problem+json"),
@@ -28,7 +28,7 @@ pub async fn post(
     State(app): State<App>,
     Id(provider): Id<Provider>,
     request: Request,
-) -> Result<NoContent, Problem> {
+) -> Result<StatusCode, Problem> {
     if app.connection.is_hub {
         return Err(Problem::only_in_regions());
     }
@@ -45,13 +45,14 @@ pub async fn post(
         }
     })?;
     take::reported(&app, provider, reports).await?;
-    Ok(NoContent)
+    // Some providers take no other answer for a success.
+    Ok(StatusCode::OK)
 }
 
-/// Whether there is such a callback. Mandrill asks before it keeps an address.
+/// Whether there is such a callback. Mandrill asks before it keeps an address, and takes no other answer than 200.
 #[utoipa::path(head, path = "/v1/callbacks/{provider}", tag = "callbacks", security(()),
     params(("provider" = String, Path, description = "the provider")),
-    responses((status = 204, description = "there is"), (status = 404, description = "there is not")))]
+    responses((status = 200, description = "there is"), (status = 404, description = "there is not")))]
 pub async fn head(Id(_): Id<Provider>) -> StatusCode {
-    StatusCode::NO_CONTENT
+    StatusCode::OK
 }

@@ -16,6 +16,7 @@ mod vonage;
 use std::fmt;
 use std::str::FromStr;
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
 use jiff::Timestamp;
 use p256::ecdsa::VerifyingKey;
@@ -178,7 +179,9 @@ impl Callbacks {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Result<Vec<Report>, Refused> {
-        let posted = Posted { url: format!("{}{uri}", self.base), query: uri.query(), headers, body };
+        // Over HTTP/2 an address is whole, and its host that of a proxy perhaps.
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let posted = Posted { url: format!("{}{path}", self.base), query: uri.query(), headers, body };
         let keys = |keys: &Option<Vec<Secret>>| keys.clone().ok_or(Refused::NotSetUp);
         match provider {
             Provider::Twilio => twilio::read(&keys(&self.twilio)?, &posted),
