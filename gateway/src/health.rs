@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use crate::accept::Elsewhere;
 use crate::metrics::Metric;
 use crate::readmodel::ReadModel;
 
@@ -56,7 +57,7 @@ pub struct Readiness {
     pub nats: Check,
     /// The mirror of the region's state.
     pub mirror: Check,
-    /// What the queries are answered from.
+    /// What the queries are answered from, and what tells ids that were accepted before.
     pub model: Check,
     /// Whether JetStream stored the last notification that it was given.
     pub storage: Check,
@@ -70,6 +71,7 @@ pub struct Health {
     connection: Connection,
     mirror: Mirror,
     model: ReadModel,
+    elsewhere: Elsewhere,
     /// What the last probe found.
     probe: RwLock<Result<(), &'static str>>,
     /// When the storage refused last, in milliseconds since the Unix epoch; 0 when it has taken something since.
@@ -80,12 +82,19 @@ pub struct Health {
 impl Health {
     /// Health as it is before anything is known.
     #[must_use]
-    pub fn new(clock: Clock, connection: Connection, mirror: Mirror, model: ReadModel) -> Self {
+    pub fn new(
+        clock: Clock,
+        connection: Connection,
+        mirror: Mirror,
+        model: ReadModel,
+        elsewhere: Elsewhere,
+    ) -> Self {
         Health {
             clock,
             connection,
             mirror,
             model,
+            elsewhere,
             probe: RwLock::new(Err("JetStream has not answered yet")),
             refused_ms: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
@@ -120,6 +129,9 @@ impl Health {
         };
         let mirror = if self.mirror.is_ready() { Ok(()) } else { Err("it is being filled from JetStream") };
         let model = if self.model.is_ready() { Ok(()) } else { Err("it is being filled from JetStream") };
+        let model = model.and_then(|()| {
+            self.elsewhere.check().map_err(|_| "what other regions accepted is being read from JetStream")
+        });
         let refused = self.refused_ms.load(Ordering::Relaxed);
         let refuses = refused != 0 && self.clock.now_ms() - refused < REFUSAL_COUNTS_MS;
         let storage = if refuses { Err("JetStream did not store the last notification") } else { Ok(()) };

@@ -167,7 +167,11 @@ async fn start(
     let path = settings.gateway.data_dir.join("model.redb");
     let retention = Retention::days(settings.topology.events_max_age_days);
     let (model, model_task) = ReadModel::new(connection.clone(), path, clock.clone(), retention);
-    let health = Arc::new(Health::new(clock.clone(), connection.clone(), mirror.clone(), model.clone()));
+    let path = settings.gateway.data_dir.join("elsewhere.redb");
+    let (elsewhere, elsewhere_task) = Elsewhere::new(connection.clone(), path, clock.clone());
+    let health =
+        Health::new(clock.clone(), connection.clone(), mirror.clone(), model.clone(), elsewhere.clone());
+    let health = Arc::new(health);
     let metrics = metrics::recorder()?;
 
     tasks.spawn({
@@ -224,8 +228,6 @@ async fn start(
             "the exchange of nonces"
         }
     });
-    let path = settings.gateway.data_dir.join("elsewhere.redb");
-    let (elsewhere, elsewhere_task) = Elsewhere::new(connection.clone(), path, clock.clone());
     tasks.spawn({
         let stop = tasks_stop.clone();
         async move {

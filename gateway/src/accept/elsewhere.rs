@@ -3,9 +3,10 @@
 //!
 //! The hub hands on the headers of every region's INTAKE, no content. They are kept in a redb file, a table for each
 //! day of acceptance, and looked up only for ids that a publisher gave. Whatever happens to the file, it is read anew
-//! from the stream; until then an id of another region counts as new, as it does while the link is cut.
+//! from the stream; until then nobody knows whether a given id is new. While the link is cut an id of another region is.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -96,10 +97,17 @@ pub(super) fn tell(outgoing: Outgoing, accepted_at: Timestamp, digest: &str) -> 
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
+/// What other regions accepted is not read yet.
+#[derive(Debug, thiserror::Error)]
+#[error("the ids that other regions accepted are being read from JetStream")]
+pub struct NotRead;
+
 /// Looks ids up. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Elsewhere {
     database: Arc<RwLock<Option<Arc<Database>>>>,
+    /// Whether what the link has told is read.
+    ready: Arc<AtomicBool>,
     /// Told when a read failed: the file has to be built anew.
     damaged: Arc<Notify>,
 }
@@ -117,23 +125,36 @@ impl Elsewhere {
     #[must_use]
     pub fn new(connection: Connection, path: PathBuf, clock: Clock) -> (Self, ElsewhereTask) {
         let elsewhere = Elsewhere::default();
+        // Nobody tells anything where there are no other regions, and the hub accepts nothing.
+        elsewhere.ready.store(connection.others.is_empty() || connection.is_hub, Ordering::Relaxed);
         (elsewhere.clone(), ElsewhereTask { elsewhere, connection, path, clock })
     }
 
+    /// Whether all is read that other regions told by now.
+    ///
+    /// # Errors
+    /// [`NotRead`]
+    pub fn check(&self) -> Result<(), NotRead> {
+        if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err(NotRead) }
+    }
+
     /// What another region accepted under `<app>:<id>`; `None` when it did not, or has not told yet.
-    pub(super) fn find(&self, message_id: &str, now: Timestamp) -> Option<Before> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        match find(&database, message_id, now) {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(
-                    error = error.as_ref() as &dyn std::error::Error,
-                    "ids of other regions cannot be read"
-                );
-                self.damaged.notify_one();
-                None
-            }
-        }
+    ///
+    /// # Errors
+    /// [`NotRead`]
+    pub(super) fn find(&self, message_id: &str, now: Timestamp) -> Result<Option<Before>, NotRead> {
+        self.check()?;
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(database) = database else { return Ok(None) };
+        find(&database, message_id, now).map_err(|error| {
+            tracing::warn!(
+                error = error.as_ref() as &dyn std::error::Error,
+                "ids of other regions cannot be read"
+            );
+            self.ready.store(false, Ordering::Relaxed);
+            self.damaged.notify_one();
+            NotRead
+        })
     }
 }
 
@@ -217,7 +238,7 @@ fn apply(
 impl ElsewhereTask {
     /// Follows the other regions until `stop`; there is nothing to do without any.
     pub async fn run(self, stop: CancellationToken) {
-        if self.connection.others.is_empty() {
+        if self.elsewhere.check().is_ok() {
             return stop.cancelled().await;
         }
         while !stop.is_cancelled() {
@@ -228,6 +249,7 @@ impl ElsewhereTask {
                 );
                 let _ = stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
+            self.elsewhere.ready.store(false, Ordering::Relaxed);
             *self.elsewhere.database.write().unwrap_or_else(PoisonError::into_inner) = None;
             if !stop.is_cancelled() {
                 // It is a copy of what the stream holds.
@@ -247,6 +269,7 @@ impl ElsewhereTask {
         let mut follower =
             Follower::new(self.connection.clone(), OTHERS_ACCEPTED, "", created, position.sequence);
         let (mut flushed, mut unflushed) = (Instant::now(), false);
+        self.look_for_end(&position).await;
         loop {
             // Only waits: what is dropped is asked for again.
             let followed = tokio::select! {
@@ -259,6 +282,7 @@ impl ElsewhereTask {
                 Some(Followed::Replaced(_)) => return Ok(()),
                 Some(Followed::Quiet(state)) => {
                     position.created.get_or_insert(state.created);
+                    self.elsewhere.ready.store(true, Ordering::Relaxed);
                     if !unflushed {
                         continue;
                     }
@@ -270,6 +294,7 @@ impl ElsewhereTask {
             let found: Vec<_> = messages.iter().filter_map(Before::read).collect();
             let (database, at, now) = (Arc::clone(&database), position.clone(), self.clock.now());
             tokio::task::spawn_blocking(move || apply(&database, &found, &at, now, durable)).await??;
+            self.look_for_end(&position).await;
             unflushed = !durable;
             if durable {
                 flushed = Instant::now();
@@ -277,6 +302,18 @@ impl ElsewhereTask {
             if stop.is_cancelled() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Looks whether all is read, until it once was.
+    async fn look_for_end(&self, position: &Position) {
+        if self.elsewhere.check().is_ok() {
+            return;
+        }
+        let Ok(state) = self.connection.stream_state(OTHERS_ACCEPTED).await else { return };
+        let is_same = position.created.as_ref().is_none_or(|created| *created == state.created);
+        if state.messages == 0 || (is_same && position.sequence >= state.last) {
+            self.elsewhere.ready.store(true, Ordering::Relaxed);
         }
     }
 }

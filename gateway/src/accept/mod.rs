@@ -96,6 +96,12 @@ impl From<crate::readmodel::NotReady> for Refusal {
     }
 }
 
+impl From<elsewhere::NotRead> for Refusal {
+    fn from(error: elsewhere::NotRead) -> Self {
+        unavailable("the gateway's index of what other regions accepted is not ready", error)
+    }
+}
+
 impl From<PublishError> for Refusal {
     fn from(error: PublishError) -> Self {
         match error {
@@ -348,7 +354,7 @@ impl Acceptor {
                 accepted_at: here.accepted_at,
                 fingerprint: here.fingerprint,
             }),
-            None => inner.elsewhere.find(message_id, now),
+            None => inner.elsewhere.find(message_id, now)?,
         })
     }
 
