@@ -5,7 +5,7 @@ use peal_common::key::Scope;
 use peal_common::suppression::Suppression;
 use serde_json::{Value, json};
 
-use crate::harness::Harness;
+use crate::harness::{Harness, eventually};
 
 /// What each channel's rules say, as `channel: rule=detail, …`, with `!` for the channel that is chosen.
 fn channels(explained: &Value) -> Vec<String> {
@@ -42,6 +42,10 @@ async fn every_rule_is_told_with_what_it_says() {
     let suppression =
         Suppression { reason: "hard_bounce".to_owned(), since: "2099-01-01T00:00:00Z".parse().unwrap() };
     harness.suppress(Channel::Email, "a@example.com", &suppression).await;
+    eventually("the gateway has heard of it", || async {
+        client.get("/v1/suppressions").await.ok(200).to_string().contains("hard_bounce")
+    })
+    .await;
     let to = json!([{"recipient": "u-1"}, {"recipient": "u-2"}]);
     let notification =
         json!({"id": "n-1", "category": "orders", "to": to, "content": {"title": "t", "body": "b"}});
