@@ -67,7 +67,7 @@ impl Standing {
 pub struct Finish {
     /// What has not ended, in the order of places.
     pub rest: Vec<Rest>,
-    /// How many notifications wait for their time whose acceptance is not known any more: only the region has them.
+    /// How many notifications have not ended whose acceptance is not known any more, or not yet: only the region has them.
     pub out_of_reach: usize,
     /// When the region was last heard of.
     pub last: Timestamp,
@@ -188,7 +188,8 @@ impl Unfinished {
             let planned = &open.planned;
             let settled =
                 planned.iter().all(|it| open.standings.get(&it.delivery).is_some_and(|it| it.has_ended()));
-            open.place.is_none() && !open.ended && open.until.is_some() && (planned.is_empty() || !settled)
+            let is_open = open.until.is_some() || !planned.is_empty();
+            open.place.is_none() && !open.ended && is_open && (planned.is_empty() || !settled)
         };
         let out_of_reach = self.open.values().filter(waits).count();
         let rest = |open: Open| {
@@ -419,6 +420,20 @@ mod tests {
         let finish = unfinished.finish();
         assert!(finish.rest.is_empty());
         assert_eq!(finish.out_of_reach, 1);
+    }
+
+    #[test]
+    fn what_was_planned_and_has_not_ended_is_out_of_reach_while_its_acceptance_is_missing() {
+        let out_of_reach = |events: &[Event]| {
+            let mut unfinished = Unfinished::new(eu(), Timestamp::MIN);
+            events.iter().for_each(|event| unfinished.happened(&eu(), event));
+            unfinished.finish().out_of_reach
+        };
+        let (one, two, plan) = plan();
+        let mut events = vec![plan, of(EventType::Sent, &one)];
+        assert_eq!(out_of_reach(&events), 1);
+        events.push(of(EventType::Sent, &two));
+        assert_eq!(out_of_reach(&events), 0);
     }
 
     #[test]

@@ -237,7 +237,9 @@ enum Handed {
 
 impl Handover<'_> {
     async fn hand_over(&self, rest: Rest) -> anyhow::Result<Handed> {
-        let Some(message) = self.hub.message_at(INTAKE, rest.place).await? else {
+        let intake_of = Subjects::new(self.from).intake_all();
+        let found = self.hub.first_at_leader(INTAKE, &intake_of, rest.place).await?;
+        let Some(message) = found.filter(|found| found.sequence == rest.place) else {
             return Ok(Handed::Nothing);
         };
         let (Ok(intake), Some(name)) = (Intake::decode(&message.payload), name(&message)) else {

@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use peal_common::clock::Clock;
-use peal_nats::follow::{StateError, Stored};
+use peal_common::event::EventType;
+use peal_nats::follow::StateError;
 use peal_nats::topology::{EVENTS, INTAKE};
-use peal_nats::{Connection, Region};
+use peal_nats::{Connection, Region, Subjects};
 use tokio::time::Instant;
 
 /// How long the hub may take after a silence. After that the region goes on by itself, as one that is cut off does.
@@ -17,11 +18,14 @@ const LIMIT: Duration = Duration::from_secs(120);
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Waits until it is known what was taken over: for long when the region wrote no event for `silence`, since nobody takes
-/// over a region that was heard of since.
+/// What only dispatchers say. Gateways tell of receipts, and write again what the hub missed, before any dispatcher is back.
+const BY_DISPATCHERS: [EventType; 3] = [EventType::Planned, EventType::Sent, EventType::Retried];
+
+/// Waits until it is known what was taken over: for long when no dispatcher of the region said anything for `silence`, since
+/// nobody takes over a region that was heard of since.
 pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence: Duration) {
-    let began = Instant::now();
     let mut look = tokio::time::interval(LOOK_INTERVAL);
+    // Without JetStream there is nothing to deliver.
     let limit = loop {
         look.tick().await;
         match silence_ms(connection, clock).await {
@@ -32,10 +36,8 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence:
                 tracing::debug!(error = &error as &dyn std::error::Error, "JetStream does not answer yet");
             }
         }
-        if began.elapsed() >= LIMIT {
-            return;
-        }
     };
+    let began = Instant::now();
     while !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
         if began.elapsed() >= limit {
             tracing::warn!("the hub does not answer: what others took over meanwhile may be delivered twice");
@@ -45,17 +47,17 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence:
     }
 }
 
-/// How long ago the region wrote its last event: for ever when there is none any more, or never was. `None` when it never
-/// accepted anything either: then there is nothing to take over.
+/// How long ago a dispatcher of the region said something last: for ever when nothing of that is left, or never was. `None`
+/// when the region never accepted anything: then there is nothing to take over.
 async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64>, StateError> {
-    let state = connection.stream_state(EVENTS).await?;
-    if state.last == 0 && connection.stream_state(INTAKE).await?.last == 0 {
+    if connection.stream_state(EVENTS).await?.last == 0 && connection.stream_state(INTAKE).await?.last == 0 {
         return Ok(None);
     }
-    let last = match state.last {
-        0 => None,
-        last => connection.message_at(EVENTS, last).await?,
-    };
-    let age = |last: Stored| u64::try_from(clock.now_ms().saturating_sub(last.at_ms)).unwrap_or(0);
-    Ok(Some(last.map_or(u64::MAX, age)))
+    let (subjects, mut last_ms) = (Subjects::new(&connection.region), None);
+    for kind in BY_DISPATCHERS {
+        let last = connection.last_at_leader(EVENTS, &subjects.event_of_type(kind.as_str())).await?;
+        last_ms = last_ms.max(last.map(|last| last.at_ms));
+    }
+    let age = |last_ms| u64::try_from(clock.now_ms().saturating_sub(last_ms)).unwrap_or(0);
+    Ok(Some(last_ms.map_or(u64::MAX, age)))
 }

@@ -228,7 +228,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`StateError`] when nobody answers.
-    pub(crate) async fn first_at_leader(
+    pub async fn first_at_leader(
         &self,
         stream: &str,
         filter: &str,
@@ -243,11 +243,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`StateError`] when nobody answers.
-    pub(crate) async fn last_at_leader(
-        &self,
-        stream: &str,
-        filter: &str,
-    ) -> Result<Option<Stored>, StateError> {
+    pub async fn last_at_leader(&self, stream: &str, filter: &str) -> Result<Option<Stored>, StateError> {
         let handle = self.jetstream.get_stream_no_info(stream).await;
         let handle = handle.map_err(|error| StateError::new(stream, error))?;
         at_leader(stream, handle.get_last_raw_message_by_subject(filter).await)

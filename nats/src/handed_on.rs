@@ -39,6 +39,8 @@ const AT_ONCE: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// How long a region may take to write a record again.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// How often a record is asked for where that is answered and brings nothing: its region may have it no more.
+const MOST_ANSWERS: u32 = 5;
 /// How long a region is asked that does not answer. One that is gone for good must not hold up what others wrote.
 const ASK_FOR: Duration = Duration::from_secs(600);
 
@@ -133,7 +135,7 @@ impl HandedOn {
         let age = self.clock.now_ms().saturating_sub(message.at_ms);
         let age = Duration::from_millis(u64::try_from(age).unwrap_or_default());
         sleep(TRAVEL.saturating_sub(age)).await;
-        let (mut missing, mut asking_since) = (0, None);
+        let (mut missing, mut asking_since, mut answers) = (0, None, 0);
         loop {
             match way.fate_of(message).await {
                 Ok(Fate::Settled) => return,
@@ -152,17 +154,19 @@ impl HandedOn {
                     sequence,
                     "a record was lost on its way: it is written again"
                 );
-                if let Err(error) = self.again(way, &message.subject).await {
-                    tracing::warn!(
+                match self.again(way, &message.subject).await {
+                    Ok(()) => answers += 1,
+                    Err(error) => tracing::warn!(
                         stream = way.stream,
                         sequence,
                         error = &*error,
                         "the record is not written again"
-                    );
-                    let since = *asking_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() > ASK_FOR {
-                        return;
-                    }
+                    ),
+                }
+                let since = *asking_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > ASK_FOR || answers >= MOST_ANSWERS {
+                    tracing::warn!(stream = way.stream, sequence, "the record is given up");
+                    return;
                 }
             }
             sleep(LOOK_INTERVAL).await;
@@ -194,7 +198,8 @@ impl Way {
         if self.has_arrived(message).await? {
             return Ok(Fate::Settled);
         }
-        let newest = self.from.last_of(&self.stream, &message.subject).await?;
+        // A copy that is behind would not know it yet, and it would count as gone.
+        let newest = self.from.last_at_leader(&self.stream, &message.subject).await?;
         if newest.is_none_or(|newest| newest.sequence != message.sequence) {
             return Ok(Fate::Settled);
         }

@@ -17,6 +17,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -37,7 +38,7 @@ const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long nothing may come from a region until it is asked whether it has something newer.
 const QUIET: Duration = Duration::from_secs(5);
 /// How many gaps are asked about at once.
-const AT_ONCE: usize = 200;
+const AT_ONCE: usize = 2_000;
 /// How long a region may take to answer, and how long it works on an answer before it tells how far it came.
 const ASK_LIMIT: Duration = Duration::from_secs(10);
 const WORK_LIMIT: Duration = Duration::from_secs(3);
@@ -46,8 +47,10 @@ const WORK_LIMIT: Duration = Duration::from_secs(3);
 const PIECES: usize = 32;
 const PIECE: u64 = 16;
 /// Gaps of one region and stream that are kept in mind. Where pinned notifications lie between others there is a gap at
-/// each; a region that does not answer sends nothing either, so they don't become many.
-const MAX_OPEN: usize = 100_000;
+/// each. When there are more, the first ones count as one: what lies between them may come once more.
+const MAX_OPEN: usize = 10_000;
+/// A mark that is younger is waited for before there is another one.
+const MARK_AGE_MS: i64 = 60_000;
 /// Where the server says which message of which stream one was.
 const SOURCE_HEADER: &str = "Nats-Stream-Source";
 /// How the headers begin that are written again, too.
@@ -223,11 +226,13 @@ impl Gathered {
             }
         }
         if sequence > origin.last + 1 {
-            if origin.gaps.len() >= MAX_OPEN {
-                tracing::warn!(region, "too many gaps: what the hub missed first is given up");
-                origin.gaps.pop_front();
-            }
             origin.gaps.push_back((origin.last + 1, sequence - 1));
+            if origin.gaps.len() > MAX_OPEN
+                && let Some(first) = origin.gaps.pop_front()
+                && let Some(second) = origin.gaps.front_mut()
+            {
+                second.0 = first.0;
+            }
         }
         origin.last = origin.last.max(sequence);
     }
@@ -365,11 +370,15 @@ async fn fill_piece(
 
 /// Writes a mark after the newest message, unless that is the one that came last.
 async fn mark(connection: &Connection, stream: &str, filter: &str, last: u64) -> Result<(), Failed> {
-    let newest = connection.last_at_leader(stream, filter).await?.map_or(0, |newest| newest.sequence);
-    if newest <= last {
+    let Some(newest) = connection.last_at_leader(stream, filter).await?.filter(|it| it.sequence > last)
+    else {
+        return Ok(());
+    };
+    let is_mark = Subjects::is_again(&newest.subject) && newest.payload.is_empty();
+    if is_mark && Timestamp::now().as_millisecond() - newest.at_ms < MARK_AGE_MS {
         return Ok(());
     }
-    let subject = Subjects::new(&connection.region).mark(stream, newest);
+    let subject = Subjects::new(&connection.region).mark(stream, newest.sequence);
     match connection.publish(Outgoing::new(subject, "").expect_last(0)).await {
         Ok(_) | Err(PublishError::Conflict) => Ok(()),
         Err(error) => Err(error.into()),
@@ -436,6 +445,14 @@ mod tests {
         // The answer to a question that was asked before it began anew.
         origin.filled(&asked, &Answer { filled: 2, next: None });
         assert_eq!(origin.gaps, [(6, 8), (10, 10)]);
+    }
+
+    #[test]
+    fn too_many_gaps_grow_together_and_none_is_lost() {
+        let mut gathered = Gathered { whole: true, ..Gathered::default() };
+        (1..=MAX_OPEN as u64 + 2).for_each(|number| gathered.came("eu", number * 2, "a"));
+        let gaps = gaps(&gathered, "eu");
+        assert_eq!((gaps.len(), gaps[0], gaps[1]), (MAX_OPEN, (1, 5), (7, 7)));
     }
 
     #[test]

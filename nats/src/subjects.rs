@@ -96,6 +96,12 @@ impl Subjects {
         format!("{}.intake.>", self.prefix)
     }
 
+    /// Accepted notifications that were written again: `peal.<r>.intake.again.>`.
+    #[must_use]
+    pub fn intake_again(&self) -> String {
+        format!("{}.intake.{AGAIN}.>", self.prefix)
+    }
+
     /// Where a message of `stream` that the hub missed is written again: `peal.<r>.intake.again.<sequence>` or
     /// `peal.<r>.event.again.none.<sequence>`. It may leave the region, and nobody in it works on it.
     #[must_use]
@@ -176,6 +182,12 @@ impl Subjects {
     #[must_use]
     pub fn of_event(&self, event: &Event) -> String {
         Subjects::pin(self.event(event.kind.as_str(), event.channel, event.app.as_str()), event.pinned)
+    }
+
+    /// All of one type that happened: `peal.<r>.event.<type>.>`.
+    #[must_use]
+    pub fn event_of_type(&self, event_type: &str) -> String {
+        format!("{}.event.{event_type}.>", self.prefix)
     }
 
     /// What may leave the region of what happened: `peal.<r>.event.*.*.*`.

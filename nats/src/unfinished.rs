@@ -92,9 +92,16 @@ pub async fn unfinished(
 }
 
 /// When the first notification of a region that INTAKE still has was accepted, or a little earlier: nothing that happened
-/// to it has an earlier time. The time of the message does not tell: the hub may have got events before it.
+/// to it has an earlier time. The time of the message does not tell: the hub may have got events before it. Where the hub
+/// missed some and got them later, nobody knows which of them was the first.
 async fn first_accepted(connection: &Connection, region: &Region) -> Result<Timestamp, StateError> {
-    let first = connection.next_of(INTAKE, &Subjects::new(region).intake_all(), 0).await?;
+    let subjects = Subjects::new(region);
+    if *region != connection.region
+        && connection.first_at_leader(INTAKE, &subjects.intake_again(), 0).await?.is_some()
+    {
+        return Ok(Timestamp::MIN);
+    }
+    let first = connection.first_at_leader(INTAKE, &subjects.intake_all(), 0).await?;
     let accepted = first.map(|first| {
         let intake = Intake::decode(&first.payload);
         intake.map_or(timestamp(first.at_ms), |intake| intake.notification.accepted_at)

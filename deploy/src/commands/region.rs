@@ -89,7 +89,10 @@ pub async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> 
             left.too_old,
             "accepted before the hub's first event: whether they have ended is not known any more",
         ),
-        (left.out_of_reach, "scheduled so long ago that only the lost region has them"),
+        (
+            left.out_of_reach,
+            "only the lost region has them: they did not reach the hub, or were scheduled long ago",
+        ),
     ];
     for (count, reason) in reasons.iter().filter(|(count, _)| *count > 0) {
         output.line(format!("not taken over: {count}, {reason}"))?;

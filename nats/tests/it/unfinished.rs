@@ -6,7 +6,7 @@ use peal_common::envelope::{Envelope as _, Intake};
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::DeliveryId;
 use peal_nats::publish::Outgoing;
-use peal_nats::topology::{Current, Options, Topology, apply, plan};
+use peal_nats::topology::{Current, EVENTS, INTAKE, Options, Topology, apply, plan};
 use peal_nats::unfinished::unfinished;
 use peal_nats::{Connection, Subjects};
 
@@ -65,4 +65,40 @@ async fn what_ended_counts_though_its_events_came_before_it() {
     publish_event(&connection, &delivered).await;
     let told = publish_accepted().await;
     assert_eq!((told.accepted, told.unfinished.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_counts_though_it_was_accepted_before_the_first_that_the_hub_got() {
+    let (_running, hub) = support::connected().await;
+    let regions = ["eu", "us"].map(|name| name.parse().unwrap());
+    let eu = Subjects::new(&regions[0]);
+    let mut topology = Topology::for_hub(&hub.region, &regions, &Options::laptop());
+    topology.streams.retain(|stream| [INTAKE, EVENTS].contains(&stream.config.name.as_str()));
+    for stream in &mut topology.streams {
+        // As if the regions had handed it on.
+        let all = if stream.config.name == INTAKE { eu.intake_all() } else { eu.event_all() };
+        (stream.config.sources, stream.config.subjects) = (None, vec![all]);
+    }
+    let current = Current::read(&hub.jetstream, &topology).await.unwrap();
+    apply(&hub.jetstream, &plan(&current, &topology), false).await.unwrap();
+
+    let early = intake();
+    let (app, id) = (early.notification.app.clone(), early.notification.id.clone());
+    let mut late = intake();
+    late.notification.id = "later".parse().unwrap();
+    late.notification.accepted_at = early.notification.accepted_at.checked_add(1.hour()).unwrap();
+    let publish = async |subject: String, intake: &Intake| {
+        let id = format!("{app}:{}", intake.notification.id);
+        hub.publish(Outgoing::new(subject, intake.encode().unwrap()).id(&id)).await.unwrap();
+    };
+    publish(eu.intake(late.notification.priority, app.as_str()), &late).await;
+    let at = early.notification.accepted_at.checked_add(1.second()).unwrap();
+    let failed = Event::new(EventType::Failed, at, app.clone(), id.clone());
+    hub.publish(Outgoing::new(eu.of_event(&failed), failed.encode().unwrap())).await.unwrap();
+    // It was missed, and is written again.
+    publish(eu.again(INTAKE, 1), &early).await;
+
+    let told = unfinished(&hub, &regions[0], |_, _| {}).await.unwrap();
+    let rest = told.unfinished.finish().rest;
+    assert_eq!((told.accepted, rest.len(), rest[0].place), (2, 1, 1), "the first has ended");
 }
