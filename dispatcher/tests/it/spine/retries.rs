@@ -112,7 +112,9 @@ async fn what_a_receipt_settles_meanwhile_is_not_sent_again() {
     let waiting = region.connection.last_of(SCHEDULE, &name).await.unwrap().unwrap();
     region.say(&Event { kind: EventType::Delivered, ..retried }).await;
     region.connection.purge(SCHEDULE, &name).await.unwrap();
-    region.queue(&Work::decode(&waiting.payload).unwrap()).await;
+    let work = Work::decode(&waiting.payload).unwrap();
+    assert!(work.repeat && work.repeat_since.is_some(), "it is looked up what became of it");
+    region.queue(&work).await;
     region.drained().await;
     assert_eq!(bot.calls().len(), 1);
     dispatcher.end().await;
