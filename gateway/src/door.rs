@@ -93,7 +93,7 @@ async fn answer(service: &Service, app: &App, router: &Router, stop: &Cancellati
     };
     let miss = |request: Request| {
         let app = app.clone();
-        async move { request.answer(missed::asked(&app.connection, request.payload()).await).await }
+        async move { request.answer(missed::asked(&app.connection, &app.clock, request.payload()).await).await }
     };
     let stands = |request: Request| {
         let app = app.clone();

@@ -17,7 +17,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use jiff::Timestamp;
+use peal_common::clock::Clock;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -266,10 +266,10 @@ fn read_source(header: &str) -> Option<(u64, &str)> {
 ///
 /// # Errors
 /// [`Refusal`] when it is to be asked again.
-pub async fn asked(connection: &Connection, question: &[u8]) -> Result<Bytes, Refusal> {
+pub async fn asked(connection: &Connection, clock: &Clock, question: &[u8]) -> Result<Bytes, Refusal> {
     let refused = |code, title: &str| Refusal { code, title: title.to_owned(), body: Bytes::new() };
     let question: Question = serde_json::from_slice(question).map_err(|_| refused(400, "not a question"))?;
-    let answer = write_again(connection, &question).await.map_err(|error| {
+    let answer = write_again(connection, clock, &question).await.map_err(|error| {
         tracing::debug!(error = &*error, "what the hub missed is not written again");
         refused(503, "not written again")
     })?;
@@ -279,7 +279,7 @@ pub async fn asked(connection: &Connection, question: &[u8]) -> Result<Bytes, Re
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-async fn write_again(connection: &Connection, question: &Question) -> Result<Answer, Failed> {
+async fn write_again(connection: &Connection, clock: &Clock, question: &Question) -> Result<Answer, Failed> {
     let (stream, began) = (question.stream.as_str(), Instant::now());
     let subjects = Subjects::new(&connection.region);
     let filter = match stream {
@@ -306,7 +306,7 @@ async fn write_again(connection: &Connection, question: &Question) -> Result<Ans
         }
     }
     if let Some(last) = question.last {
-        mark(connection, stream, &filter, last).await?;
+        mark(connection, clock, stream, &filter, last).await?;
     }
     if written > 0 {
         tracing::warn!(stream, written, "the hub missed messages: they are written again");
@@ -369,13 +369,19 @@ async fn fill_piece(
 }
 
 /// Writes a mark after the newest message, unless that is the one that came last.
-async fn mark(connection: &Connection, stream: &str, filter: &str, last: u64) -> Result<(), Failed> {
+async fn mark(
+    connection: &Connection,
+    clock: &Clock,
+    stream: &str,
+    filter: &str,
+    last: u64,
+) -> Result<(), Failed> {
     let Some(newest) = connection.last_at_leader(stream, filter).await?.filter(|it| it.sequence > last)
     else {
         return Ok(());
     };
     let is_mark = Subjects::is_again(&newest.subject) && newest.payload.is_empty();
-    if is_mark && Timestamp::now().as_millisecond() - newest.at_ms < MARK_AGE_MS {
+    if is_mark && clock.now_ms() - newest.at_ms < MARK_AGE_MS {
         return Ok(());
     }
     let subject = Subjects::new(&connection.region).mark(stream, newest.sequence);

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use peal_common::channel::Priority;
+use peal_common::clock::Clock;
 use peal_nats::connect::Connection;
 use peal_nats::follow::Reader;
-use peal_nats::missed::Misses;
+use peal_nats::missed::{self, Misses};
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::INTAKE;
 use peal_nats::{Subjects, unfinished};
@@ -76,6 +77,10 @@ async fn what_the_hub_missed_is_written_again_once() {
     let mark = hub.message_at(INTAKE, 6).await.unwrap().unwrap();
     assert_eq!((mark.subject.as_str(), mark.payload.len()), ("peal.eu.intake.again.after-6", 0));
     assert_eq!(missed_at(hub).await.gaps(), 2, "before the fourth, and before the mark");
+    let before = count(eu).await;
+    let question = br#"{"stream":"INTAKE","gaps":[],"last":0}"#;
+    missed::asked(eu, &Clock::System, question).await.unwrap();
+    assert_eq!(count(eu).await, before, "one mark is enough");
 }
 
 #[tokio::test(flavor = "multi_thread")]

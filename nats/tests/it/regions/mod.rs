@@ -141,7 +141,13 @@ impl Place {
             let of_missed = Subjects::new(&connection.region).api(peal_nats::missed::DOOR);
             let answer_missed = |request: Request| {
                 let connection = connection.clone();
-                async move { request.answer(peal_nats::missed::asked(&connection, request.payload()).await).await }
+                async move {
+                    request
+                        .answer(
+                            peal_nats::missed::asked(&connection, &Clock::System, request.payload()).await,
+                        )
+                        .await
+                }
             };
             let (again, missed) = tokio::join!(
                 service.serve(handed_on::DOOR, &subject, 1, &stop, answer),
