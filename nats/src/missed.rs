@@ -368,7 +368,7 @@ async fn fill_piece(
     Ok((to, written))
 }
 
-/// Writes a mark after the newest message, unless that is the one that came last.
+/// Writes a mark after the newest message, unless that is the one that came last, or a mark that may still arrive.
 async fn mark(
     connection: &Connection,
     clock: &Clock,
