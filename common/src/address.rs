@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use rlibphonenumber::{NumberLengthType, PHONE_NUMBER_UTIL, PhoneNumberFormat};
 use url::{Host, Url};
 
 use crate::channel::Channel;
@@ -24,8 +25,8 @@ pub enum AddressError {
     Email,
     /// Not a phone number.
     #[error(
-        "write a phone number in international form such as +821012345678: +, the country code and the number, without \
-         the 0 that is dialled before it inside the country"
+        "write a phone number in international form such as +821012345678: +, the country code and the whole number, without \
+         an extension"
     )]
     Phone,
     /// Not a chat.
@@ -96,28 +97,27 @@ fn email(address: &str) -> Result<String, AddressError> {
     Ok(format!("{local}@{}", domain.to_ascii_lowercase()))
 }
 
-/// E.164: up to 15 digits behind the +, the country code first, which never begins with 0.
-///
-/// No table of numbering plans stands behind this: what a number becomes is what suppressions and blind indexes compare,
-/// so it must be the same in every version of Peal, and a number that a plan does not know yet is for carriers to
-/// refuse. libphonenumber's rules also take digits off that belong to the number (+7 843 … became +7 43 …).
+/// E.164: up to 15 digits behind the +, the country code first. Google's numbering plans (libphonenumber) say which digits
+/// belong to the number: a zero that is dialled inside the country only is left out, Italy's is kept. A number needs the
+/// length of its country's numbers and no more: whether anybody has it is for carriers to say.
 fn phone(address: &str) -> Result<String, AddressError> {
-    let address = address.trim();
-    // "(0)" is dialled inside the country only, save in Italy, where the zero belongs to the number.
-    if address.contains("(0)") {
-        return Err(AddressError::Phone);
-    }
     let is_separator =
         |c: char| matches!(c, ' ' | '\u{a0}' | '-' | '\u{2010}' | '\u{2011}' | '(' | ')' | '.' | '/');
-    let kept: String = address.chars().filter(|c| !is_separator(*c)).collect();
-    let number = kept.strip_prefix('+').ok_or(AddressError::Phone)?;
-    // Koreans often write the zero of 010 behind +82, where no number begins with it.
-    let korean = number.strip_prefix("820").map(|rest| format!("82{}", rest.trim_start_matches('0')));
-    let number = korean.as_deref().unwrap_or(number);
-    let plausible = (7..=15).contains(&number.len())
-        && number.bytes().all(|b| b.is_ascii_digit())
-        && !number.starts_with('0');
-    if plausible { Ok(format!("+{number}")) } else { Err(AddressError::Phone) }
+    let kept: String = address.trim().chars().filter(|c| !is_separator(*c)).collect();
+    // No letters: a text message reaches no extension.
+    if !kept.strip_prefix('+').is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(AddressError::Phone);
+    }
+    let number = e164(&kept).ok_or(AddressError::Phone)?;
+    // What is kept is compared by later on, so that it must be kept as it is when it comes again.
+    if e164(&number).as_ref() == Some(&number) { Ok(number) } else { Err(AddressError::Phone) }
+}
+
+fn e164(number: &str) -> Option<String> {
+    let number = PHONE_NUMBER_UTIL.parse(number, None).ok()?;
+    let length = PHONE_NUMBER_UTIL.is_possible_number_with_reason(&number);
+    matches!(length, Ok(NumberLengthType::IsPossible))
+        .then(|| PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::E164).into_owned())
 }
 
 fn telegram(address: &str) -> Result<String, AddressError> {
@@ -258,6 +258,10 @@ mod tests {
             ("+39 06 1234567", "+39061234567"),
             ("+225 07 07 12 34 56", "+2250707123456"),
             ("+7 843 234-56-78", "+78432345678"),
+            // These are dialled inside their countries only, and Argentina's mobiles have a 9 in front from abroad.
+            ("+44 (0)20 7946 0018", "+442079460018"),
+            ("+39 (0)6 1234567", "+39061234567"),
+            ("+54 11 15 2345 6789", "+5491123456789"),
         ] {
             assert_eq!(normalize(Channel::Sms, written).as_deref(), Ok(kept), "{written:?}");
             assert_eq!(normalize(Channel::Alimtalk, written).as_deref(), Ok(kept), "{written:?}");
@@ -270,14 +274,15 @@ mod tests {
             "00821012345678",
             "+0123456789",
             "+82abc",
-            "+44 (0)20 7946 0018",
             "+1-800-FLOWERS",
             "+1 415 555 0100 ext. 5",
             "+1234567890123456",
             "+1",
-            "+820000000",
             "++821012345678",
             "+１４１５５５５０１００",
+            "+999 1234567",
+            "+1 415 555",
+            "+49 00 6088813185",
         ] {
             assert_eq!(normalize(Channel::Sms, bad), Err(AddressError::Phone), "{bad:?}");
         }
