@@ -219,7 +219,7 @@ pub struct TakenDelivery {
     /// What was planned.
     #[serde(flatten)]
     pub planned: PlannedDelivery,
-    /// How often it was replayed from the dead letters.
+    /// How often it was begun anew: replayed from the dead letters, or sent again since it certainly did not arrive.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub replays: u32,
     /// Whether it may have been made without a sign of it.
@@ -276,7 +276,7 @@ pub struct Work {
     /// Since when it may have been settled in that case, if that is before this message was queued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeat_since: Option<Timestamp>,
-    /// How often it was replayed from the dead letters.
+    /// How often it was begun anew: replayed from the dead letters, or sent again since it certainly did not arrive.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub replays: u32,
     /// What it belongs to.
@@ -286,6 +286,23 @@ pub struct Work {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+impl Work {
+    /// The same delivery, to be made once more after `attempts`: as a replay, since what was sent never goes back to its
+    /// queue.
+    #[must_use]
+    pub fn once_more(&self, attempts: u32) -> Self {
+        Work {
+            v: self.notification.version(),
+            attempts,
+            replays: self.replays.saturating_add(1),
+            hops: 0,
+            repeat: false,
+            repeat_since: None,
+            ..self.clone()
+        }
+    }
 }
 
 impl Envelope for Work {

@@ -86,6 +86,14 @@ impl Suppression {
         }
     }
 
+    /// Whether a record says that the address's suppression was lifted after what happened at `at`, a time in whole seconds.
+    #[must_use]
+    pub fn was_lifted_after(record: &Record, at: Timestamp) -> bool {
+        let second_later = u64::try_from(at.as_millisecond()).unwrap_or(0).saturating_add(1_000);
+        Suppression::read(record).is_none()
+            && record.facets.get(CAUSE_FACET).is_some_and(|cause| cause.stamp.ms >= second_later)
+    }
+
     /// Whether it holds for a contact that was registered at that time (milliseconds since the Unix epoch). A device
     /// that registers again gets its messages again; an address of another kind stays suppressed until somebody lifts it.
     #[must_use]
@@ -136,6 +144,19 @@ mod tests {
         assert_eq!((record.exists(), Suppression::read(&record)), (false, None));
         first.write(&mut record, &stamp(5, "eu"));
         assert_eq!(Suppression::read(&record), Some(first));
+    }
+
+    #[test]
+    fn what_happened_before_it_was_lifted_is_over() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let mut record = Record::default();
+        assert!(!Suppression::was_lifted_after(&record, at(0)), "it never was");
+        suppression("complaint", 1).write(&mut record, &stamp(5_000, "eu"));
+        assert!(!Suppression::was_lifted_after(&record, at(1)), "it stands");
+        Suppression::lift(&mut record, &stamp(9_500, "eu"));
+        for (second, is_over) in [(1, true), (8, true), (9, false), (10, false)] {
+            assert_eq!(Suppression::was_lifted_after(&record, at(second)), is_over, "{second}");
+        }
     }
 
     #[test]

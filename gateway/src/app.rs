@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::Acceptor;
-use crate::callbacks::Callbacks;
+use crate::callbacks::CurrentCallbacks;
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
 use crate::queues::Queues;
@@ -54,7 +54,7 @@ pub struct Parts {
     /// Takes notifications.
     pub acceptor: Acceptor,
     /// Whose reports count.
-    pub callbacks: Callbacks,
+    pub callbacks: CurrentCallbacks,
     /// Seals and opens.
     pub sealer: Arc<Sealer>,
     /// Who may call.

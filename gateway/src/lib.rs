@@ -43,13 +43,13 @@ use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::state::StateWriter;
 use peal_nats::{Region, Subjects};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Elsewhere, Known, Networks, Rules};
 use crate::app::{App, Parts};
-use crate::callbacks::Callbacks;
+use crate::callbacks::{Callbacks, CurrentCallbacks};
 use crate::health::Health;
 use crate::http::auth::{Keyring, Nonces};
 use crate::queues::Queues;
@@ -70,9 +70,21 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// # Errors
 /// When settings can't be used, the address or the data folder is taken, or one of its tasks ends by itself.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    run_reloading(settings, mpsc::channel(1).1, stop).await
+}
+
+/// The same, with other keys of callbacks each time that `reloads` brings settings.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_reloading(
+    settings: Settings,
+    reloads: mpsc::Receiver<Settings>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let address = settings.gateway.listen;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-    run_on(listener, settings, Clock::System, stop).await
+    run_on(listener, settings, Clock::System, reloads, stop).await
 }
 
 /// Runs a gateway on a socket that is open already, by a given clock.
@@ -83,6 +95,7 @@ pub async fn run_on(
     listener: TcpListener,
     settings: Settings,
     clock: Clock,
+    reloads: mpsc::Receiver<Settings>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let _lock = lock(&settings.gateway.data_dir)?;
@@ -103,6 +116,13 @@ pub async fn run_on(
         async move {
             door::serve(app, router, stop).await;
             "the door over NATS"
+        }
+    });
+    tasks.spawn({
+        let (app, stop) = (app.clone(), tasks_stop.clone());
+        async move {
+            reload(&app, reloads, stop).await;
+            "the taking over of settings"
         }
     });
     let drained = stop.clone();
@@ -145,6 +165,21 @@ pub async fn run_on(
     result
 }
 
+/// Takes over the keys of callbacks that `reloads` brings, until `stop`.
+async fn reload(app: &App, mut reloads: mpsc::Receiver<Settings>, stop: CancellationToken) {
+    while let Some(Some(settings)) = stop.run_until_cancelled(reloads.recv()).await {
+        match Callbacks::from_settings(&settings) {
+            Ok(callbacks) => {
+                app.callbacks.replace(callbacks);
+                tracing::info!("the keys of callbacks are in force");
+            }
+            Err(error) => tracing::error!(%error, "the settings are not taken over"),
+        }
+    }
+    // Nobody brings any, or no more.
+    stop.cancelled().await;
+}
+
 /// Builds the parts and starts what runs beside requests.
 async fn start(
     settings: Settings,
@@ -154,7 +189,7 @@ async fn start(
     tasks: &mut JoinSet<&'static str>,
 ) -> anyhow::Result<App> {
     let sealer = Arc::new(settings.sealer()?);
-    let callbacks = Callbacks::from_settings(&settings)?;
+    let callbacks = CurrentCallbacks::new(Callbacks::from_settings(&settings)?);
     let region: Region = settings.region.name.as_str().parse()?;
     let mut options = Options::from_settings(&settings, "peal-gateway")?;
     options.background = true;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use peal_common::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -58,7 +59,21 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let settings = Settings::load(arguments.config.as_deref())?;
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut gateway = tokio::spawn(peal_gateway::run(settings, stop.clone()));
+    let (reload, reloads) = mpsc::channel(1);
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match Settings::load(arguments.config.as_deref()) {
+                Ok(settings) => {
+                    if reload.send(settings).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the settings are not taken over"),
+            }
+        }
+    });
+    let mut gateway = tokio::spawn(peal_gateway::run_reloading(settings, reloads, stop.clone()));
     tokio::select! {
         ended = &mut gateway => return ended?,
         pressed = tokio::signal::ctrl_c() => pressed?,

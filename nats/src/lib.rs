@@ -27,6 +27,7 @@ pub mod mirror;
 pub mod missed;
 pub mod publish;
 pub mod pull;
+pub mod put_off;
 pub mod remove;
 pub mod service;
 pub mod state;

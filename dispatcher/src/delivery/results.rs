@@ -81,7 +81,7 @@ pub(super) async fn ask(context: &Context, job: &Job, look: Look) -> Result<(), 
     else {
         return Ok(job.ack().await?);
     };
-    match account.result(&look.provider_id, contact).await {
+    match account.result(&look.provider_id, contact, &context.clock).await {
         Ok(Some(outcome)) => {
             suppress::after(context, work, recipient.registered_ms, &outcome).await;
             tell(context, account, &look, &outcome).await?;
@@ -127,7 +127,7 @@ async fn tell(context: &Context, account: &Account, look: &Look, outcome: &Outco
         | Outcome::HeldBack { reason, .. }
             if attempts < context.policy.max_attempts =>
         {
-            again(context, look, reason).await
+            again(context, look, outcome, reason).await
         }
         Outcome::Permanent { reason }
         | Outcome::AddressDead { reason, .. }
@@ -143,21 +143,15 @@ async fn tell(context: &Context, account: &Account, look: &Look, outcome: &Outco
     }
 }
 
-/// Sends what did certainly not arrive once more: as a replay, since what was sent never goes back to its queue.
-async fn again(context: &Context, look: &Look, reason: &str) -> Result<(), SayError> {
-    let work = Work {
-        v: look.work.notification.version(),
-        attempts: look.attempts,
-        replays: look.work.replays.saturating_add(1),
-        hops: 0,
-        repeat: false,
-        repeat_since: None,
-        ..look.work.clone()
-    };
+/// Sends what did certainly not arrive once more. The provider's trouble burns no attempt.
+async fn again(context: &Context, look: &Look, outcome: &Outcome, reason: &str) -> Result<(), SayError> {
+    let burned = u32::from(!matches!(outcome, Outcome::Unavailable { .. }));
+    let work = look.work.once_more(look.attempts.saturating_sub(1) + burned);
     let mut event = event(context, look, EventType::Replayed);
     event.reason = Some(reason.to_owned());
     event.replays = Some(work.replays);
-    let wait = context.policy.backoff.delay(look.attempts, None, &mut rand::rng());
+    let times = look.attempts.saturating_add(look.work.replays);
+    let wait = context.policy.backoff.delay(times, None, &mut rand::rng());
     settle::reschedule(context, work, settle::later(context, wait)).await?;
     said(context, &event).await
 }

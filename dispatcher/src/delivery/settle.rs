@@ -9,10 +9,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use peal_common::category::Class;
 use peal_common::decide;
-use peal_common::envelope::{Envelope as _, Work};
+use peal_common::envelope::Work;
 use peal_common::event::{Event, EventType};
 use peal_common::outcome::Outcome;
 use peal_nats::pull::Job;
+use peal_nats::put_off::{self, PutOffError};
 
 use super::{DeliveryError, results};
 use crate::context::{Context, SayError};
@@ -231,12 +232,11 @@ pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) ->
     Ok(to.job.ack().await?)
 }
 
-pub(super) async fn reschedule(context: &Context, mut work: Work, at: Timestamp) -> Result<(), SayError> {
-    work.hops = work.hops.saturating_add(1);
-    let app = work.notification.app.as_str();
-    let target =
-        context.subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
-    context.schedule(&["work", work.delivery.as_str()], &target, at, work.encode()?).await
+pub(super) async fn reschedule(context: &Context, work: Work, at: Timestamp) -> Result<(), SayError> {
+    put_off::put_off(&context.connection, &context.subjects, work, at).await.map_err(|error| match error {
+        PutOffError::Publish(error) => error.into(),
+        PutOffError::Encode(error) => error.into(),
+    })
 }
 
 pub(super) fn later(context: &Context, wait: Duration) -> Timestamp {

@@ -34,16 +34,19 @@ pub async fn post(
     }
     let (uri, headers) = (request.uri().clone(), request.headers().clone());
     let body = body_bytes(request, MAX_BODY_BYTES).await?;
-    let reports = app.callbacks.read(provider, &uri, &headers, &body).map_err(|refused| match refused {
-        Refused::NotSetUp => Problem::not_found("callback: the settings have no callbacks section for it"),
-        Refused::Signature => Problem::unauthorized_because(
-            "invalid_signature",
-            "no key of the settings made this signature for this address and body",
-        ),
-        Refused::Malformed => {
-            Problem::malformed("invalid_callback", "it is signed, and not written as this provider does")
-        }
-    })?;
+    let reports =
+        app.callbacks.get().read(provider, &uri, &headers, &body).map_err(|refused| match refused {
+            Refused::NotSetUp => {
+                Problem::not_found("callback: the settings have no callbacks section for it")
+            }
+            Refused::Signature => Problem::unauthorized_because(
+                "invalid_signature",
+                "no key of the settings made this signature for this address and body",
+            ),
+            Refused::Malformed => {
+                Problem::malformed("invalid_callback", "it is signed, and not written as this provider does")
+            }
+        })?;
     take::reported(&app, provider, reports).await?;
     // Some providers take no other answer for a success.
     Ok(StatusCode::OK)

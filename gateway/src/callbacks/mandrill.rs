@@ -38,6 +38,8 @@ fn report(event: &Value) -> Option<Report> {
         step,
         at: seconds(&event["ts"]),
         reason: reason.map(str::to_owned),
+        // Mandrill itself tries for days.
+        passes: false,
         provider_id: message["_id"].as_str().map(str::to_owned),
         dead: to.zip(reason).filter(|_| is_dead).map(|(to, why)| (to.to_owned(), why.to_owned())),
     })

@@ -4,6 +4,7 @@
 //! says how its signature is checked and what its words mean; [`take`] makes events and suppressions of them. Reports come
 //! late, twice and in any order: what is known already changes nothing, so an old one that somebody posts again is harmless.
 
+mod again;
 pub mod take;
 
 mod mandrill;
@@ -15,6 +16,7 @@ mod vonage;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
@@ -98,6 +100,8 @@ pub enum Report {
         provider_id: Option<String>,
         /// An address that is not to be written to any more, and why.
         dead: Option<(String, String)>,
+        /// Whether it did not arrive for a reason that passes, so that it may be sent again.
+        passes: bool,
     },
     /// Somebody blocked the bot, or lets it write again.
     Chat {
@@ -105,6 +109,8 @@ pub enum Report {
         chat: String,
         /// Whether it is blocked.
         blocked: bool,
+        /// Since when.
+        at: Option<Timestamp>,
     },
 }
 
@@ -190,6 +196,29 @@ impl Callbacks {
             Provider::Mandrill => mandrill::read(&keys(&self.mandrill)?, &posted),
             Provider::Telegram => telegram::read(&keys(&self.telegram)?, &posted),
         }
+    }
+}
+
+/// The keys of this moment: they may be replaced while the gateway runs.
+#[derive(Debug)]
+pub struct CurrentCallbacks(RwLock<Arc<Callbacks>>);
+
+impl CurrentCallbacks {
+    /// Begins with these.
+    #[must_use]
+    pub fn new(callbacks: Callbacks) -> Self {
+        CurrentCallbacks(RwLock::new(Arc::new(callbacks)))
+    }
+
+    /// Those of this moment.
+    #[must_use]
+    pub fn get(&self) -> Arc<Callbacks> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts others in their place.
+    pub fn replace(&self, callbacks: Callbacks) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(callbacks);
     }
 }
 

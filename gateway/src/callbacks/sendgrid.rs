@@ -21,6 +21,9 @@ pub(super) fn verifying_key(key: &Secret) -> Result<VerifyingKey, SettingsError>
     })
 }
 
+/// What was blocked did not arrive this time.
+const BLOCKED: &str = "soft_bounce";
+
 pub(super) fn read(keys: &[VerifyingKey], posted: &Posted<'_>) -> Result<Vec<Report>, Refused> {
     let given = posted.header("x-twilio-email-event-webhook-signature").unwrap_or_default();
     let timestamp = posted.header("x-twilio-email-event-webhook-timestamp").unwrap_or_default();
@@ -47,7 +50,7 @@ fn report(event: &Value) -> Option<Report> {
     let (step, reason, is_dead) = match (text("event")?, text("type"), text("reason")) {
         ("delivered", ..) => (Some(EventType::Delivered), None, false),
         // What is blocked was refused for what it is or where it comes from; another one may arrive.
-        ("bounce", Some("blocked"), _) => (Some(EventType::Bounced), Some("soft_bounce"), false),
+        ("bounce", Some("blocked"), _) => (Some(EventType::Bounced), Some(BLOCKED), false),
         ("bounce", ..) => (Some(EventType::Bounced), Some("hard_bounce"), true),
         // SendGrid keeps lists of its own, and does not even try.
         ("dropped", _, Some("Bounced Address" | "Invalid")) => {
@@ -67,6 +70,8 @@ fn report(event: &Value) -> Option<Report> {
     Some(Report::Delivery {
         reference,
         step,
+        // The receiving server did not want it at that moment; the address is not at fault.
+        passes: reason == Some(BLOCKED),
         at: seconds(&event["timestamp"]),
         reason: reason.map(str::to_owned),
         provider_id: text("sg_message_id").map(str::to_owned),

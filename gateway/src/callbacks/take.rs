@@ -24,7 +24,7 @@ use peal_nats::publish::Outgoing;
 use peal_nats::service::Refusal;
 use serde::{Deserialize, Serialize};
 
-use super::{Provider, Report};
+use super::{Provider, Report, again};
 use crate::api::suppressions::is_pinned;
 use crate::app::App;
 use crate::http::problem::Problem;
@@ -62,6 +62,9 @@ struct Receipt {
     provider_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     suppress: Option<Suppress>,
+    /// Whether it may be sent again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    passes: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,8 +83,11 @@ pub async fn reported(app: &App, provider: Provider, reports: Vec<Report>) -> Re
     let mut by_region = BTreeMap::<Region, Vec<Receipt>>::new();
     for report in reports {
         match report {
-            Report::Chat { chat, blocked } => turn(app, &chat, blocked).await?,
-            Report::Delivery { reference, step, at, reason, provider_id, dead } => {
+            Report::Chat { chat, blocked, at } => {
+                let now = app.clock.now();
+                turn(app, &chat, blocked, at.map_or(now, |at| at.min(now))).await?;
+            }
+            Report::Delivery { reference, step, at, reason, provider_id, dead, passes } => {
                 let now = app.clock.now();
                 let channel = provider.channel();
                 let suppress = dead.and_then(|(address, reason)| {
@@ -99,6 +105,7 @@ pub async fn reported(app: &App, provider: Provider, reports: Vec<Report>) -> Re
                     reason,
                     provider_id,
                     suppress,
+                    passes,
                 });
             }
         }
@@ -165,14 +172,24 @@ async fn take(app: &App, receipts: &[Receipt]) -> Result<(), Problem> {
     stream::iter(known)
         .map(Ok)
         .try_for_each_concurrent(AT_ONCE, |(receipt, reference, found)| async move {
-            if let Some(suppress) = &receipt.suppress {
+            // What is known was acted upon: the address may have been put right since.
+            if let Some(suppress) = &receipt.suppress
+                && !found.as_ref().is_some_and(|found| is_repeated(receipt, &reference, found))
+            {
                 let pinned = found.as_ref().and_then(|found| found.summary.pinned) == Some(true);
                 suppress_address(app, &reference.app, receipt, suppress, pinned).await?;
             }
-            let step = receipt.step.zip(found);
-            let event = step.and_then(|(step, found)| event(receipt, reference, step, &found));
+            let step = receipt.step.zip(found.as_ref());
+            let event = step.and_then(|(step, found)| event(receipt, &reference, step, found));
             let outcome = if event.is_some() { "taken" } else { "known" };
             if let Some(event) = event {
+                let again = match delivery(&reference, found.as_ref()) {
+                    Some(delivery) if receipt.passes && delivery.status == Status::Sent => {
+                        again::once_more(app, delivery, &event).await?
+                    }
+                    _ => None,
+                };
+                let event = again.unwrap_or(event);
                 say(app, &event).await?;
                 if event.kind == EventType::Bounced {
                     hurry(app, event).await;
@@ -185,20 +202,30 @@ async fn take(app: &App, receipts: &[Receipt]) -> Result<(), Problem> {
         .await
 }
 
+fn delivery<'a>(reference: &Reference, found: Option<&'a NotificationView>) -> Option<&'a DeliveryView> {
+    found?.summary.deliveries.iter().find(|delivery| delivery.id == reference.delivery.as_str())
+}
+
+/// Whether the delivery is where a receipt says that it is, for the same reason.
+fn is_repeated(receipt: &Receipt, reference: &Reference, found: &NotificationView) -> bool {
+    delivery(reference, Some(found))
+        .zip(receipt.step)
+        .is_some_and(|(delivery, step)| is_known(delivery, step) && delivery.reason == receipt.reason)
+}
+
 /// The event that a receipt is; `None` when it says nothing new.
 fn event(
     receipt: &Receipt,
-    reference: Reference,
+    reference: &Reference,
     step: EventType,
     found: &NotificationView,
 ) -> Option<Event> {
-    let delivery =
-        found.summary.deliveries.iter().find(|delivery| delivery.id == reference.delivery.as_str());
+    let delivery = delivery(reference, Some(found));
     if delivery.is_some_and(|delivery| is_known(delivery, step) || is_of_before(receipt, delivery, found)) {
         return None;
     }
-    let mut event = Event::new(step, receipt.at, reference.app, reference.notification);
-    event.delivery = Some(reference.delivery);
+    let mut event = Event::new(step, receipt.at, reference.app.clone(), reference.notification.clone());
+    event.delivery = Some(reference.delivery.clone());
     event.recipient = delivery.and_then(|delivery| delivery.recipient.clone());
     event.channel = Some(receipt.channel);
     // Which account it was, the delivery knows better than the provider.
@@ -227,7 +254,9 @@ fn is_of_before(receipt: &Receipt, delivery: &DeliveryView, found: &Notification
     let last = names.rfind(|event| sent(event.kind)).and_then(|event| event.provider_id.as_deref());
     // SendGrid adds to the name that it answered with.
     let is_other = |(named, last): (&str, &str)| !named.starts_with(last);
-    delivery.replays > 0 && receipt.provider_id.as_deref().zip(last).is_some_and(is_other)
+    // On its way again, it has not been given a name.
+    let is_under_way = delivery.status == Status::Queued;
+    delivery.replays > 0 && (is_under_way || receipt.provider_id.as_deref().zip(last).is_some_and(is_other))
 }
 
 async fn say(app: &App, event: &Event) -> Result<(), Problem> {
@@ -260,7 +289,7 @@ async fn suppress_address(
     let key = suppression::key(owner, receipt.channel, &suppress.index, pinned);
     let found = Suppression { reason: suppress.reason.clone(), since: receipt.at };
     let change = |record: &mut Record, stamp: &Stamp| {
-        if Suppression::read(record).is_none() {
+        if Suppression::read(record).is_none() && !Suppression::was_lifted_after(record, receipt.at) {
             found.write(record, stamp);
         }
         Ok::<_, Problem>(())
@@ -270,10 +299,11 @@ async fn suppress_address(
     Ok(())
 }
 
-/// Suppresses a chat that blocked the bot, or lets it be written to again.
-async fn turn(app: &App, chat: &str, blocked: bool) -> Result<(), Problem> {
-    let since = app.clock.now();
-    for owner in &app.callbacks.bot_apps {
+/// Suppresses a chat that blocked the bot at `since`, or lets it be written to again.
+async fn turn(app: &App, chat: &str, blocked: bool, since: Timestamp) -> Result<(), Problem> {
+    // Times are in whole seconds.
+    let is_later = |found: &Suppression| found.since.as_second() > since.as_second();
+    for owner in &app.callbacks.get().bot_apps {
         let index = app.catalog.blind_index(owner, Channel::Telegram, chat);
         let pinned = is_pinned(app, owner, &index)?;
         let change = |record: &mut Record, stamp: &Stamp| {
@@ -281,8 +311,12 @@ async fn turn(app: &App, chat: &str, blocked: bool) -> Result<(), Problem> {
             let of_blocking =
                 |found: &Suppression| found.reason == BLOCKED || found.reason == BLOCKED_BY_ANSWER;
             match (blocked, before) {
-                (true, None) => Suppression { reason: BLOCKED.to_owned(), since }.write(record, stamp),
-                (false, Some(found)) if of_blocking(&found) => Suppression::lift(record, stamp),
+                (true, None) if !Suppression::was_lifted_after(record, since) => {
+                    Suppression { reason: BLOCKED.to_owned(), since }.write(record, stamp);
+                }
+                (false, Some(found)) if of_blocking(&found) && !is_later(&found) => {
+                    Suppression::lift(record, stamp);
+                }
                 _ => {}
             }
             Ok::<_, Problem>(())

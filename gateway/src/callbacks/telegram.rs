@@ -4,7 +4,7 @@
 use peal_common::settings::Secret;
 use serde_json::Value;
 
-use super::{Posted, Refused, Report, signature};
+use super::{Posted, Refused, Report, seconds, signature};
 
 pub(super) fn read(keys: &[Secret], posted: &Posted<'_>) -> Result<Vec<Report>, Refused> {
     let given = posted.header("x-telegram-bot-api-secret-token").unwrap_or_default();
@@ -22,5 +22,5 @@ pub(super) fn read(keys: &[Secret], posted: &Posted<'_>) -> Result<Vec<Report>, 
         _ => return Ok(Vec::new()),
     };
     let Some(chat) = change["chat"]["id"].as_i64() else { return Ok(Vec::new()) };
-    Ok(vec![Report::Chat { chat: chat.to_string(), blocked }])
+    Ok(vec![Report::Chat { chat: chat.to_string(), blocked, at: seconds(&change["date"]) }])
 }

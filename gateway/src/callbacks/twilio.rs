@@ -30,12 +30,14 @@ pub(super) fn read(keys: &[Secret], posted: &Posted<'_>) -> Result<Vec<Report>, 
     let reason = bounced.then(|| code.map_or_else(|| status.to_owned(), |code| format!("twilio_{code}")));
     let to = field(&form, "To").unwrap_or_default();
     let is_dead = bounced && code.is_some_and(is_dead);
+    let passes = bounced && code.is_some_and(passes);
     Ok(vec![Report::Delivery {
         reference,
         step: Some(step),
         at: None,
         dead: reason.clone().filter(|_| is_dead).map(|reason| (to.to_owned(), reason)),
         reason,
+        passes,
         provider_id: field(&form, "MessageSid").map(str::to_owned),
     }])
 }
@@ -44,4 +46,9 @@ pub(super) fn read(keys: &[Secret], posted: &Posted<'_>) -> Result<Vec<Report>, 
 /// out, unknown to its carrier, a landline.
 const fn is_dead(code: u32) -> bool {
     matches!(code, 21211 | 21610 | 21614 | 21635 | 30005 | 30006)
+}
+
+/// Whether it may arrive later (the same): Twilio's queue for the sender was full, the handset is off or out of reach.
+const fn passes(code: u32) -> bool {
+    matches!(code, 21611 | 30001 | 30003)
 }

@@ -53,6 +53,7 @@ pub(super) fn read(keys: &[Secret], posted: &Posted<'_>) -> Result<Vec<Report>, 
         at: None,
         dead: reason.clone().filter(|_| is_dead).zip(to).map(|(reason, to)| (to, reason)),
         reason,
+        passes: false,
         provider_id: field(&fields, "messageId").map(str::to_owned),
     }])
 }
@@ -143,6 +144,7 @@ mod tests {
             reason: Some("vonage_9".to_owned()),
             provider_id: Some("0A0000001234567B".to_owned()),
             dead: Some(("+821012345678".to_owned(), "vonage_9".to_owned())),
+            passes: false,
         };
         assert_eq!(posted(Some(TOKEN), "application/json; charset=utf-8", BODY), Ok(vec![report]));
         let other = BODY.replace("failed", "delivered");

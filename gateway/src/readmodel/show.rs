@@ -37,6 +37,7 @@ impl Delivery {
             id: format!("{:032x}", self.id),
             recipient: self.recipient.as_ref().and_then(|recipient| recipient.parse().ok()),
             channel: self.channel,
+            contact: self.contact.as_deref().map(Into::into),
             provider: self.provider.as_ref().map(|(_, _, name)| name.to_string()),
             status: self.status(),
             attempts: self.attempts.map_or(0, |(_, attempts)| attempts),

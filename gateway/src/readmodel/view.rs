@@ -75,6 +75,9 @@ pub struct DeliveryView {
     pub recipient: Option<RecipientId>,
     /// The channel.
     pub channel: Option<Channel>,
+    /// The blind index of the contact, which is for the gateway alone.
+    #[serde(skip)]
+    pub contact: Option<String>,
     /// The provider that had it last.
     pub provider: Option<String>,
     /// Where it stands.
@@ -86,7 +89,7 @@ pub struct DeliveryView {
     /// Until when it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// How often it was replayed from the dead letters.
+    /// How often it was begun anew: from the dead letters, or since its provider could not deliver it for the time being.
     #[serde(skip_serializing_if = "is_zero")]
     pub replays: u32,
     /// The time of the latest event.

@@ -1,16 +1,21 @@
 //! What providers report: who may, what it does to deliveries and addresses, and that nothing is done twice.
 
+use std::sync::atomic::Ordering;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::Timestamp;
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::EncodePublicKey as _;
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
+use peal_common::envelope::{Envelope as _, Work};
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::DeliveryId;
 use peal_common::receipt::Reference;
+use peal_nats::topology::SCHEDULE;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha1::Sha1;
@@ -26,6 +31,10 @@ fn sendgrid_key() -> SigningKey {
 }
 
 async fn harness() -> Harness {
+    harness_at(Clock::System).await
+}
+
+async fn harness_at(clock: Clock) -> Harness {
     let der = sendgrid_key().verifying_key().to_public_key_der().unwrap();
     let settings = format!(
         "[gateway]\npublic_url = \"{BASE}/\"\n\
@@ -34,7 +43,7 @@ async fn harness() -> Harness {
          telegram = {{ keys = [\"t-key\"], apps = [\"{APP}\"] }}\n",
         STANDARD.encode(der.as_bytes())
     );
-    Harness::start_with(&settings, Clock::System).await
+    Harness::start_with(&settings, clock).await
 }
 
 /// A notification that was sent to one address.
@@ -236,6 +245,135 @@ async fn a_replayed_delivery_is_not_moved_by_what_was_sent_before() {
     twilio(&harness, &reference, &of("SM1", "failed")).await.ok(200);
     twilio(&harness, &reference, &of("SM2", "delivered")).await.ok(200);
     becomes(&client, "n-1", "delivered").await;
+}
+
+#[tokio::test]
+async fn what_did_not_arrive_for_a_reason_that_passes_is_sent_again() {
+    let harness = harness().await;
+    let client = harness.admin().await;
+    let text = sent(&harness, "n-1", Channel::Sms, "twilio").await;
+    let mail = sent(&harness, "n-2", Channel::Email, "sendgrid").await;
+    becomes(&client, "n-1", "sent").await;
+    becomes(&client, "n-2", "sent").await;
+    let unreachable = [
+        ("MessageSid", "SM1"),
+        ("MessageStatus", "undelivered"),
+        ("ErrorCode", "30003"),
+        ("To", "+821012345678"),
+    ];
+    let blocked = json!([{"email": "kim@example.com", "event": "bounce", "type": "blocked",
+                          "peal_ref": mail.to_string(), "timestamp": harness.clock.now().as_second()}]);
+    // The provider posts twice, and again once it is known.
+    for _ in 0..2 {
+        twilio(&harness, &text, &unreachable).await.ok(200);
+        sendgrid(&harness, blocked.clone()).await.ok(200);
+        becomes(&client, "n-1", "queued").await;
+        becomes(&client, "n-2", "queued").await;
+    }
+    for (reference, id, reason) in [(&text, "n-1", "twilio_30003"), (&mail, "n-2", "soft_bounce")] {
+        let again = delivery(&client, id).await;
+        assert_eq!((&again["reason"], &again["replays"]), (&json!(reason), &json!(1)), "{again}");
+        assert_eq!(events(&client, id).await, 4, "accepted, planned, sent, replayed");
+        let waiting = harness.subjects.schedule(&["work", reference.delivery.as_str()]);
+        let waiting = harness.connection.last_of(SCHEDULE, &waiting).await.unwrap().unwrap();
+        let work = Work::decode(&waiting.payload).unwrap();
+        assert_eq!((work.replays, work.attempts, work.contact.as_str()), (1, 1, "c"));
+        assert_eq!((&work.delivery, work.recipient.as_str()), (&reference.delivery, "u-1"));
+    }
+    for path in ["/v1/suppressions/sms/%2B821012345678", "/v1/suppressions/email/kim@example.com"] {
+        client.get(path).await.problem(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_attempts_left_stays_where_it_is() {
+    let harness = Harness::start_with(
+        &format!(
+            "[gateway]\npublic_url = \"{BASE}\"\n[callbacks]\ntwilio = {{ keys = [\"token\"] }}\n\
+             [dispatcher]\nmax_attempts = 1\n"
+        ),
+        Clock::System,
+    )
+    .await;
+    let client = harness.admin().await;
+    let reference = sent(&harness, "n-1", Channel::Sms, "twilio").await;
+    becomes(&client, "n-1", "sent").await;
+    let fields = [("MessageStatus", "undelivered"), ("ErrorCode", "30001"), ("To", "+821012345678")];
+    twilio(&harness, &reference, &fields).await.ok(200);
+    assert_eq!(becomes(&client, "n-1", "bounced").await["reason"], "twilio_30001");
+    let waiting = harness.subjects.schedule(&["work", reference.delivery.as_str()]);
+    assert!(harness.connection.last_of(SCHEDULE, &waiting).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_somebody_posts_once_more_does_not_undo_what_was_lifted_since() {
+    let now = Timestamp::from_second(Clock::System.now().as_second()).unwrap();
+    let clock = Clock::manual(now);
+    let Clock::Manual(time) = &clock else { unreachable!() };
+    let harness = harness_at(clock.clone()).await;
+    let client = harness.admin().await;
+    let text = sent(&harness, "n-1", Channel::Sms, "twilio").await;
+    let mail = sent(&harness, "n-2", Channel::Email, "sendgrid").await;
+    becomes(&client, "n-1", "sent").await;
+    becomes(&client, "n-2", "sent").await;
+    let dead = [("MessageStatus", "undelivered"), ("ErrorCode", "30005"), ("To", "+821012345678")];
+    let spam = |at: i64| json!([{"email": "kim@example.com", "event": "spamreport", "peal_ref": mail.to_string(), "timestamp": at}]);
+    let update = |status, date: i64| {
+        json!({"update_id": 1, "my_chat_member": {"chat": {"id": 4711, "type": "private"}, "date": date,
+               "new_chat_member": {"status": status}}})
+    };
+    let paths = [
+        "/v1/suppressions/sms/%2B821012345678",
+        "/v1/suppressions/email/kim@example.com",
+        "/v1/suppressions/telegram/4711",
+    ];
+    let at = now.as_second();
+    let post_all = async || {
+        twilio(&harness, &text, &dead).await.ok(200);
+        sendgrid(&harness, spam(at)).await.ok(200);
+        telegram(&harness, "t-key", update("kicked", at)).await.ok(200);
+    };
+    post_all().await;
+    becomes(&client, "n-1", "bounced").await;
+    for path in paths {
+        client.get(path).await.ok(200);
+    }
+    time.fetch_add(3_600_000, Ordering::Relaxed);
+    for path in paths {
+        client.delete(path).await.ok(204);
+        eventually("it is lifted", || async { client.get(path).await.status == 404 }).await;
+    }
+    post_all().await;
+    for path in paths {
+        client.get(path).await.problem(404, "not_found");
+    }
+    // What happens from then on counts.
+    sendgrid(&harness, spam(at + 3_601)).await.ok(200);
+    telegram(&harness, "t-key", update("kicked", at + 3_601)).await.ok(200);
+    for path in &paths[1..] {
+        client.get(path).await.ok(200);
+    }
+    // The bot was started before it was blocked.
+    telegram(&harness, "t-key", update("member", at + 5)).await.ok(200);
+    client.get(paths[2]).await.ok(200);
+}
+
+#[tokio::test]
+async fn keys_are_replaced_while_the_gateway_runs() {
+    let harness = harness().await;
+    let update = json!({"update_id": 1});
+    telegram(&harness, "t-key", update.clone()).await.ok(200);
+    let with = |keys| format!("[callbacks]\ntelegram = {{ keys = [{keys}], apps = [\"{APP}\"] }}\n");
+    harness.reload(&with("\"new\"")).await;
+    let taken = || async { telegram(&harness, "new", update.clone()).await.status == 200 };
+    eventually("the new key counts", taken).await;
+    telegram(&harness, "t-key", update.clone()).await.problem(401, "invalid_signature");
+    // What can't be used changes nothing.
+    harness.reload("[callbacks]\ntelegram = { keys = [\"x\"], apps = [] }\n").await;
+    harness.reload(&with("\"new\", \"newer\"")).await;
+    let taken = || async { telegram(&harness, "newer", update.clone()).await.status == 200 };
+    eventually("the newer key counts", taken).await;
+    telegram(&harness, "new", update.clone()).await.ok(200);
 }
 
 #[tokio::test]

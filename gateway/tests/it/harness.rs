@@ -32,6 +32,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +74,7 @@ pub struct Harness {
 
 struct Running {
     stop: CancellationToken,
+    reload: mpsc::Sender<Settings>,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -146,6 +148,13 @@ impl Harness {
         let (url, running) = start(settings, self.clock.clone()).await;
         self.another = Some(running);
         url
+    }
+
+    /// Has the gateway take over settings (TOML) as it would after SIGHUP.
+    pub async fn reload(&self, more: &str) {
+        let variables = HashMap::from([("PEAL__REGION__NAME".to_owned(), region().to_string())]);
+        let settings = Settings::parse(Some(more), variables).unwrap();
+        self.running.as_ref().unwrap().reload.send(settings).await.unwrap();
     }
 
     /// Stops the gateway softly and checks that all was well with it until then.
@@ -254,8 +263,9 @@ async fn start(settings: Settings, clock: Clock) -> (String, Running) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let stop = CancellationToken::new();
-    let gateway = peal_gateway::run_on(listener, settings, clock, stop.clone());
-    (url, Running { stop, task: tokio::spawn(gateway) })
+    let (reload, reloads) = mpsc::channel(1);
+    let gateway = peal_gateway::run_on(listener, settings, clock, reloads, stop.clone());
+    (url, Running { stop, reload, task: tokio::spawn(gateway) })
 }
 
 impl Drop for Harness {

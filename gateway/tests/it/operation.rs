@@ -2,6 +2,7 @@
 
 use peal_common::clock::Clock;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use crate::harness::{Answer, Harness};
 
@@ -76,7 +77,13 @@ async fn a_gateway_ends_softly_and_its_folder_has_one_owner() {
     client.put("/v1/categories/c", json!({"class": "marketing"})).await.ok(201);
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let second = peal_gateway::run_on(listener, harness.settings.clone(), Clock::System, Default::default());
+    let second = peal_gateway::run_on(
+        listener,
+        harness.settings.clone(),
+        Clock::System,
+        mpsc::channel(1).1,
+        Default::default(),
+    );
     let error = second.await.unwrap_err().to_string();
     assert!(error.contains("another gateway uses"), "{error}");
 

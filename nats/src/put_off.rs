@@ -1,0 +1,38 @@
+//! Deliveries that wait in SCHEDULE for their time, whoever puts them down there.
+
+use jiff::Timestamp;
+use peal_common::envelope::{Envelope as _, Work};
+
+use crate::connect::Connection;
+use crate::publish::{Outgoing, PublishError};
+use crate::subjects::Subjects;
+
+/// Why a delivery does not wait.
+#[derive(Debug, thiserror::Error)]
+pub enum PutOffError {
+    /// JetStream does not take it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// It can't be encoded.
+    #[error("a delivery cannot be encoded")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// Puts a delivery down that goes back to its queue at `at`. It counts as another message then. One that waits already is
+/// replaced.
+///
+/// # Errors
+/// [`PutOffError`]
+pub async fn put_off(
+    connection: &Connection,
+    subjects: &Subjects,
+    mut work: Work,
+    at: Timestamp,
+) -> Result<(), PutOffError> {
+    work.hops = work.hops.saturating_add(1);
+    let app = work.notification.app.as_str();
+    let target = subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
+    let subject = subjects.schedule(&["work", work.delivery.as_str()]);
+    connection.publish(Outgoing::new(subject, work.encode()?).at(at, &target)).await?;
+    Ok(())
+}
