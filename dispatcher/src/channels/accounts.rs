@@ -102,7 +102,10 @@ impl Account {
     /// Why it is left alone at present, if it is.
     #[must_use]
     pub fn opened(&self) -> Option<Opened> {
-        self.breaker.as_ref().and_then(Breaker::opened)
+        match &self.breaker {
+            Some(breaker) => breaker.opened(),
+            None => self.provider.refused(),
+        }
     }
 
     /// Asks its provider whether it works. Whatever comes of it, the account is used as before.
@@ -116,12 +119,22 @@ impl Account {
         self.provider.is_asked()
     }
 
-    /// Asks what became of a message: `None` while nobody knows.
+    /// Asks what became of a message: `None` while nobody knows. One that did not go out since the account is out of order
+    /// opens its circuit.
     ///
     /// # Errors
     /// The outcome of the question, when the provider can't tell.
-    pub async fn result(&self, provider_id: &str, contact: &Contact) -> Result<Option<Outcome>, Outcome> {
-        self.provider.result(provider_id, contact).await
+    pub async fn result(
+        &self,
+        provider_id: &str,
+        contact: &Contact,
+        clock: &Clock,
+    ) -> Result<Option<Outcome>, Outcome> {
+        let found = self.provider.result(provider_id, contact).await;
+        if let (Some(breaker), Ok(Some(outcome @ Outcome::Unavailable { .. }))) = (&self.breaker, &found) {
+            breaker.hear(outcome, clock.now());
+        }
+        found
     }
 
     /// Whether its provider can be asked for a message whose call was broken off.

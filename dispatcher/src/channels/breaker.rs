@@ -195,6 +195,11 @@ impl Breaker {
         }
     }
 
+    /// Hears what became of a call long after it was made.
+    pub(crate) fn hear(&self, outcome: &Outcome, at: Timestamp) {
+        self.settle(false, outcome, at);
+    }
+
     fn settle(&self, is_probe: bool, outcome: &Outcome, at: Timestamp) -> Option<Opened> {
         let verdict = verdict(outcome);
         let mut circuit = self.lock();

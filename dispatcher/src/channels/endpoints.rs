@@ -3,7 +3,8 @@
 //! Nobody here has an account with them, and any of them may be a private machine, hang, or not be there. So each call is
 //! checked and bounded, and one that is in trouble is left alone: it must not keep the deliveries to all others waiting
 //! behind its own. What is meant for it counts as tried, since its trouble is the recipient's, and has its usual waits; but
-//! nobody waits for an answer that does not come, save one delivery now and then.
+//! nobody waits for an answer that does not come, save one delivery now and then. A push service that refuses our key is
+//! another matter: that trouble is ours, and burns no attempts.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use peal_common::outcome::Outcome;
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
-use super::breaker::{self, Breaker};
+use super::breaker::{self, Breaker, Opened};
 use super::outcomes::{permanent, retry};
 use super::target::{self, Hosts, Resolver, Targets};
 use super::{CIRCUIT_OPEN, ConfigError, http as shared};
@@ -68,6 +69,11 @@ impl Endpoints {
     /// The outcome of a call.
     pub(crate) fn check(&self, url: &Url) -> Result<(), Outcome> {
         self.targets.check_literal(url).map_err(|_| permanent("private_target"))
+    }
+
+    /// Why a server that refuses whoever calls is left alone, if there is one.
+    pub(crate) fn refused(&self) -> Option<Opened> {
+        self.circuits.refused()
     }
 
     /// Makes a call, unless the server is left alone. Whether it got a request that it did not answer does not matter: the
@@ -123,15 +129,23 @@ impl Circuits {
         let outcome = match breaker.admit(Duration::ZERO).await {
             Ok(admission) => {
                 let outcome = call.await;
-                admission.settle(&outcome, clock.now());
-                outcome
+                match admission.settle(&outcome, clock.now()) {
+                    Some(opened) if is_refusal(&opened) => return opened.held_back(),
+                    _ => outcome,
+                }
             }
+            Err(opened) if is_refusal(&opened) => return opened.held_back(),
             Err(opened) => return retry(format!("{CIRCUIT_OPEN}: {}", opened.cause), Some(opened.left)),
         };
         if breaker.is_spotless() {
             self.lock().remove(&server);
         }
         outcome
+    }
+
+    fn refused(&self) -> Option<Opened> {
+        let servers = self.lock();
+        servers.values().filter_map(|breaker| breaker.opened()).find(is_refusal)
     }
 
     fn remember(&self, server: String) -> Option<Arc<Breaker>> {
@@ -143,6 +157,11 @@ impl Circuits {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Breaker>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a server that answers did not want to be called by us, as its status says.
+fn is_refusal(opened: &Opened) -> bool {
+    matches!(opened.cause.as_str(), "http_401" | "http_403")
 }
 
 #[cfg(test)]
@@ -205,10 +224,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_push_service_that_takes_our_key_from_nobody_is_left_alone() {
         let calls = Calls::default();
-        for _ in 0..12 {
-            calls.call("https://push.example/x", &retry("http_403", None)).await;
+        let refused = retry("http_403", None);
+        for _ in 0..10 {
+            assert_eq!(calls.call("https://push.example/x", &refused).await, refused);
         }
-        assert_eq!(calls.made(), 10);
+        // From here on nobody burns an attempt, not even whoever asks whether it has changed its mind.
+        let held_back = |outcome| match outcome {
+            Outcome::HeldBack { reason, after } if reason == "circuit_open: http_403" => after.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let left = held_back(calls.call("https://push.example/x", &refused).await);
+        assert_eq!(calls.circuits.refused().unwrap().cause, "http_403");
+        sleep(left).await;
+        held_back(calls.call("https://push.example/x", &refused).await);
+        assert_eq!(calls.made(), 11);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(calls.call("https://push.example/x", &arrived()).await, arrived());
+        assert_eq!(calls.circuits.refused(), None);
     }
 
     #[tokio::test(start_paused = true)]

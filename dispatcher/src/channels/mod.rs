@@ -252,6 +252,14 @@ impl Provider {
         }
     }
 
+    /// Why messages are kept back although one account does not carry them all: a browser's push service refuses our key.
+    fn refused(&self) -> Option<Opened> {
+        match self {
+            Provider::Webpush(client) => client.refused(),
+            _ => None,
+        }
+    }
+
     /// Asks whether it works, without sending anything to anybody. Takes at most [`CALL_LIMIT`].
     pub async fn probe(&self) -> Probe {
         match self {

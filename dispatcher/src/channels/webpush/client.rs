@@ -13,7 +13,7 @@ use super::vapid::Vapid;
 use super::{Options, outcome, request};
 use crate::channels::endpoints::Endpoints;
 use crate::channels::outcomes::permanent;
-use crate::channels::{ConfigError, Message};
+use crate::channels::{ConfigError, Message, Opened};
 
 const TTL: HeaderName = HeaderName::from_static("ttl");
 const URGENCY: HeaderName = HeaderName::from_static("urgency");
@@ -44,6 +44,11 @@ impl Client {
             Ok(request) => self.endpoints.call(request, outcome::of_answer).await,
             Err(refused) => refused,
         }
+    }
+
+    /// Why a push service that refuses our key is left alone, if there is one.
+    pub(in crate::channels) fn refused(&self) -> Option<Opened> {
+        self.endpoints.refused()
     }
 
     fn request(&self, message: &Message<'_>) -> Result<reqwest::Request, Outcome> {

@@ -1,10 +1,12 @@
 //! Alimtalk: what becomes of messages after Aligo took them.
 
+use std::net::TcpListener;
+
 use peal_common::channel::Channel;
 use peal_common::envelope::{Intake, Text};
 use peal_common::event::EventType;
 use peal_dispatcher::recording::Aligo;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::region::{Region, intake, kinds};
 
@@ -75,6 +77,52 @@ async fn what_became_of_a_message_is_asked_for() {
     region.accept(&message("n-3", "u-1", state)).await;
     let suppressed = region.event("n-3", EventType::Suppressed).await;
     assert_eq!(suppressed.reason.as_deref(), Some("address_suppressed"));
+    region.drained().await;
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_kakao_has_blocked_is_left_alone_and_burns_no_attempt() {
+    let (region, aligo, state) = set_up(&["+821000000001", "+821000000002"]).await;
+    aligo.result("01000000001", "1021");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("[dispatcher]\nlisten = \"127.0.0.1:{port}\"\n");
+    let dispatcher = region.dispatcher(&settings(&aligo, &listen));
+    region.accept(&message("n-0", "u-0", state)).await;
+    let replayed = region.event("n-0", EventType::Replayed).await;
+    assert_eq!(replayed.reason.as_deref(), Some("alimtalk_1021"));
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let answer = reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await.unwrap();
+    let ready: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+    let account =
+        ready["accounts"].as_array().unwrap().iter().find(|it| it["channel"] == "alimtalk").unwrap();
+    assert_eq!((&account["circuit"], &account["reason"]), (&json!("open"), &json!("alimtalk_1021")));
+    region.accept(&message("n-1", "u-1", state)).await;
+    aligo.result("01000000001", "0000");
+    for id in ["n-0", "n-1"] {
+        region.event(id, EventType::Delivered).await;
+        let events = region.events().await;
+        let sent =
+            events.iter().rfind(|event| event.kind == EventType::Sent && event.notification.as_str() == id);
+        assert_eq!(sent.unwrap().attempts, Some(1), "{id}");
+    }
+    region.drained().await;
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_aligo_does_not_know_is_put_right_while_it_runs() {
+    let (region, aligo, state) = set_up(&["+821000000001"]).await;
+    aligo.answer(Aligo::error(-101));
+    let (dispatcher, reload) = region.reloading_dispatcher(&settings(&aligo, ""));
+    region.accept(&message("n", "u-0", state)).await;
+    let retried = region.event("n", EventType::Retried).await;
+    assert_eq!(retried.reason.as_deref(), Some("aligo_-101"));
+    aligo.take();
+    let other = settings(&aligo, "").replace("\"k\"", "\"other\"");
+    reload.send(region.settings(&other)).await.unwrap();
+    let sent = region.event("n", EventType::Sent).await;
+    assert_eq!(sent.attempts, Some(1), "it burnt none");
     region.drained().await;
     dispatcher.end().await;
 }

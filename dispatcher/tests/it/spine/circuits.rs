@@ -52,6 +52,13 @@ async fn what_comes_while_a_provider_is_down_waits_and_burns_no_attempt() {
         })
     })
     .await;
+    let metrics =
+        async || reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap().text().await;
+    let metrics = metrics().await.unwrap();
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("peal_dispatcher_circuit_open") && line.contains("telegram"));
+    assert!(line.is_some_and(|line| line.ends_with(" 1")), "{metrics}");
     let called = bot.count();
     // Each was called once, and those nine that had failed before it opened may have been admitted again by then.
     assert!((10..=24).contains(&called), "{called} calls");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use peal_common::channel::Channel;
 use peal_common::event::EventType;
-use peal_dispatcher::recording::{Answer, Telegram};
+use peal_dispatcher::recording::{Answer, Telegram, Twilio};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -72,6 +72,49 @@ async fn three_dispatchers_send_no_more_than_a_bot_may() {
         dispatcher.end().await;
     }
     assert_eq!(bot.count(), MESSAGES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_dispatchers_send_no_more_texts_than_an_account_may() {
+    const TEXTS: usize = 30;
+    let region = Region::start().await;
+    let (twilio, times) = (Twilio::start().await.unwrap(), Arc::<Mutex<Vec<Instant>>>::default());
+    let noted = Arc::clone(&times);
+    twilio.answer_with(move |_| {
+        noted.lock().unwrap().push(Instant::now());
+        Answer::status(201).body(r#"{"sid":"SM1","status":"queued"}"#)
+    });
+    region.category("orders", json!({"class": "transactional", "channels": ["sms"]})).await;
+    let mut state = 0;
+    for number in 0..TEXTS {
+        let contact = (Channel::Sms, format!("+8210000000{number:02}"));
+        state = region.recipient(&format!("u-{number}"), &[(contact.0, &contact.1)], json!({})).await;
+    }
+    let settings = format!(
+        "[channels.sms.twilio]\naccount_sid = \"AC{:032}\"\nauth_token = \"t\"\nfrom = \"+14155550100\"\n\
+         base_url = \"{}\"\nrate_per_second = 10\n",
+        1,
+        twilio.base_url()
+    );
+    let dispatchers = [0, 1, 2].map(|_| region.dispatcher(&settings));
+    for number in 0..TEXTS {
+        region.accept(&intake(&format!("n-{number}"), &[&format!("u-{number}")], state)).await;
+    }
+    for number in 0..TEXTS {
+        region.event(&format!("n-{number}"), EventType::Sent).await;
+    }
+    let mut times = times.lock().unwrap().clone();
+    times.sort();
+    assert_eq!(times.len(), TEXTS);
+    for (place, at) in times.iter().enumerate() {
+        let second = *at + Duration::from_secs(1) - JITTER;
+        let within = times[place..].iter().take_while(|other| **other < second).count();
+        assert!(within <= 11, "{within} within a second");
+    }
+    region.drained().await;
+    for dispatcher in dispatchers {
+        dispatcher.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

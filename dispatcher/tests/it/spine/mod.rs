@@ -4,6 +4,7 @@ mod alimtalk;
 mod attachments;
 mod circuits;
 mod decisions;
+mod every_account;
 mod fallbacks;
 mod foreign;
 mod inherited;
