@@ -8,7 +8,7 @@ use http::Method;
 use peal_common::channel::Channel;
 use peal_common::envelope::{Envelope as _, InboxChange, InboxEntry};
 use peal_common::vapid::VapidKey;
-use peal_dispatcher::recording::{Aligo, Apns, Fcm, Request, Smtp, Telegram, Twilio, Webhooks};
+use peal_dispatcher::recording::{Aligo, Apns, Fcm, Request, Smtp, Telegram, Twilio, Vonage, Webhooks};
 use peal_nats::Connection;
 use peal_nats::follow::Reader;
 use peal_nats::server::Link;
@@ -43,17 +43,41 @@ pub struct Call {
     pub handle: Option<String>,
 }
 
+/// Who carries text messages, which is told by the country of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// Of whatever has no account of its own.
+    Twilio,
+    Vonage,
+    /// Any other, by the settings of an HTTP API.
+    Gateway,
+}
+
+impl Carrier {
+    /// The number of somebody's telephone.
+    fn phone(self, number: u64) -> String {
+        match self {
+            Carrier::Twilio => format!("+8210{number:08}"),
+            Carrier::Vonage => format!("+121{number:08}"),
+            Carrier::Gateway => format!("+4477{number:08}"),
+        }
+    }
+}
+
 /// The recording providers. The inbox is its own one.
 pub struct Channels {
     pub apns: Apns,
     pub fcm: Fcm,
     pub browsers: Webhooks,
     pub twilio: Twilio,
+    pub vonage: Vonage,
+    pub gateway: Webhooks,
     pub mails: Smtp,
     pub bot: Telegram,
     pub aligo: Aligo,
     pub hooks: Webhooks,
     links: HashMap<Channel, Link>,
+    carriers: HashMap<Carrier, Link>,
 }
 
 impl Channels {
@@ -64,30 +88,35 @@ impl Channels {
             fcm: Fcm::start().await?,
             browsers: Webhooks::start().await?,
             twilio: Twilio::start().await?,
+            vonage: Vonage::start().await?,
+            gateway: Webhooks::start().await?,
             mails: Smtp::start().await?,
             bot: Telegram::start().await?,
             aligo: Aligo::start().await?,
             hooks: Webhooks::start().await?,
             links: HashMap::new(),
+            carriers: HashMap::new(),
         };
         channels.aligo.register(TEMPLATE.0, "주문 #{order}이 출발했습니다.", &json!({}));
         for channel in LINKED {
             let port = channels.port(channel)?;
             channels.links.insert(channel, Link::to(port).await?);
         }
+        let vonage = Link::to(port_of(channels.vonage.base_url())?).await?;
+        let gateway = Link::to(channels.gateway.address().port()).await?;
+        channels.carriers.extend([(Carrier::Vonage, vonage), (Carrier::Gateway, gateway)]);
         Ok(channels)
     }
 
     fn port(&self, channel: Channel) -> anyhow::Result<u16> {
-        let of_url = |url: String| Url::parse(&url)?.port().context("a provider without a port");
         match channel {
-            Channel::Apns => of_url(self.apns.base_url()),
-            Channel::Fcm => of_url(self.fcm.base_url()),
+            Channel::Apns => port_of(self.apns.base_url()),
+            Channel::Fcm => port_of(self.fcm.base_url()),
             Channel::Webpush => Ok(self.browsers.address().port()),
-            Channel::Sms => of_url(self.twilio.base_url()),
+            Channel::Sms => port_of(self.twilio.base_url()),
             Channel::Email => Ok(self.mails.address().port()),
-            Channel::Telegram => of_url(self.bot.base_url()),
-            Channel::Alimtalk => of_url(self.aligo.base_url()),
+            Channel::Telegram => port_of(self.bot.base_url()),
+            Channel::Alimtalk => port_of(self.aligo.base_url()),
             Channel::Webhook => Ok(self.hooks.address().port()),
             Channel::Inbox => anyhow::bail!("the inbox has no provider"),
         }
@@ -100,7 +129,7 @@ impl Channels {
 
     /// All links.
     pub fn links(&self) -> impl Iterator<Item = &Link> {
-        self.links.values()
+        self.links.values().chain(self.carriers.values())
     }
 
     /// The settings of all of them; `more_of_sms` are further keys of the account for text messages.
@@ -135,8 +164,21 @@ impl Channels {
         ))
     }
 
+    /// The settings of the other carriers, beside those of all.
+    pub fn settings_of_carriers(&self) -> String {
+        let url = |carrier| format!("http://127.0.0.1:{}", self.carriers[&carrier].port());
+        format!(
+            "[channels.accounts.us.for]\ncountries = [\"+1\"]\n[channels.accounts.us.vonage]\napi_key = \"k\"\n\
+             api_secret = \"s\"\nfrom = \"Shop\"\nbase_url = \"{}\"\n\
+             [channels.accounts.gb.for]\ncountries = [\"+44\"]\n[channels.accounts.gb.sms_http]\nurl = \"{}/send\"\n\
+             body = '[\"{{{{ to }}}}\", \"{{{{ text }}}}\"]'\n",
+            url(Carrier::Vonage),
+            url(Carrier::Gateway),
+        )
+    }
+
     /// A recipient who can be reached on every channel.
-    pub fn recipient(&self, number: u64) -> Value {
+    pub fn recipient(&self, number: u64, carrier: Carrier) -> Value {
         let url =
             |channel, path: &str| format!("http://127.0.0.1:{}/{path}/{number}", self.link(channel).port());
         let keys = json!({ "p256dh": VapidKey::generate().public(), "auth": "AwMDAwMDAwMDAwMDAwMDAw" });
@@ -146,7 +188,7 @@ impl Channels {
             { "channel": "fcm", "token": format!("android-{number}") },
             { "channel": "webpush", "subscription": subscription },
             // The number serves Alimtalk, too.
-            { "channel": "sms", "address": format!("+8210{number:08}") },
+            { "channel": "sms", "address": carrier.phone(number) },
             { "channel": "email", "address": format!("u-{number}@example.com") },
             { "channel": "telegram", "address": (1000 + number).to_string() },
             { "channel": "webhook", "address": url(Channel::Webhook, "hook") },
@@ -179,13 +221,16 @@ impl Channels {
                 pushes.iter().map(call).collect()
             }
             Channel::Sms => {
-                let to = |request: &Request| {
+                let field = |request: &Request, name: &str| {
                     let form = form_urlencoded::parse(&request.body).into_owned();
-                    form.into_iter().find(|(key, _)| key == "To").map(|(_, to)| to).unwrap_or_default()
+                    form.into_iter().find(|(key, _)| key == name).map(|(_, to)| to).unwrap_or_default()
                 };
                 // It is asked for messages, too.
                 let sent = self.twilio.received().into_iter().filter(|it| it.method == Method::POST);
-                sent.map(|it| called(&to(&it), None)).collect()
+                let twilio = sent.map(|it| field(&it, "To"));
+                let vonage = self.vonage.received().into_iter().map(|it| field(&it, "to"));
+                let gateway = self.gateway.received().into_iter().map(|it| text(&it.json()[0]).to_owned());
+                twilio.chain(vonage).chain(gateway).map(|to| called(&to, None)).collect()
             }
             Channel::Email => {
                 let call = |mail: &peal_dispatcher::recording::Mail| {
@@ -207,6 +252,10 @@ impl Channels {
             Channel::Inbox => items(connection).await,
         }
     }
+}
+
+fn port_of(url: String) -> anyhow::Result<u16> {
+    Url::parse(&url)?.port().context("a provider without a port")
 }
 
 /// A call whose address ends with a number of at most eight digits.

@@ -241,11 +241,13 @@ impl Load {
         Ok(())
     }
 
-    fn id(&self, number: u64) -> String {
+    /// The id of a notification.
+    pub fn id(&self, number: u64) -> String {
         format!("{}-{number:06}", self.prefix)
     }
 
-    fn batch(&self, numbers: &[u64]) -> Value {
+    /// The body of a request for several.
+    pub fn batch(&self, numbers: &[u64]) -> Value {
         json!({ "notifications": numbers.iter().map(|number| self.notification(*number)).collect::<Vec<_>>() })
     }
 

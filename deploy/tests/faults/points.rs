@@ -57,8 +57,8 @@ impl Point {
     }
 
     /// What is promised of a delivery whose dispatcher was killed here: how often its provider has it in the end, and
-    /// how it ends.
-    pub fn promise(self, channel: Channel, category: &str) -> (usize, Vec<Status>) {
+    /// how it ends. `is_asked`: its provider can say whether it has a message.
+    pub fn promise(self, channel: Channel, category: &str, is_asked: bool) -> (usize, Vec<Status>) {
         let taken = match channel {
             Channel::Webhook | Channel::Inbox => vec![Status::Delivered],
             // Its provider is asked a little later.
@@ -67,14 +67,14 @@ impl Point {
         };
         match self {
             Point::BeforeIntent | Point::EventToAck => (1, taken),
-            // Twilio and Aligo are asked, have nothing, and are called again.
-            Point::IntentToCall if is_asked(channel) => (1, taken),
+            // Whoever is asked has nothing, and is called again.
+            Point::IntentToCall if is_asked => (1, taken),
             Point::IntentToCall if keeps_intents(channel, category) => (0, vec![Status::Ambiguous]),
             Point::IntentToCall => (1, taken),
             // The question was put down before the event.
             Point::AcceptToEvent if channel == Channel::Alimtalk => (1, vec![Status::Delivered]),
-            // Twilio is asked and has it.
-            Point::AcceptToEvent if is_asked(channel) => (1, taken),
+            // Whoever is asked has it.
+            Point::AcceptToEvent if is_asked => (1, taken),
             Point::AcceptToEvent if keeps_intents(channel, category) => (1, vec![Status::Ambiguous]),
             // The stream of the inbox recognises the item.
             Point::AcceptToEvent if channel == Channel::Inbox => (1, taken),
@@ -91,11 +91,6 @@ pub fn keeps_intents(channel: Channel, category: &str) -> bool {
         Channel::Telegram => category != CATEGORY,
         _ => false,
     }
-}
-
-/// Whether the channel's provider can say whether it has a message.
-const fn is_asked(channel: Channel) -> bool {
-    matches!(channel, Channel::Sms | Channel::Alimtalk)
 }
 
 /// The delivery that the server hands out with a message, if it is one.

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::subjects::Region;
 
+/// The folder of the streams, in that of the data.
+pub(super) const STORE: &str = "jetstream";
+
 /// When the server forces what it wrote to disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sync {
@@ -156,7 +159,7 @@ impl ServerConfig {
             "  # Every region is a domain of its own, so that regions can be linked by leaf nodes."
         ));
         line(format_args!("  domain: {}", quoted(self.region.as_str())));
-        line(format_args!("  store_dir: {}", quoted(&self.data.join("jetstream").to_string_lossy())));
+        line(format_args!("  store_dir: {}", quoted(&self.data.join(STORE).to_string_lossy())));
         if let Some(limit) = self.max_file_store {
             line(format_args!("  max_file_store: {limit}"));
         }

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::config::ServerConfig;
+use super::config::{STORE, ServerConfig};
 use super::find::{self, FindError};
 use super::ports::{PortError, free_port};
 
@@ -187,6 +187,18 @@ impl Server {
     pub async fn restart(&mut self) -> Result<(), ServerError> {
         self.stop().await?;
         self.launch().await
+    }
+
+    /// Deletes all that it has stored, as if its disk had been lost.
+    ///
+    /// # Errors
+    /// [`ServerError::Process`] while it runs, or when the system refuses.
+    pub fn forget(&mut self) -> Result<(), ServerError> {
+        let failed = |source| ServerError::Process { action: "delete the files of", source };
+        if self.child.is_some() {
+            return Err(failed(io::Error::new(io::ErrorKind::ResourceBusy, "it runs")));
+        }
+        std::fs::remove_dir_all(self.config.data.join(STORE)).map_err(failed)
     }
 
     /// Stops the process from running (SIGSTOP) and waits until it stands still: it keeps its connections and answers

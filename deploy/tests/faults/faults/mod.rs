@@ -12,10 +12,13 @@ pub mod kill_node;
 pub mod kill_server;
 pub mod lose_majority;
 pub mod partition_node;
+pub mod pause_dispatcher;
+pub mod pause_gateway;
 pub mod pause_node;
 pub mod poison;
 pub mod replace_dispatcher;
 pub mod replace_gateway;
+pub mod replace_node;
 pub mod restore_state;
 pub mod slow_clock_kill;
 
@@ -25,6 +28,7 @@ use futures_util::future::{BoxFuture, join_all};
 use peal_nats::server::Server;
 use rand::rngs::StdRng;
 
+use crate::plan::given;
 use crate::region::Region;
 use crate::wait::now_ms;
 
@@ -32,12 +36,24 @@ use crate::wait::now_ms;
 pub static KILLS: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
 
 /// What happens to a region of three servers.
-pub static CLUSTER: [&Fault; 5] =
-    [&kill_node::FAULT, &pause_node::FAULT, &partition_node::FAULT, &lose_majority::FAULT, &kill_all::FAULT];
+pub static CLUSTER: [&Fault; 6] = [
+    &kill_node::FAULT,
+    &pause_node::FAULT,
+    &partition_node::FAULT,
+    &replace_node::FAULT,
+    &lose_majority::FAULT,
+    &kill_all::FAULT,
+];
 
 /// What happens to a region whose gateways and dispatchers are on hosts of their own.
-pub static HOSTS: [&Fault; 4] =
-    [&cut_gateway::FAULT, &cut_dispatcher::FAULT, &replace_gateway::FAULT, &replace_dispatcher::FAULT];
+pub static HOSTS: [&Fault; 6] = [
+    &cut_gateway::FAULT,
+    &cut_dispatcher::FAULT,
+    &pause_gateway::FAULT,
+    &pause_dispatcher::FAULT,
+    &replace_gateway::FAULT,
+    &replace_dispatcher::FAULT,
+];
 
 /// What else happens to a region.
 pub static DAMAGE: [&Fault; 6] = [
@@ -58,6 +74,11 @@ pub async fn restart_all(nodes: impl Iterator<Item = &mut Server>) -> anyhow::Re
         restarted?;
     }
     Ok(())
+}
+
+/// How long programs stand still: longer than it takes until others are asked instead.
+pub fn pause_for() -> Duration {
+    Duration::from_secs(given("PEAL_FAULT_PAUSE_SECONDS", 5))
 }
 
 /// Something that can break, and how it is repaired.

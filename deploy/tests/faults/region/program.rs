@@ -159,6 +159,21 @@ impl Program {
         }
     }
 
+    /// Makes it stand still (SIGSTOP).
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        self.signal("STOP").await
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub async fn resume(&self) -> anyhow::Result<()> {
+        self.signal("CONT").await
+    }
+
+    async fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let pid = self.child.as_ref().and_then(Child::id);
+        signal(name, pid.with_context(|| format!("{} does not run", self.name))?).await
+    }
+
     /// Asks it to end (SIGTERM) and gives its exit status.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use peal_nats::server::Link;
 use peal_nats::topology::DEAD_LETTERS;
 use serde_json::json;
 
-use crate::channels::Channels;
+use crate::channels::{Carrier, Channels};
 use crate::journal::Journal;
 use crate::points::{self, Point, keeps_intents};
 use crate::region::tap::Verdict;
@@ -27,24 +27,48 @@ const LIMIT: Duration = Duration::from_secs(60);
 const EACH: u64 = 4;
 /// A category of advertisements, beside the one that every region has.
 const NEWS: &str = "news";
-/// What is shown: every channel, and what another class changes.
-const ROWS: [(Channel, &str); 10] = [
-    (Channel::Apns, CATEGORY),
-    (Channel::Fcm, CATEGORY),
-    (Channel::Webpush, CATEGORY),
-    (Channel::Sms, CATEGORY),
-    (Channel::Email, CATEGORY),
-    (Channel::Telegram, CATEGORY),
-    (Channel::Telegram, NEWS),
-    (Channel::Alimtalk, CATEGORY),
-    (Channel::Webhook, CATEGORY),
-    (Channel::Inbox, CATEGORY),
+/// What is shown: every channel, what another class changes, and carriers that can't be asked for a message.
+const ROWS: [Row; 12] = [
+    Row::of(Channel::Apns),
+    Row::of(Channel::Fcm),
+    Row::of(Channel::Webpush),
+    Row { name: "sms (Twilio)", ..Row::of(Channel::Sms) },
+    Row { name: "sms (Vonage)", carrier: Carrier::Vonage, ..Row::of(Channel::Sms) },
+    Row { name: "sms (HTTP)", carrier: Carrier::Gateway, ..Row::of(Channel::Sms) },
+    Row::of(Channel::Email),
+    Row::of(Channel::Telegram),
+    Row { category: NEWS, ..Row::of(Channel::Telegram) },
+    Row::of(Channel::Alimtalk),
+    Row::of(Channel::Webhook),
+    Row::of(Channel::Inbox),
 ];
+
+/// Deliveries of one kind.
+struct Row {
+    name: &'static str,
+    channel: Channel,
+    category: &'static str,
+    carrier: Carrier,
+}
+
+impl Row {
+    const fn of(channel: Channel) -> Self {
+        Row { name: channel.as_str(), channel, category: CATEGORY, carrier: Carrier::Twilio }
+    }
+
+    /// Whether whoever was called can say whether it has a message.
+    fn is_asked(&self) -> bool {
+        match self.channel {
+            Channel::Sms => self.carrier == Carrier::Twilio,
+            channel => channel == Channel::Alimtalk,
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dispatcher_killed_at_any_point_sends_as_often_as_the_channels_policy_says() -> anyhow::Result<()> {
     let channels = Channels::start().await?;
-    let settings = channels.settings("")?;
+    let settings = channels.settings("")? + &channels.settings_of_carriers();
     let wanted =
         Wanted { ack_wait: Some(ACK_WAIT), tapped: true, channels: &settings, ..Wanted::new(UNUSED) };
     let region = Region::start(wanted).await?;
@@ -97,10 +121,10 @@ impl Trial {
     /// Has the deliveries of all rows come to a point, kills the dispatcher there, and waits until another one has settled
     /// them.
     async fn strike(&mut self, place: u64, point: Point) -> anyhow::Result<()> {
-        for row in 0..ROWS.len() {
+        for (row, Row { carrier, .. }) in ROWS.iter().enumerate() {
             for number in numbers(place, row) {
                 let path = format!("/v1/recipients/w-{number}");
-                self.region.api.put(&path, &self.channels.recipient(number)).await?;
+                self.region.api.put(&path, &self.channels.recipient(number, *carrier)).await?;
             }
         }
         self.region.tap()?.judge(point.rule(&self.region.connection.region));
@@ -141,7 +165,7 @@ impl Trial {
     /// Waits until Aligo was asked. With Peal's own acknowledgement wait that is long before the messages come again; with
     /// the short one of this test they are kept back until then.
     async fn until_asked(&self, place: u64) -> anyhow::Result<()> {
-        let row = ROWS.iter().position(|(channel, _)| *channel == Channel::Alimtalk).unwrap_or_default();
+        let row = ROWS.iter().position(|row| row.channel == Channel::Alimtalk).unwrap_or_default();
         wait::until("Aligo was asked", LIMIT, async || {
             let known = self.ends(place, row);
             (known.len() as u64 == EACH).then_some(())
@@ -153,7 +177,7 @@ impl Trial {
 
     async fn send(&self, place: u64) -> anyhow::Result<()> {
         let mut notifications = Vec::new();
-        for (row, (channel, category)) in ROWS.iter().enumerate() {
+        for (row, Row { channel, category, .. }) in ROWS.iter().enumerate() {
             notifications.extend(numbers(place, row).map(|number| {
                 json!({
                     "id": id(number), "category": category, "channels": [channel],
@@ -196,7 +220,7 @@ impl Trial {
     }
 
     async fn cell(&self, place: u64, point: Point, row: usize) -> anyhow::Result<Cell> {
-        let (channel, category) = ROWS[row];
+        let Row { channel, category, .. } = ROWS[row];
         let ends = self.ends(place, row);
         let calls = self.channels.calls(channel, &self.region.connection).await?;
         let mut found = BTreeSet::new();
@@ -212,7 +236,7 @@ impl Trial {
             );
             found.insert((mine.len(), ends.get(&number).cloned().unwrap_or_default()));
         }
-        let promised = BTreeSet::from([point.promise(channel, category)]);
+        let promised = BTreeSet::from([point.promise(channel, category, ROWS[row].is_asked())]);
         Ok(Cell { is_kept: found == promised, ends: found })
     }
 }
@@ -230,10 +254,10 @@ fn id(number: u64) -> String {
 fn show(cells: &[Vec<Cell>]) -> anyhow::Result<()> {
     let mut lines = vec![vec!["killed -9".to_owned(), "class".to_owned(), "intent".to_owned()]];
     lines[0].extend(Point::ALL.map(|point| point.name().to_owned()));
-    for ((channel, category), cells) in ROWS.iter().zip(cells) {
+    for (Row { name, channel, category, .. }, cells) in ROWS.iter().zip(cells) {
         let class = if *category == NEWS { "marketing" } else { "transactional" };
         let intent = if keeps_intents(*channel, category) { "kept" } else { "none" };
-        let mut line = vec![channel.to_string(), class.to_owned(), intent.to_owned()];
+        let mut line = vec![(*name).to_owned(), class.to_owned(), intent.to_owned()];
         line.extend(cells.iter().map(Cell::text));
         lines.push(line);
     }

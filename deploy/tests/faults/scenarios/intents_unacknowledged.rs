@@ -10,7 +10,7 @@ use peal_nats::Subjects;
 use peal_nats::topology::DEAD_LETTERS;
 use serde_json::json;
 
-use crate::channels::Channels;
+use crate::channels::{Carrier, Channels};
 use crate::journal::Journal;
 use crate::region::tap::{By, Message, Verdict};
 use crate::region::{CATEGORY, Region, Wanted};
@@ -60,7 +60,10 @@ async fn run(region: &mut Region, channels: &Channels) -> anyhow::Result<()> {
     let mut notifications = Vec::new();
     for (row, (channel, category)) in (0..).zip(ROWS) {
         for number in row * EACH..(row + 1) * EACH {
-            region.api.put(&format!("/v1/recipients/w-{number}"), &channels.recipient(number)).await?;
+            region
+                .api
+                .put(&format!("/v1/recipients/w-{number}"), &channels.recipient(number, Carrier::Twilio))
+                .await?;
             notifications.push(json!({
                 "id": format!("w-{number}"), "category": category, "channels": [channel],
                 "to": [{ "recipient": format!("w-{number}") }], "content": Channels::content(),

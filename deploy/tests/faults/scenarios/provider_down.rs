@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::channels::Channels;
+use crate::channels::{Carrier, Channels};
 use crate::journal::Journal;
 use crate::pace::{self, Course, Courses, Pace};
 use crate::plan::{WHOLE_MACHINE, given};
@@ -169,7 +169,7 @@ async fn one_provider_down_leaves_the_others_alone_and_drains_at_its_own_pace() 
 async fn endure(outage: &Outage, world: &World, region: &mut Region, down: Duration) -> anyhow::Result<()> {
     for number in 0..PEOPLE {
         let path = format!("/v1/recipients/w-{number}");
-        region.api.put(&path, &world.channels.recipient(number)).await?;
+        region.api.put(&path, &world.channels.recipient(number, Carrier::Twilio)).await?;
     }
     let journal = Journal::start(&region.connection);
     let rate = given("PEAL_FAULT_DOWN_RATE", RATE);
