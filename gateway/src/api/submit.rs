@@ -87,6 +87,9 @@ pub struct BatchResult {
     /// Whether it had been accepted before.
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicate: Option<bool>,
+    /// The region that had accepted it before, when that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<Region>,
     /// What is wrong with it, when it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<BatchError>,
@@ -170,7 +173,9 @@ pub async fn batch(
     {
         return Err(refusal.into());
     }
-    let results = accepted.into_iter().enumerate().map(|(index, accepted)| result(index, accepted)).collect();
+    let here = &app.settings.region.name;
+    let results =
+        accepted.into_iter().enumerate().map(|(index, accepted)| result(here, index, accepted)).collect();
     Ok(Accepted(BatchView { results }))
 }
 
@@ -194,13 +199,14 @@ fn note_health<'a>(app: &App, results: impl IntoIterator<Item = &'a Result<Accep
     }
 }
 
-fn result(index: usize, accepted: Result<Acceptance, Refusal>) -> BatchResult {
-    let empty = BatchResult { index, id: None, status: None, duplicate: None, error: None };
+fn result(here: &Region, index: usize, accepted: Result<Acceptance, Refusal>) -> BatchResult {
+    let empty = BatchResult { index, id: None, status: None, duplicate: None, region: None, error: None };
     match accepted {
         Ok(acceptance) => BatchResult {
             id: Some(acceptance.id),
             status: Some("accepted"),
             duplicate: Some(acceptance.duplicate),
+            region: Some(acceptance.region).filter(|region| region != here),
             ..empty
         },
         Err(refusal) => {
