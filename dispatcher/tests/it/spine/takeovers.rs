@@ -22,6 +22,7 @@ pub fn taken(id: &str, works: &[Work], when_ambiguous: WhenAmbiguous) -> Intake 
         },
         replays: 0,
         ambiguous: true,
+        only: false,
     });
     let takeover = Takeover {
         from: "eu".parse().unwrap(),
