@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use peal_common::channel::Channel;
-use peal_common::clock::Clock;
 use peal_common::envelope::{Intake, WhenAmbiguous};
 use peal_common::event::{Event, EventType, Status};
 use peal_common::fallback::{DeliveryStanding, Fallback, FallbackUntil, NotificationStanding};
@@ -14,7 +13,7 @@ use peal_nats::fallback::{DOOR, Question};
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::region::{Region, app, intake, kinds, work};
+use super::region::{Region, intake, kinds, work};
 use super::takeovers::taken;
 
 /// Answers like a gateway: what the events of the region say.
@@ -103,18 +102,6 @@ impl Set {
             events.iter().filter(|event| event.recipient.as_ref().is_some_and(|it| it.as_str() == recipient));
         own.map(|event| (event.channel.unwrap(), event.kind)).collect()
     }
-
-    /// Somebody acknowledges the notification: it is not looked at any more, and nothing of it is left.
-    async fn acknowledge(&self) {
-        let now = Clock::System.now();
-        let acknowledged = Event::new(EventType::Acknowledged, now, app(), "n".parse().unwrap());
-        self.region.say(&acknowledged).await;
-        let question = Question { app: acknowledged.app, notification: acknowledged.notification };
-        peal_nats::fallback::hurry(&self.region.connection, &self.region.subjects, &question, now)
-            .await
-            .unwrap();
-        self.region.drained().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +126,14 @@ async fn what_one_channel_refuses_goes_out_on_the_next_at_once() {
     assert_eq!(planned.iter().map(|event| event.deliveries.len()).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(planned[1].reason.as_deref(), Some("fallback"));
 
-    set.acknowledge().await;
+    // What is acknowledged is not looked at any more.
+    let mut acknowledged = planned[0].clone();
+    (acknowledged.kind, acknowledged.deliveries) = (EventType::Acknowledged, Vec::new());
+    set.region.say(&acknowledged).await;
+    let question = Question { app: acknowledged.app, notification: acknowledged.notification };
+    let now = peal_common::clock::Clock::System.now();
+    peal_nats::fallback::hurry(&set.region.connection, &set.region.subjects, &question, now).await.unwrap();
+    set.region.drained().await;
     assert_eq!(set.hook.count(), 1);
     dispatcher.end().await;
 }
@@ -155,7 +149,7 @@ async fn what_another_region_planned_has_its_fallback_here() {
     set.region.accept(&Intake { v, takeover, ..there }).await;
     let delivered = set.region.event("n", EventType::Delivered).await;
     assert_eq!((delivered.recipient.unwrap().as_str(), delivered.channel), ("u-0", Some(Channel::Webhook)));
-    set.acknowledge().await;
+    set.region.drained().await;
     assert_eq!((set.bot.count(), set.hook.count()), (1, 1));
     dispatcher.end().await;
 }
