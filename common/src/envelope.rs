@@ -167,7 +167,7 @@ pub struct ResolvedTarget {
 }
 
 /// Names a contact without saying its address.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContactRef {
     /// The channel.
     pub channel: Channel,
@@ -225,9 +225,6 @@ pub struct TakenDelivery {
     /// Whether it may have been made without a sign of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ambiguous: bool,
-    /// Whether the notification named its contact: then it goes to no other.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub only: bool,
 }
 
 /// What is done with a delivery that may have been made.

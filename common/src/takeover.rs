@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use crate::envelope::{ContactRef, EXTENDED_VERSION, Intake, TakenDelivery, Takeover, WhenAmbiguous};
+use crate::envelope::{EXTENDED_VERSION, Intake, TakenDelivery, Takeover, WhenAmbiguous};
 use crate::event::{Event, EventType, PlannedDelivery, Status};
 use crate::id::{AppId, DeliveryId, NotificationId, Region};
 
@@ -234,17 +234,10 @@ impl Rest {
     #[must_use]
     pub fn taken_over(self, intake: Intake, now: Timestamp, ambiguous: WhenAmbiguous) -> Option<Intake> {
         let waits = |until: Option<Timestamp>| until.is_some_and(|until| until > now);
-        let named: HashSet<_> =
-            intake.targets.iter().filter_map(|it| Some((&it.recipient, it.only.as_ref()?))).collect();
-        let is_named = |planned: &PlannedDelivery| {
-            let contact = ContactRef { channel: planned.channel, index: planned.contact.clone() };
-            named.contains(&(&planned.recipient, &contact))
-        };
         let mut deliveries: Vec<_> = self
             .deliveries
             .into_iter()
             .map(|(planned, standing)| TakenDelivery {
-                only: is_named(&planned),
                 planned,
                 replays: standing.replays,
                 ambiguous: !waits(standing.until),
@@ -285,7 +278,7 @@ mod tests {
 
     use super::*;
     use crate::channel::Channel;
-    use crate::envelope::{Envelope as _, ResolvedTarget};
+    use crate::envelope::Envelope as _;
     use crate::id::RecipientId;
 
     const LAST: &str = "2026-11-22T12:00:00Z";
@@ -365,28 +358,8 @@ mod tests {
         let taken = after(&[plan.clone(), of(EventType::Delivered, &one)]).unwrap();
         let deliveries = taken.takeover.unwrap().deliveries;
         assert!(taken.targets.is_empty());
-        assert_eq!(
-            deliveries,
-            [TakenDelivery { planned: two.clone(), replays: 0, ambiguous: true, only: false }]
-        );
+        assert_eq!(deliveries, [TakenDelivery { planned: two.clone(), replays: 0, ambiguous: true }]);
         assert!(after(&[plan, of(EventType::Sent, &one), of(EventType::Expired, &two)]).is_none());
-    }
-
-    #[test]
-    fn what_was_for_one_contact_alone_stays_so() {
-        let (_, two, plan) = plan();
-        let mut intake = intake();
-        let only = ContactRef { channel: two.channel, index: two.contact.clone() };
-        intake.targets = vec![ResolvedTarget { recipient: two.recipient.clone(), only: Some(only) }];
-        let mut unfinished = Unfinished::new(eu(), at(LAST));
-        let it = &intake.notification;
-        unfinished.accepted(it.app.clone(), it.id.clone(), it.accepted_at, 1);
-        unfinished.happened(&eu(), &plan);
-        let rest = unfinished.finish().rest.pop().unwrap();
-        let taken = rest.taken_over(intake, at(NOW), WhenAmbiguous::ByChannel).unwrap();
-        let deliveries = taken.takeover.unwrap().deliveries;
-        let only: Vec<_> = deliveries.iter().map(|it| (it.planned == two, it.only)).collect();
-        assert_eq!(only, [(false, false), (true, true)]);
     }
 
     #[test]
@@ -421,7 +394,7 @@ mod tests {
         let mut intake = intake();
         let it = &intake.notification;
         unfinished.accepted(it.app.clone(), it.id.clone(), it.accepted_at, 1);
-        let deliveries = vec![TakenDelivery { planned: two, replays: 0, ambiguous: true, only: false }];
+        let deliveries = vec![TakenDelivery { planned: two, replays: 0, ambiguous: true }];
         intake.takeover = Some(Takeover {
             from: "ap".parse().unwrap(),
             deliveries: deliveries.clone(),
@@ -517,7 +490,7 @@ mod tests {
             let taken = rest.taken_over(intake, at(NOW), WhenAmbiguous::ByChannel).unwrap();
             let takeover = taken.takeover.unwrap();
             prop_assert!(taken.targets.is_empty());
-            prop_assert_eq!(takeover.deliveries, vec![TakenDelivery { planned: two, replays: 1, ambiguous: true, only: false }]);
+            prop_assert_eq!(takeover.deliveries, vec![TakenDelivery { planned: two, replays: 1, ambiguous: true }]);
         }
     }
 }

@@ -141,12 +141,7 @@ pub(super) fn decide_but(
 
 /// Deliveries that were planned before and may never have been queued.
 pub(super) fn planned_before(intake: &Intake, planned: Vec<PlannedDelivery>) -> Decided {
-    let taken = planned.into_iter().map(|planned| TakenDelivery {
-        planned,
-        replays: 0,
-        ambiguous: false,
-        only: false,
-    });
+    let taken = planned.into_iter().map(|planned| TakenDelivery { planned, replays: 0, ambiguous: false });
     let repeat = Repeat { is_possible: true, since: None };
     let works = taken.map(|taken| taken_work(intake, &taken, repeat)).collect();
     Decided { works, ..Decided::default() }

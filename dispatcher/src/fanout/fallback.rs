@@ -4,7 +4,7 @@
 //! a delivery that failed, the gateways are asked how its deliveries stand (they know every receipt and every reaction), and
 //! each recipient who was not reached in time gets it on the next channel of their order.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -40,16 +40,7 @@ pub(super) async fn arm(
     let planned: HashSet<&RecipientId> = decided.works.iter().map(|work| &work.recipient).collect();
     let is_looked_at =
         |target: &&ResolvedTarget| target.only.is_none() && planned.contains(&target.recipient);
-    let mut targets: Vec<_> = intake.targets.iter().filter(is_looked_at).cloned().collect();
-    // What another region had planned has its time from now on.
-    let taken = intake.takeover.iter().flat_map(|takeover| &takeover.deliveries).filter(|taken| !taken.only);
-    let mut taken: BTreeSet<_> = taken.map(|taken| &taken.planned.recipient).collect();
-    for target in &targets {
-        taken.remove(&target.recipient);
-    }
-    targets.extend(
-        taken.into_iter().map(|recipient| ResolvedTarget { recipient: recipient.clone(), only: None }),
-    );
+    let targets: Vec<_> = intake.targets.iter().filter(is_looked_at).cloned().collect();
     let since = vec![now; targets.len()];
     match put_down(context, intake, targets, since, rules, None).await {
         Ok(()) => Ok(()),

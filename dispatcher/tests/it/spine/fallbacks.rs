@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use peal_common::channel::Channel;
-use peal_common::envelope::{Intake, WhenAmbiguous};
+use peal_common::envelope::Intake;
 use peal_common::event::{Event, EventType, Status};
 use peal_common::fallback::{DeliveryStanding, Fallback, FallbackUntil, NotificationStanding};
 use peal_common::id::DeliveryId;
@@ -13,8 +13,7 @@ use peal_nats::fallback::{DOOR, Question};
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::region::{Region, intake, kinds, work};
-use super::takeovers::taken;
+use super::region::{Region, intake, kinds};
 
 /// Answers like a gateway: what the events of the region say.
 pub async fn gateway(region: &Arc<Region>) -> AbortOnDropHandle<()> {
@@ -135,22 +134,6 @@ async fn what_one_channel_refuses_goes_out_on_the_next_at_once() {
     peal_nats::fallback::hurry(&set.region.connection, &set.region.subjects, &question, now).await.unwrap();
     set.region.drained().await;
     assert_eq!(set.hook.count(), 1);
-    dispatcher.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_another_region_planned_has_its_fallback_here() {
-    let set = set_up(1).await;
-    set.bot.answer_with(|_| Telegram::error(403, "Forbidden: bot was blocked by the user", None));
-    let dispatcher = set.region.dispatcher(&set.settings);
-    let planned = work(&set.region.sealer, "n", "u-0", Channel::Telegram, "470", set.state);
-    let Intake { v, takeover, .. } = taken("n", &[planned], WhenAmbiguous::ByChannel);
-    let there = set.intake(&[], 3_600, FallbackUntil::Delivered);
-    set.region.accept(&Intake { v, takeover, ..there }).await;
-    let delivered = set.region.event("n", EventType::Delivered).await;
-    assert_eq!((delivered.recipient.unwrap().as_str(), delivered.channel), ("u-0", Some(Channel::Webhook)));
-    set.region.drained().await;
-    assert_eq!((set.bot.count(), set.hook.count()), (1, 1));
     dispatcher.end().await;
 }
 

@@ -22,7 +22,6 @@ pub fn taken(id: &str, works: &[Work], when_ambiguous: WhenAmbiguous) -> Intake 
         },
         replays: 0,
         ambiguous: true,
-        only: false,
     });
     let takeover = Takeover {
         from: "eu".parse().unwrap(),
