@@ -46,7 +46,7 @@ pub enum EventType {
     Cancelled,
     /// It could not be delivered and was put aside, to be replayed.
     DeadLettered,
-    /// It was taken up again from the dead letters.
+    /// It was begun anew: from the dead letters, or since it certainly did not arrive.
     Replayed,
     /// Whether it was sent is unknown.
     Ambiguous,

@@ -145,7 +145,9 @@ impl Circuits {
 
     fn refused(&self) -> Option<Opened> {
         let servers = self.lock();
-        servers.values().filter_map(|breaker| breaker.opened()).find(is_refusal)
+        let opened = servers.values().filter_map(|breaker| breaker.opened());
+        // One that nobody asks any more says nothing about now.
+        opened.filter(|opened| !opened.left.is_zero()).find(is_refusal)
     }
 
     fn remember(&self, server: String) -> Option<Arc<Breaker>> {

@@ -125,7 +125,7 @@ async fn tell(context: &Context, account: &Account, look: &Look, outcome: &Outco
         Outcome::Retry { reason, .. }
         | Outcome::Unavailable { reason, .. }
         | Outcome::HeldBack { reason, .. }
-            if attempts < context.policy.max_attempts =>
+            if attempts < context.policy.max_attempts || matches!(outcome, Outcome::Unavailable { .. }) =>
         {
             again(context, look, outcome, reason).await
         }

@@ -90,7 +90,11 @@ mod tests {
             // An hour later it is not.
             (Some(5), 10, 70, 70),
         ] {
-            assert_eq!(dead_since(said.map(at), at(registered), at(now)), at(since), "{said:?} {registered} {now}");
+            assert_eq!(
+                dead_since(said.map(at), at(registered), at(now)),
+                at(since),
+                "{said:?} {registered} {now}"
+            );
         }
     }
 }

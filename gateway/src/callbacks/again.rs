@@ -17,7 +17,8 @@ use crate::readmodel::DeliveryView;
 const WAITS: Backoff = Backoff { base: Duration::from_secs(120), cap: Duration::from_secs(3_600) };
 
 /// Has a delivery made once more, as a replay, and makes the event that says so of the one that says that it came back.
-/// `None` when that one stands: no attempts or no time are left, or nobody has the notification any more.
+/// `None` when that one stands: no attempts or no time are left, another channel is to be tried, or nobody has the
+/// notification any more.
 ///
 /// # Errors
 /// [`Problem`] when JetStream does not answer.
@@ -33,10 +34,11 @@ pub(super) async fn once_more(
     let wait = WAITS.delay(attempts, None, &mut rand::rng());
     let at = app.clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
     let Some(work) = work(app, delivery, bounced).await? else { return Ok(None) };
-    if work.notification.expires_at <= at {
+    if work.notification.expires_at <= at || work.notification.fallback.is_some() {
         return Ok(None);
     }
-    let again = work.once_more(attempts);
+    // Whoever is told of it a second time must not have it made a second time.
+    let again = Work { repeat: true, repeat_since: Some(bounced.at), ..work.once_more(attempts) };
     let mut event = bounced.clone();
     (event.kind, event.at) = (EventType::Replayed, app.clock.now());
     event.replays = Some(again.replays);

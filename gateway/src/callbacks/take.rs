@@ -41,6 +41,8 @@ const PER_MESSAGE: usize = 500;
 const AT_ONCE: usize = 32;
 /// How long the read model may take to hear of a notification that was accepted a moment ago.
 const JUST_ACCEPTED_LIMIT: Duration = Duration::from_secs(2);
+/// How much later by a dispatcher's clock, in seconds, something may seem to be that happened before by Telegram's.
+const CLOCKS_DIFFER: i64 = 60;
 /// Why a chat is not written to.
 const BLOCKED: &str = "blocked";
 /// What a dispatcher writes when it is told so by an answer.
@@ -183,8 +185,8 @@ async fn take(app: &App, receipts: &[Receipt]) -> Result<(), Problem> {
             let event = step.and_then(|(step, found)| event(receipt, &reference, step, found));
             let outcome = if event.is_some() { "taken" } else { "known" };
             if let Some(event) = event {
-                let again = match delivery(&reference, found.as_ref()) {
-                    Some(delivery) if receipt.passes && delivery.status == Status::Sent => {
+                let again = match delivery(&reference, found.as_ref()).zip(found.as_ref()) {
+                    Some((delivery, found)) if receipt.passes && is_open(delivery, found) => {
                         again::once_more(app, delivery, &event).await?
                     }
                     _ => None,
@@ -249,14 +251,27 @@ fn is_known(delivery: &DeliveryView, step: EventType) -> bool {
 
 /// Whether a receipt is about a sending before the delivery was replayed: the provider calls that one otherwise.
 fn is_of_before(receipt: &Receipt, delivery: &DeliveryView, found: &NotificationView) -> bool {
+    // Of very many events nobody knows which name is the last.
+    if delivery.replays == 0 || found.events_truncated {
+        return false;
+    }
     let sent = |kind| matches!(kind, EventType::Sent | EventType::Delivered);
     let mut names = found.events.iter().filter(|event| event.delivery.as_deref() == Some(&delivery.id));
     let last = names.rfind(|event| sent(event.kind)).and_then(|event| event.provider_id.as_deref());
-    // SendGrid adds to the name that it answered with.
-    let is_other = |(named, last): (&str, &str)| !named.starts_with(last);
-    // On its way again, it has not been given a name.
+    // On its way again, it may have been called already, under a name that is not known yet.
     let is_under_way = delivery.status == Status::Queued;
-    delivery.replays > 0 && (is_under_way || receipt.provider_id.as_deref().zip(last).is_some_and(is_other))
+    match (receipt.provider_id.as_deref(), last) {
+        // SendGrid adds to the name that it answered with.
+        (Some(named), Some(last)) => named.starts_with(last) == is_under_way,
+        (Some(_), None) => false,
+        (None, _) => is_under_way,
+    }
+}
+
+/// Whether a delivery may be made again: it was sent, it is known under which name, and nobody has seen to the matter since.
+fn is_open(delivery: &DeliveryView, found: &NotificationView) -> bool {
+    let is_acknowledged = found.summary.acknowledged_at.is_some();
+    delivery.status == Status::Sent && !found.events_truncated && !is_acknowledged
 }
 
 async fn say(app: &App, event: &Event) -> Result<(), Problem> {
@@ -301,8 +316,11 @@ async fn suppress_address(
 
 /// Suppresses a chat that blocked the bot at `since`, or lets it be written to again.
 async fn turn(app: &App, chat: &str, blocked: bool, since: Timestamp) -> Result<(), Problem> {
-    // Times are in whole seconds.
-    let is_later = |found: &Suppression| found.since.as_second() > since.as_second();
+    // Times are in whole seconds. What a dispatcher was answered it noted by its own clock, after the answer.
+    let is_later = |found: &Suppression| {
+        let slack = if found.reason == BLOCKED { 0 } else { CLOCKS_DIFFER };
+        found.since.as_second() > since.as_second() + slack
+    };
     for owner in &app.callbacks.get().bot_apps {
         let index = app.catalog.blind_index(owner, Channel::Telegram, chat);
         let pinned = is_pinned(app, owner, &index)?;

@@ -55,6 +55,7 @@ async fn sent(harness: &Harness, id: &str, channel: Channel, provider: &str) -> 
     let delivery = DeliveryId::derive(&sent.app, &sent.notification, &recipient, channel, "c", 0);
     (sent.delivery, sent.recipient) = (Some(delivery.clone()), Some(recipient.clone()));
     (sent.channel, sent.provider) = (Some(channel), Some(provider.to_owned()));
+    sent.provider_id = Some(if channel == Channel::Sms { "SM1" } else { "S1" }.to_owned());
     let mut planned = Event::new(EventType::Planned, sent.at, sent.app.clone(), sent.notification.clone());
     planned.deliveries =
         vec![PlannedDelivery { delivery: delivery.clone(), recipient, channel, contact: "c".to_owned() }];
@@ -262,7 +263,8 @@ async fn what_did_not_arrive_for_a_reason_that_passes_is_sent_again() {
         ("To", "+821012345678"),
     ];
     let blocked = json!([{"email": "kim@example.com", "event": "bounce", "type": "blocked",
-                          "peal_ref": mail.to_string(), "timestamp": harness.clock.now().as_second()}]);
+                          "sg_message_id": "S1.filter", "peal_ref": mail.to_string(),
+                          "timestamp": harness.clock.now().as_second()}]);
     // The provider posts twice, and again once it is known.
     for _ in 0..2 {
         twilio(&harness, &text, &unreachable).await.ok(200);
@@ -283,6 +285,21 @@ async fn what_did_not_arrive_for_a_reason_that_passes_is_sent_again() {
     for path in ["/v1/suppressions/sms/%2B821012345678", "/v1/suppressions/email/kim@example.com"] {
         client.get(path).await.problem(404, "not_found");
     }
+    // It arrives the second time before the dispatcher has told that it was sent.
+    let arrived = [("MessageSid", "SM2"), ("MessageStatus", "delivered"), ("To", "+821012345678")];
+    twilio(&harness, &text, &arrived).await.ok(200);
+    becomes(&client, "n-1", "delivered").await;
+
+    // Who has acknowledged it needs it no more.
+    let seen = sent(&harness, "n-3", Channel::Sms, "twilio").await;
+    becomes(&client, "n-3", "sent").await;
+    client.post("/v1/notifications/n-3/acknowledge", json!({})).await.ok(202);
+    eventually("it is acknowledged", || async {
+        client.get("/v1/notifications/n-3").await.ok(200)["acknowledged_at"].is_string()
+    })
+    .await;
+    twilio(&harness, &seen, &unreachable).await.ok(200);
+    becomes(&client, "n-3", "bounced").await;
 }
 
 #[tokio::test]
