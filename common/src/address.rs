@@ -97,7 +97,7 @@ fn email(address: &str) -> Result<String, AddressError> {
     Ok(format!("{local}@{}", domain.to_ascii_lowercase()))
 }
 
-/// E.164: up to 15 digits behind the +, the country code first. Google's numbering plans (libphonenumber) say which digits
+/// E.164: a + and digits, the country code first. Google's numbering plans (libphonenumber) say which digits
 /// belong to the number: a zero that is dialled inside the country only is left out, Italy's is kept. A number needs the
 /// length of its country's numbers and no more: whether anybody has it is for carriers to say.
 fn phone(address: &str) -> Result<String, AddressError> {
