@@ -44,3 +44,40 @@ fn report(event: &Value) -> Option<Report> {
         dead: to.zip(reason).filter(|_| is_dead).map(|(to, why)| (to.to_owned(), why.to_owned())),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::callbacks::in_words;
+
+    /// All events of messages, and the others that a webhook may be set up for ("Webhooks, Event types").
+    #[test]
+    fn events_mean_what_the_reference_says() {
+        for (event, meaning) in [
+            ("send", ""),
+            ("deferral", ""),
+            ("delivered", "delivered"),
+            ("hard_bounce", "bounced hard_bounce suppressed"),
+            ("soft_bounce", "bounced soft_bounce"),
+            ("reject", "bounced rejected"),
+            ("open", "opened"),
+            ("click", "clicked"),
+            ("spam", "complaint suppressed"),
+            ("unsub", "unsubscribed suppressed"),
+            ("inbound", ""),
+            ("", ""),
+        ] {
+            let mut posted = json!({"event": event, "ts": 1_795_464_000, "_id": "M1", "msg": {
+                "_id": "M1", "email": "lee@example.com", "state": "sent",
+                "metadata": {"peal_ref": "eu.shop.order-1.0123456789abcdef0123456789abcdef"}}});
+            assert_eq!(in_words(report(&posted)), meaning, "{event}");
+            posted["msg"]["metadata"] = json!([]);
+            assert_eq!(report(&posted), None, "an e-mail of somebody else's");
+        }
+        let of_a_list = json!({"type": "blacklist", "action": "add", "ts": 1_795_464_000,
+            "reject": {"reason": "hard-bounce", "email": "lee@example.com"}});
+        assert_eq!(report(&of_a_list), None);
+    }
+}

@@ -251,3 +251,28 @@ fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
 fn seconds(value: &serde_json::Value) -> Option<Timestamp> {
     Timestamp::from_second(value.as_i64()?).ok()
 }
+
+/// A report as the tables of the tests write it: the step, why, what becomes of the address, and whether it is sent again.
+/// Nothing for a report that changes nothing.
+#[cfg(test)]
+fn in_words(report: impl Into<Option<Report>>) -> String {
+    let words = match report.into() {
+        None => Vec::new(),
+        Some(Report::Chat { chat, blocked, .. }) => {
+            vec![chat, if blocked { "suppressed" } else { "lifted" }.to_owned()]
+        }
+        Some(Report::Delivery { step, reason, dead, passes, .. }) => {
+            let step = step.map(|step| step.as_str().to_owned());
+            let suppressed = dead.map(|(_, why)| {
+                assert_eq!(Some(&why), reason.as_ref(), "suppressed for what it came back for");
+                "suppressed".to_owned()
+            });
+            step.into_iter()
+                .chain(reason)
+                .chain(suppressed)
+                .chain(passes.then(|| "again".to_owned()))
+                .collect()
+        }
+    };
+    words.join(" ")
+}

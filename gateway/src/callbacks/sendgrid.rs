@@ -64,7 +64,10 @@ fn report(event: &Value) -> Option<Report> {
         ("open", ..) => (Some(EventType::Opened), None, false),
         ("click", ..) => (Some(EventType::Clicked), None, false),
         ("spamreport", ..) => (None, Some("complaint"), true),
-        ("unsubscribe", ..) => (None, Some("unsubscribed"), true),
+        // Peal names no groups: whoever leaves one, leaves what Peal sends.
+        ("unsubscribe" | "group_unsubscribe", ..) => (None, Some("unsubscribed"), true),
+        // `group_resubscribe` lifts nothing: the address may have been unsubscribed in another way, too, and a suppression
+        // keeps its first reason only. Whoever knows better lifts it.
         _ => return None,
     };
     Some(Report::Delivery {
@@ -81,7 +84,50 @@ fn report(event: &Value) -> Option<Report> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::callbacks::in_words;
+
+    /// All events of the "Event Webhook Reference", with every `type` of a bounce and every `reason` of a drop.
+    #[test]
+    fn events_mean_what_the_reference_says() {
+        for (event, kind, reason, meaning) in [
+            ("processed", "", "", ""),
+            ("deferred", "", "", ""),
+            ("delivered", "", "", "delivered"),
+            ("bounce", "bounce", "550 5.1.1 user unknown", "bounced hard_bounce suppressed"),
+            ("bounce", "", "", "bounced hard_bounce suppressed"),
+            ("bounce", "blocked", "554 5.7.1 refused", "bounced soft_bounce again"),
+            ("dropped", "", "Bounced Address", "bounced hard_bounce suppressed"),
+            ("dropped", "", "Invalid", "bounced hard_bounce suppressed"),
+            ("dropped", "", "Spam Reporting Address", "bounced complaint suppressed"),
+            ("dropped", "", "Unsubscribed Address", "bounced unsubscribed suppressed"),
+            ("dropped", "", "Invalid SMTPAPI header", "bounced dropped"),
+            ("dropped", "", "Spam Content", "bounced dropped"),
+            ("dropped", "", "Recipient List over Package Quota", "bounced dropped"),
+            ("dropped", "", "", "bounced dropped"),
+            ("open", "", "", "opened"),
+            ("click", "", "", "clicked"),
+            ("spamreport", "", "", "complaint suppressed"),
+            ("unsubscribe", "", "", "unsubscribed suppressed"),
+            ("group_unsubscribe", "", "", "unsubscribed suppressed"),
+            ("group_resubscribe", "", "", ""),
+            ("account_status_change", "compliance_suspend", "", ""),
+            ("", "", "", ""),
+        ] {
+            let mut posted = json!({"email": "kim@example.com", "event": event, "timestamp": 1_795_464_000,
+                "sg_message_id": "S1.filter", "peal_ref": "eu.shop.order-1.0123456789abcdef0123456789abcdef"});
+            for (name, value) in [("type", kind), ("reason", reason)] {
+                if !value.is_empty() {
+                    posted[name] = json!(value);
+                }
+            }
+            assert_eq!(in_words(report(&posted)), meaning, "{posted}");
+            posted.as_object_mut().unwrap().remove("peal_ref");
+            assert_eq!(report(&posted), None, "an e-mail of somebody else's");
+        }
+    }
 
     /// The example of SendGrid's own libraries (`eventwebhook`).
     #[test]

@@ -34,28 +34,38 @@ pub(super) fn read(keys: &[Secret], posted: &Posted<'_>) -> Result<Vec<Report>, 
         return Err(Refused::Signature);
     }
     let fields = fields.ok_or(Refused::Malformed)?;
-    let status = field(&fields, "status").ok_or(Refused::Malformed)?;
-    let Some(Ok(reference)) = field(&fields, "client-ref").map(str::parse) else { return Ok(Vec::new()) };
+    if field(&fields, "status").is_none() {
+        return Err(Refused::Malformed);
+    }
+    Ok(report(&fields).into_iter().collect())
+}
+
+/// `None` for a message that Peal did not send, and for a status that changes nothing.
+fn report(fields: &[(String, String)]) -> Option<Report> {
+    let reference = field(fields, "client-ref")?.parse().ok()?;
+    let status = field(fields, "status")?;
     let step = match status {
         "delivered" => EventType::Delivered,
         "failed" | "rejected" | "expired" => EventType::Bounced,
-        _ => return Ok(Vec::new()),
+        _ => return None,
     };
     let bounced = step == EventType::Bounced;
-    let code = field(&fields, "err-code").filter(|code| code.parse::<u16>().is_ok_and(|code| code > 0));
+    let code = field(fields, "err-code").filter(|code| code.parse::<u16>().is_ok_and(|code| code > 0));
     let reason = bounced.then(|| code.map_or_else(|| status.to_owned(), |code| format!("vonage_{code}")));
     // Gone for good, barred by the recipient, no such number.
     let is_dead = bounced && matches!(code, Some("3" | "4" | "9"));
-    let to = field(&fields, "msisdn").map(|digits| format!("+{}", digits.trim_start_matches('+')));
-    Ok(vec![Report::Delivery {
+    let to = field(fields, "msisdn").map(|digits| format!("+{}", digits.trim_start_matches('+')));
+    Some(Report::Delivery {
         reference,
         step: Some(step),
         at: None,
         dead: reason.clone().filter(|_| is_dead).zip(to).map(|(reason, to)| (to, reason)),
         reason,
+        // Each part of a long message is reported under a name of its own, and only the first one's is known: a part of the
+        // sending before could not be told from one of the sending after it.
         passes: false,
-        provider_id: field(&fields, "messageId").map(str::to_owned),
-    }])
+        provider_id: field(fields, "messageId").map(str::to_owned),
+    })
 }
 
 /// The fields, in whichever way they are written.
@@ -118,6 +128,7 @@ mod tests {
     use http::{HeaderMap, HeaderValue};
 
     use super::*;
+    use crate::callbacks::in_words;
 
     const SECRET: &str = "a signature secret of 32 letters!";
     const REFERENCE: &str = "eu.shop.order-1.0123456789abcdef0123456789abcdef";
@@ -133,6 +144,49 @@ mod tests {
         }
         let keys = [Secret::from("other".to_owned()), Secret::from(SECRET.to_owned())];
         read(&keys, &Posted { url: String::new(), query: None, headers: &headers, body: body.as_bytes() })
+    }
+
+    fn meaning(status: &str, code: &str) -> String {
+        let fields = [
+            ("msisdn", "821012345678"),
+            ("messageId", "0A01"),
+            ("client-ref", REFERENCE),
+            ("status", status),
+            ("err-code", code),
+        ];
+        in_words(report(&fields.map(|(name, value)| (name.to_owned(), value.to_owned()))))
+    }
+
+    /// All of "DLR status messages" and "DLR error codes".
+    #[test]
+    fn statuses_and_codes_mean_what_the_guide_says() {
+        for (status, expected) in [
+            ("accepted", ""),
+            ("buffered", ""),
+            ("unknown", ""),
+            ("delivered", "delivered"),
+            ("expired", "bounced expired"),
+            ("failed", "bounced failed"),
+            ("rejected", "bounced rejected"),
+            ("", ""),
+        ] {
+            for code in ["0", "", "none"] {
+                assert_eq!(meaning(status, code), expected, "{status} {code:?}");
+            }
+        }
+        let documented = (1..=16).chain(50..=54).chain([99]);
+        for code in documented {
+            // No longer active, barred by its user, asked not to be written to.
+            let then = if matches!(code, 3 | 4 | 9) { " suppressed" } else { "" };
+            let code = code.to_string();
+            for status in ["failed", "rejected", "expired"] {
+                assert_eq!(meaning(status, &code), format!("bounced vonage_{code}{then}"), "{status}");
+            }
+            assert_eq!(meaning("delivered", &code), "delivered");
+            assert_eq!(meaning("buffered", &code), "");
+        }
+        let foreign = [("status", "failed"), ("err-code", "3"), ("client-ref", "mine"), ("msisdn", "8210")];
+        assert_eq!(report(&foreign.map(|(name, value)| (name.to_owned(), value.to_owned()))), None);
     }
 
     #[test]
