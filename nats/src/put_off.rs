@@ -26,13 +26,34 @@ pub enum PutOffError {
 pub async fn put_off(
     connection: &Connection,
     subjects: &Subjects,
-    mut work: Work,
+    work: Work,
     at: Timestamp,
 ) -> Result<(), PutOffError> {
+    connection.publish(waiting(subjects, work, at)?).await?;
+    Ok(())
+}
+
+/// Puts a delivery down in the same way unless one waits already, which stays as it is. Whether it was put down.
+///
+/// # Errors
+/// [`PutOffError`]
+pub async fn put_off_unless_waiting(
+    connection: &Connection,
+    subjects: &Subjects,
+    work: Work,
+    at: Timestamp,
+) -> Result<bool, PutOffError> {
+    match connection.publish(waiting(subjects, work, at)?.expect_last(0)).await {
+        Ok(_) => Ok(true),
+        Err(PublishError::Conflict) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn waiting(subjects: &Subjects, mut work: Work, at: Timestamp) -> Result<Outgoing, PutOffError> {
     work.hops = work.hops.saturating_add(1);
     let app = work.notification.app.as_str();
     let target = subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
     let subject = subjects.schedule(&["work", work.delivery.as_str()]);
-    connection.publish(Outgoing::new(subject, work.encode()?).at(at, &target)).await?;
-    Ok(())
+    Ok(Outgoing::new(subject, work.encode()?).at(at, &target))
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use peal_common::backoff::Backoff;
 use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::event::{Event, EventType};
-use peal_nats::put_off::{PutOffError, put_off};
+use peal_nats::put_off::{PutOffError, put_off_unless_waiting};
 use peal_nats::topology::INTAKE;
 
 use crate::app::App;
@@ -43,7 +43,9 @@ pub(super) async fn once_more(
     (event.kind, event.at) = (EventType::Replayed, app.clock.now());
     event.replays = Some(again.replays);
     event.until = Some(at);
-    put_off(&app.connection, &app.subjects, again, at).await.map_err(|error| match error {
+    // Of two who are told the same at once the slower one finds it waiting, or waiting for its next attempt already. It says
+    // so again, since the faster one may have failed in between.
+    put_off_unless_waiting(&app.connection, &app.subjects, again, at).await.map_err(|error| match error {
         PutOffError::Publish(error) => Problem::from(error),
         PutOffError::Encode(_) => Problem::internal(),
     })?;

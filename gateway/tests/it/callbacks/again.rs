@@ -1,16 +1,19 @@
 //! What providers report as not arrived for a reason that passes: it is made again, once, as long as somebody may need it.
 
+use jiff::SignedDuration;
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
-use peal_common::envelope::{Envelope as _, Work};
+use peal_common::envelope::{ENVELOPE_VERSION, Envelope as _, Work};
 use peal_common::event::{Event, EventType};
 use peal_common::receipt::Reference;
 use peal_nats::follow::Stored;
+use peal_nats::put_off::put_off;
 use peal_nats::topology::SCHEDULE;
 use serde_json::json;
 
 use super::{BASE, becomes, delivery, events, harness, sendgrid, sent, twilio};
 use crate::harness::{Harness, eventually};
+use crate::lookup::accepted;
 
 /// What Twilio posts of a handset that was off.
 const UNREACHABLE: [(&str, &str); 4] = [
@@ -111,4 +114,34 @@ async fn what_has_no_attempts_left_stays_where_it_is() {
     twilio(&harness, &reference, &fields).await.ok(200);
     assert_eq!(becomes(&client, "n-1", "bounced").await["reason"], "twilio_30001");
     assert!(waiting(&harness, &reference).await.is_none());
+}
+
+#[tokio::test]
+async fn what_waits_already_is_not_put_down_once_more() {
+    let harness = harness().await;
+    let client = harness.admin().await;
+    let reference = sent(&harness, "n-1", Channel::Sms, "twilio").await;
+    becomes(&client, "n-1", "sent").await;
+    // Another gateway was told first, and it failed once more meanwhile; its events are on their way.
+    let work = Work {
+        v: ENVELOPE_VERSION,
+        delivery: reference.delivery.clone(),
+        recipient: "u-1".parse().unwrap(),
+        channel: Channel::Sms,
+        contact: "c".to_owned(),
+        state_seq: 0,
+        attempts: 2,
+        hops: 0,
+        repeat: false,
+        repeat_since: None,
+        replays: 1,
+        notification: accepted(&harness, "n-1"),
+    };
+    let at = harness.clock.now() + SignedDuration::from_mins(30);
+    put_off(&harness.connection, &harness.subjects, work, at).await.unwrap();
+    let before = waiting(&harness, &reference).await.unwrap();
+    twilio(&harness, &reference, &UNREACHABLE).await.ok(200);
+    assert_eq!(becomes(&client, "n-1", "queued").await["replays"], 1);
+    assert_eq!(waiting(&harness, &reference).await.unwrap().sequence, before.sequence);
+    assert_eq!(events(&client, "n-1").await, 4, "accepted, planned, sent, replayed");
 }
