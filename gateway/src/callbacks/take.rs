@@ -23,6 +23,7 @@ use peal_nats::fallback;
 use peal_nats::publish::Outgoing;
 use peal_nats::service::Refusal;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{Provider, Report, again};
 use crate::api::suppressions::is_pinned;
@@ -41,6 +42,10 @@ const PER_MESSAGE: usize = 500;
 const AT_ONCE: usize = 32;
 /// How long the read model may take to hear of a notification that was accepted a moment ago.
 const JUST_ACCEPTED_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to hear that something was sent of which its provider reports already that it came back. To ask for
+/// the report once more is no way out: Twilio posts again only where it could not connect ("Webhooks, Connection
+/// Overrides", retry policy).
+const JUST_SENT_LIMIT: Duration = Duration::from_secs(2);
 /// How much later by a dispatcher's clock, in seconds, something may seem to be that happened before by Telegram's.
 const CLOCKS_DIFFER: i64 = 60;
 /// Why a chat is not written to.
@@ -171,9 +176,16 @@ async fn take(app: &App, receipts: &[Receipt]) -> Result<(), Problem> {
         }
         known.push((receipt, reference, found));
     }
+    let latest = Instant::now() + JUST_SENT_LIMIT;
     stream::iter(known)
         .map(Ok)
         .try_for_each_concurrent(AT_ONCE, |(receipt, reference, found)| async move {
+            let found = match found {
+                Some(found) if is_early(receipt, &reference, &found) => {
+                    once_sent(app, receipt, &reference, latest).await?
+                }
+                found => found,
+            };
             // What is known was acted upon: the address may have been put right since.
             if let Some(suppress) = &receipt.suppress
                 && !found.as_ref().is_some_and(|found| is_repeated(receipt, &reference, found))
@@ -202,6 +214,25 @@ async fn take(app: &App, receipts: &[Receipt]) -> Result<(), Problem> {
             Ok(())
         })
         .await
+}
+
+/// Whether something is to be made again of which it is not known yet that it was sent: whoever calls the provider may not
+/// have told yet, and until then has it in hand.
+fn is_early(receipt: &Receipt, reference: &Reference, found: &NotificationView) -> bool {
+    let step = receipt.step.filter(|_| receipt.passes && !found.summary.deliveries_truncated);
+    let is_new = step.is_some_and(|step| event(receipt, reference, step, found).is_some());
+    is_new && delivery(reference, Some(found)).is_none_or(|delivery| !delivery.status.is_settled())
+}
+
+/// The notification once it is known that the delivery was sent, or as it stands at `latest`.
+async fn once_sent(
+    app: &App,
+    receipt: &Receipt,
+    reference: &Reference,
+    latest: Instant,
+) -> Result<Option<NotificationView>, Problem> {
+    let is_sent = |found: &NotificationView| !is_early(receipt, reference, found);
+    Ok(app.model.notification_when(&reference.app, &reference.notification, latest, is_sent).await?)
 }
 
 fn delivery<'a>(reference: &Reference, found: Option<&'a NotificationView>) -> Option<&'a DeliveryView> {

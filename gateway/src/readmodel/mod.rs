@@ -274,6 +274,31 @@ impl ReadModel {
         self.notification(app, id)
     }
 
+    /// A notification as soon as something holds for it, and at `latest` as it is then.
+    ///
+    /// # Errors
+    /// [`NotReady`]
+    pub async fn notification_when(
+        &self,
+        app: &AppId,
+        id: &NotificationId,
+        latest: Instant,
+        holds: impl Fn(&NotificationView) -> bool,
+    ) -> Result<Option<NotificationView>, NotReady> {
+        let mut positions = self.inner.positions.subscribe();
+        loop {
+            let found = self.notification(app, id)?;
+            if found.as_ref().is_some_and(&holds) {
+                return Ok(found);
+            }
+            self.inner.hurry.notify_one();
+            match tokio::time::timeout_at(latest, positions.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Ok(found),
+            }
+        }
+    }
+
     /// The notifications of an app that a filter lets through, the latest first: at most `limit`, from behind `after` on.
     ///
     /// # Errors

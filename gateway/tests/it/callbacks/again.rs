@@ -11,7 +11,7 @@ use peal_nats::put_off::put_off;
 use peal_nats::topology::SCHEDULE;
 use serde_json::json;
 
-use super::{BASE, becomes, delivery, events, harness, sendgrid, sent, twilio};
+use super::{BASE, becomes, delivery, events, harness, planned, sendgrid, sent, twilio};
 use crate::harness::{Harness, eventually};
 use crate::lookup::accepted;
 
@@ -144,4 +144,25 @@ async fn what_waits_already_is_not_put_down_once_more() {
     assert_eq!(becomes(&client, "n-1", "queued").await["replays"], 1);
     assert_eq!(waiting(&harness, &reference).await.unwrap().sequence, before.sequence);
     assert_eq!(events(&client, "n-1").await, 4, "accepted, planned, sent, replayed");
+}
+
+#[tokio::test]
+async fn a_provider_may_be_faster_than_the_event_of_the_sending() {
+    let harness = harness().await;
+    let client = harness.admin().await;
+    let (reference, sent) = planned(&harness, "n-1", Channel::Sms, "twilio").await;
+    let subject = harness.subjects.of_event(&sent);
+    becomes(&client, "n-1", "queued").await;
+    let (posted, _) =
+        tokio::join!(twilio(&harness, &reference, &UNREACHABLE), harness.publish(subject, &sent));
+    posted.ok(200);
+    eventually("it is begun anew", || async { delivery(&client, "n-1").await["replays"] == 1 }).await;
+    assert_eq!(delivery(&client, "n-1").await["status"], "queued");
+    assert!(waiting(&harness, &reference).await.is_some());
+
+    // Of this one nobody will ever tell that it was sent.
+    let (reference, _) = planned(&harness, "n-2", Channel::Sms, "twilio").await;
+    twilio(&harness, &reference, &UNREACHABLE).await.ok(200);
+    assert_eq!(becomes(&client, "n-2", "bounced").await["reason"], "twilio_30003");
+    assert!(waiting(&harness, &reference).await.is_none());
 }
