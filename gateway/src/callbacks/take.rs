@@ -254,7 +254,7 @@ fn event(
     found: &NotificationView,
 ) -> Option<Event> {
     let delivery = delivery(reference, Some(found));
-    if delivery.is_some_and(|delivery| is_known(delivery, step) || is_of_before(receipt, delivery, found)) {
+    if delivery.is_some_and(|delivery| is_known(delivery, step) || is_of_before(receipt, delivery)) {
         return None;
     }
     let mut event = Event::new(step, receipt.at, reference.app.clone(), reference.notification.clone());
@@ -281,28 +281,22 @@ fn is_known(delivery: &DeliveryView, step: EventType) -> bool {
 }
 
 /// Whether a receipt is about a sending before the delivery was replayed: the provider calls that one otherwise.
-fn is_of_before(receipt: &Receipt, delivery: &DeliveryView, found: &NotificationView) -> bool {
-    // Of very many events nobody knows which name is the last.
-    if delivery.replays == 0 || found.events_truncated {
+fn is_of_before(receipt: &Receipt, delivery: &DeliveryView) -> bool {
+    if delivery.replays == 0 {
         return false;
     }
-    let sent = |kind| matches!(kind, EventType::Sent | EventType::Delivered);
-    let mut names = found.events.iter().filter(|event| event.delivery.as_deref() == Some(&delivery.id));
-    let last = names.rfind(|event| sent(event.kind)).and_then(|event| event.provider_id.as_deref());
-    // On its way again, it may have been called already, under a name that is not known yet.
-    let is_under_way = delivery.status == Status::Queued;
-    match (receipt.provider_id.as_deref(), last) {
-        // SendGrid adds to the name that it answered with.
-        (Some(named), Some(last)) => named.starts_with(last) == is_under_way,
+    match (receipt.provider_id.as_deref(), &delivery.sent_as) {
+        // SendGrid adds to the name that it answered with. On its way again, it may have been called already, under a name
+        // that is not known yet.
+        (Some(named), Some((replay, last))) => named.starts_with(last) == (*replay < delivery.replays),
         (Some(_), None) => false,
-        (None, _) => is_under_way,
+        (None, _) => delivery.status == Status::Queued,
     }
 }
 
-/// Whether a delivery may be made again: it was sent, it is known under which name, and nobody has seen to the matter since.
+/// Whether a delivery may be made again: it was sent, and nobody has seen to the matter since.
 fn is_open(delivery: &DeliveryView, found: &NotificationView) -> bool {
-    let is_acknowledged = found.summary.acknowledged_at.is_some();
-    delivery.status == Status::Sent && !found.events_truncated && !is_acknowledged
+    delivery.status == Status::Sent && found.summary.acknowledged_at.is_none()
 }
 
 async fn say(app: &App, event: &Event) -> Result<(), Problem> {

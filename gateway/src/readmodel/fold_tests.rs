@@ -105,6 +105,7 @@ fn messages() -> impl Strategy<Value = Message> {
             event.attempts = Some(words + 1).filter(|_| words > 0);
             event.reason = Some(format!("reason-{words}")).filter(|_| words > 0);
             event.provider = Some(format!("provider-{words}")).filter(|_| words > 1);
+            event.provider_id = Some(format!("name-{words}")).filter(|_| words > 0);
             event.until = Some(event.at).filter(|_| words == 2);
             told(event)
         },
@@ -203,6 +204,28 @@ fn a_replay_starts_afresh_and_an_older_event_does_not_undo_it() {
     replayed.replays = Some(1);
     assert_eq!(status_after(&[dead.clone(), replayed.clone()]), Status::Queued);
     assert_eq!(status_after(&[replayed, dead]), Status::Queued);
+}
+
+#[test]
+fn the_name_of_what_was_sent_last_stays_where_events_are_too_many() {
+    let sent = |replays: u32, name: &str, channel| {
+        told(Event {
+            replays: Some(replays),
+            provider_id: Some(name.to_owned()),
+            channel: Some(channel),
+            ..of_delivery(EventType::Sent, 9_000 + i64::from(replays), 1)
+        })
+    };
+    let opened = (0..MAX_TIMELINE as i64 + 10).map(|after| told(of_delivery(EventType::Opened, after, 1)));
+    let name =
+        |row: &Row| row.deliveries[0].sent_as.as_ref().map(|(replays, _, name)| (*replays, name.to_string()));
+    for (channel, is_kept) in [(Channel::Sms, true), (Channel::Email, true), (Channel::Apns, false)] {
+        let both = [sent(1, "second", channel), sent(0, "first", channel)];
+        let row = fold(&opened.clone().chain(both).collect::<Vec<_>>());
+        assert!(row.timeline_cut);
+        assert_eq!(name(&row), is_kept.then(|| (1, "second".to_owned())), "{channel}");
+        assert_eq!(name(&Row::decode(&row.encode()).unwrap()), name(&row));
+    }
 }
 
 #[test]

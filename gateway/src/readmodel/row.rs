@@ -86,6 +86,8 @@ pub(super) struct Delivery {
     pub(super) attempts: Option<(u32, u32)>,
     /// The last provider: the replay, the time and the name.
     pub(super) provider: Option<(u32, i64, Box<str>)>,
+    /// What its provider calls what was sent last: the replay, the time and the name.
+    pub(super) sent_as: Option<(u32, i64, Box<str>)>,
     pub(super) updated_at: i64,
     pub(super) marks: Marks,
 }
@@ -170,6 +172,10 @@ impl Row {
             delivery.standing.join(standing);
             delivery.attempts.join(event.attempts.map(|attempts| (replays, attempts)));
             delivery.provider.join(event.provider.as_deref().map(|provider| (replays, at, provider.into())));
+            if is_reported(event) {
+                let name = event.provider_id.as_deref();
+                delivery.sent_as.join(name.map(|name| (replays, at, name.into())));
+            }
             delivery.updated_at.join(at);
             delivery.marks.add(event.kind, at);
         }
@@ -254,6 +260,7 @@ impl Delivery {
             standing: None,
             attempts: None,
             provider: None,
+            sent_as: None,
             updated_at: 0,
             marks: Marks::default(),
         }
@@ -262,6 +269,13 @@ impl Delivery {
     pub(super) fn status(&self) -> Status {
         self.standing.as_ref().map_or(Status::Planned, |standing| standing.status)
     }
+}
+
+/// Whether the name that an event tells is one that a provider may report under: nobody reports what becomes of a push, and
+/// most rows have no need to grow.
+const fn is_reported(event: &Event) -> bool {
+    matches!(event.kind, EventType::Sent | EventType::Delivered)
+        && matches!(event.channel, Some(Channel::Sms | Channel::Email))
 }
 
 /// Keeps the greater of two.

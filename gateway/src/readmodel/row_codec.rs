@@ -89,11 +89,13 @@ impl Row {
             out.number(replays.into());
             out.number(attempts.into());
         });
-        out.optional(delivery.provider.as_ref(), |out, (replays, at, name)| {
-            out.number((*replays).into());
-            out.signed(at.wrapping_sub(base));
-            out.text(name);
-        });
+        for named in [&delivery.provider, &delivery.sent_as] {
+            out.optional(named.as_ref(), |out, (replays, at, name)| {
+                out.number((*replays).into());
+                out.signed(at.wrapping_sub(base));
+                out.text(name);
+            });
+        }
         out.signed(delivery.updated_at.wrapping_sub(base));
         write_marks(out, &delivery.marks, base);
     }
@@ -112,9 +114,8 @@ impl Row {
             contact: read.optional(|read| read.text().map(Into::into))?,
             standing: read.optional(|read| read_standing(read, base))?,
             attempts: read.optional(|read| Some((read_u32(read)?, read_u32(read)?)))?,
-            provider: read.optional(|read| {
-                Some((read_u32(read)?, read.signed()?.wrapping_add(base), read.text()?.into()))
-            })?,
+            provider: read.optional(|read| read_named(read, base))?,
+            sent_as: read.optional(|read| read_named(read, base))?,
             updated_at: read.signed()?.wrapping_add(base),
             marks: read_marks(read, base)?,
         })
@@ -200,6 +201,10 @@ fn read_marks(read: &mut Decoder<'_>, base: i64) -> Option<Marks> {
     }
     let [seen, opened, clicked, acknowledged] = all;
     Some(Marks { seen, opened, clicked, acknowledged })
+}
+
+fn read_named(read: &mut Decoder<'_>, base: i64) -> Option<(u32, i64, Box<str>)> {
+    Some((read_u32(read)?, read.signed()?.wrapping_add(base), read.text()?.into()))
 }
 
 fn read_u32(read: &mut Decoder<'_>) -> Option<u32> {

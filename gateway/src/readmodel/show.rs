@@ -39,6 +39,7 @@ impl Delivery {
             channel: self.channel,
             contact: self.contact.as_deref().map(Into::into),
             provider: self.provider.as_ref().map(|(_, _, name)| name.to_string()),
+            sent_as: self.sent_as.as_ref().map(|(replays, _, name)| (*replays, name.to_string())),
             status: self.status(),
             attempts: self.attempts.map_or(0, |(_, attempts)| attempts),
             reason: standing.and_then(|standing| standing.reason.as_deref()).map(Into::into),

@@ -80,6 +80,9 @@ pub struct DeliveryView {
     pub contact: Option<String>,
     /// The provider that had it last.
     pub provider: Option<String>,
+    /// The replay that a text or an e-mail was sent last in, and what its provider calls it: for the gateway alone.
+    #[serde(skip)]
+    pub sent_as: Option<(u32, String)>,
     /// Where it stands.
     pub status: Status,
     /// Attempts made.

@@ -166,3 +166,27 @@ async fn a_provider_may_be_faster_than_the_event_of_the_sending() {
     assert_eq!(becomes(&client, "n-2", "bounced").await["reason"], "twilio_30003");
     assert!(waiting(&harness, &reference).await.is_none());
 }
+
+#[tokio::test]
+async fn very_many_events_do_not_hide_which_sending_is_meant() {
+    let harness = harness().await;
+    let client = harness.admin().await;
+    let (reference, sent) = planned(&harness, "n-1", Channel::Sms, "twilio").await;
+    for ms in 1..=200 {
+        let at = sent.at - SignedDuration::from_millis(ms);
+        let looked_at = Event { at, kind: EventType::Seen, provider_id: None, ..sent.clone() };
+        harness.publish(harness.subjects.of_event(&looked_at), &looked_at).await;
+    }
+    harness.publish(harness.subjects.of_event(&sent), &sent).await;
+    becomes(&client, "n-1", "sent").await;
+    let truncated = client.get("/v1/notifications/n-1").await.ok(200)["events_truncated"].clone();
+    assert_eq!(truncated, true);
+    for _ in 0..2 {
+        twilio(&harness, &reference, &UNREACHABLE).await.ok(200);
+        assert_eq!(becomes(&client, "n-1", "queued").await["replays"], 1);
+    }
+    assert_eq!(Work::decode(&waiting(&harness, &reference).await.unwrap().payload).unwrap().replays, 1);
+    let arrived = [("MessageSid", "SM2"), ("MessageStatus", "delivered"), ("To", "+821012345678")];
+    twilio(&harness, &reference, &arrived).await.ok(200);
+    assert_eq!(becomes(&client, "n-1", "delivered").await["replays"], 1);
+}
