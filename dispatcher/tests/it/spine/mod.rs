@@ -1,5 +1,6 @@
 //! The way of a notification through a running dispatcher: INTAKE → deliveries → providers → events.
 
+mod accounts;
 mod alimtalk;
 mod attachments;
 mod circuits;

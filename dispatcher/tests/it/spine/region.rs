@@ -4,7 +4,10 @@
 use std::future::Future;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
+use p256::SecretKey;
 use peal_common::attachment::Attachments;
 use peal_common::category::{CATEGORY_FACET, Category};
 use peal_common::channel::{Channel, Priority};
@@ -15,7 +18,7 @@ use peal_common::envelope::{
 use peal_common::event::{Event, EventType};
 use peal_common::id::{AppId, DeliveryId, NotificationId, RecipientId};
 use peal_common::preferences::Preferences;
-use peal_common::recipient::{Contact, RecipientBody, write_body};
+use peal_common::recipient::{Contact, RecipientBody, Subscription, SubscriptionKeys, write_body};
 use peal_common::seal::Sealer;
 use peal_common::settings::Settings;
 use peal_common::state::{Kind, Record, RecordKey};
@@ -181,28 +184,34 @@ impl Region {
 
     /// Writes a category.
     pub async fn category(&self, id: &str, category: Value) -> u64 {
+        self.category_of(&app(), id, category).await
+    }
+
+    /// Writes a category of an app.
+    pub async fn category_of(&self, app: &AppId, id: &str, category: Value) -> u64 {
         let _: Category = serde_json::from_value(category.clone()).unwrap();
         let mut record = Record::default();
         record.set(CATEGORY_FACET, category, &self.hybrid.stamp());
-        self.put(&RecordKey::new(Kind::Category, &app(), id), &record).await
+        self.put(&RecordKey::new(Kind::Category, app, id), &record).await
     }
 
     /// Writes a recipient.
     pub async fn recipient(&self, id: &str, contacts: &[(Channel, &str)], wants: Value) -> u64 {
-        let key = RecordKey::new(Kind::Recipient, &app(), id);
+        self.recipient_of(&app(), id, contacts, wants).await
+    }
+
+    /// Writes a recipient of an app.
+    pub async fn recipient_of(
+        &self,
+        app: &AppId,
+        id: &str,
+        contacts: &[(Channel, &str)],
+        wants: Value,
+    ) -> u64 {
+        let key = RecordKey::new(Kind::Recipient, app, id);
         let body = RecipientBody {
             time_zone: Some("Asia/Seoul".into()),
-            contacts: contacts
-                .iter()
-                .map(|(channel, address)| match channel.is_push() {
-                    true => Contact {
-                        address: None,
-                        token: Some((*address).into()),
-                        ..Contact::at(*channel, String::new())
-                    },
-                    false => Contact::at(*channel, (*address).into()),
-                })
-                .collect(),
+            contacts: contacts.iter().map(|(channel, address)| contact(*channel, address)).collect(),
             ..RecipientBody::default()
         }
         .normalize()
@@ -210,7 +219,7 @@ impl Region {
         let preferences: Preferences = serde_json::from_value(wants).unwrap();
         let mut record = Record::default();
         let stamp = self.hybrid.stamp();
-        write_body(&mut record, &key, &app(), &body, &stamp, &self.sealer, &mut rand::rng()).unwrap();
+        write_body(&mut record, &key, app, &body, &stamp, &self.sealer, &mut rand::rng()).unwrap();
         preferences.write(&mut record, &stamp);
         self.put(&key, &record).await
     }
@@ -232,12 +241,17 @@ impl Region {
 
     /// Says that a mailbox was full at these times.
     pub async fn full_mailbox(&self, address: &str, times: &[Timestamp]) -> u64 {
-        let index = self.sealer.blind_index(&app(), Channel::Email, address);
+        self.full_mailbox_of(&app(), address, times).await
+    }
+
+    /// Says that a mailbox was full at these times when an app wrote to it.
+    pub async fn full_mailbox_of(&self, app: &AppId, address: &str, times: &[Timestamp]) -> u64 {
+        let index = self.sealer.blind_index(app, Channel::Email, address);
         let mut record = Record::default();
         for at in times {
             Suppression::note_full(&mut record, *at, &self.hybrid.stamp());
         }
-        self.put(&suppression::key(&app(), Channel::Email, &index, false), &record).await
+        self.put(&suppression::key(app, Channel::Email, &index, false), &record).await
     }
 
     /// Erases a recipient.
@@ -265,8 +279,9 @@ impl Region {
 
     /// Publishes a message to INTAKE.
     pub async fn accept(&self, intake: &Intake) {
-        let subject = self.subjects.intake(intake.notification.priority, "shop");
-        let id = format!("shop:{}", intake.notification.id);
+        let app = intake.notification.app.as_str();
+        let subject = self.subjects.intake(intake.notification.priority, app);
+        let id = format!("{app}:{}", intake.notification.id);
         self.connection.publish(Outgoing::new(subject, intake.encode().unwrap()).id(&id)).await.unwrap();
     }
 
@@ -348,6 +363,21 @@ impl Region {
             true
         })
         .await;
+    }
+}
+
+/// Somebody's contact: an address, a device's token, or where a browser is reached.
+fn contact(channel: Channel, address: &str) -> Contact {
+    let none = Contact { address: None, ..Contact::at(channel, String::new()) };
+    match channel {
+        Channel::Apns | Channel::Fcm => Contact { token: Some(address.into()), ..none },
+        Channel::Webpush => {
+            let key = SecretKey::from_slice(&[5; 32]).unwrap().public_key().to_sec1_bytes();
+            let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+            let keys = SubscriptionKeys { p256dh: encode(&key), auth: encode(&[3; 16]) };
+            Contact { subscription: Some(Subscription { endpoint: address.into(), keys }), ..none }
+        }
+        _ => Contact::at(channel, address.into()),
     }
 }
 
