@@ -172,6 +172,11 @@ impl Smtp {
         self.plan(|plan| plan.always.insert(command, reply));
     }
 
+    /// Does again what it usually does at such a moment, from now on.
+    pub fn as_usual(&self, command: Command) {
+        self.plan(|plan| plan.always.remove(&command));
+    }
+
     /// Does this whenever the command's line contains `text`, such as a recipient's address.
     pub fn reply_to(&self, command: Command, text: &str, reply: Reply) {
         self.plan(|plan| plan.containing.push((command, text.to_owned(), reply)));

@@ -7,7 +7,7 @@ mod fcm;
 mod fcm_schema;
 mod fcm_token;
 mod fixture;
-mod http2_peer;
+pub mod http2_peer;
 mod mail_reader;
 mod mandrill;
 mod peers;

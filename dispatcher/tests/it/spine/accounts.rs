@@ -107,6 +107,15 @@ impl Account {
         format!("[channels.{section}]\n{}", self.keys(secret, scheme, place))
     }
 
+    /// The settings of one more account, which serves one app and has its name.
+    pub fn settings_for(&self, app: &str) -> String {
+        let keys = self.keys(RIGHT, "http", self.host_and_port());
+        format!(
+            "[channels.accounts.{app}]\nfor = {{ apps = [\"{app}\"] }}\n[channels.accounts.{app}.{}]\n{keys}",
+            self.name
+        )
+    }
+
     fn keys(&self, secret: &str, scheme: &str, (host, port): (String, u16)) -> String {
         let url = format!("{scheme}://{host}:{port}");
         match self.name {

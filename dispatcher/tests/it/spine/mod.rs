@@ -6,6 +6,7 @@ mod attachments;
 mod circuits;
 mod decisions;
 mod every_account;
+mod failures;
 mod fallbacks;
 mod foreign;
 mod inherited;
