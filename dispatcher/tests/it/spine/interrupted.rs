@@ -5,7 +5,7 @@ use std::time::Duration;
 use peal_common::channel::Channel;
 use peal_common::envelope::{Intake, Text};
 use peal_common::event::{Event, EventType};
-use peal_dispatcher::recording::{Aligo, Answer, Twilio};
+use peal_dispatcher::recording::{Aligo, Answer, Twilio, Vonage};
 use serde_json::json;
 
 use super::region::{Dispatcher, Region, eventually, intake, kinds};
@@ -31,7 +31,11 @@ fn sms(twilio: &Twilio) -> String {
 }
 
 fn text(state: u64) -> Intake {
-    let mut intake = intake("n-1", &["u"], state);
+    text_as("n-1", state)
+}
+
+fn text_as(id: &str, state: u64) -> Intake {
+    let mut intake = intake(id, &["u"], state);
     let content = json!({ "body": TEXT, "by_channel": {
         "alimtalk": {"template_code": "T1", "text": "주문 1042이 출발했습니다."}
     } });
@@ -113,6 +117,40 @@ async fn an_answer_that_got_lost_is_asked_for() {
     let (_, kinds) = last(&region, EventType::Sent).await;
     assert_eq!(kinds, [EventType::Planned, EventType::Retried, EventType::Sent]);
     assert_eq!(twilio.taken(), 1);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_may_be_out_is_not_passed_on() {
+    let (region, state) = region("transactional", Channel::Sms).await;
+    let (twilio, vonage) = (Twilio::start().await.unwrap(), Vonage::start().await.unwrap());
+    let dispatcher = region.dispatcher(&format!(
+        "{}[channels.sms.vonage]\napi_key = \"k\"\napi_secret = \"s\"\nfrom = \"Shop\"\nbase_url = \"{}\"\n",
+        sms(&twilio),
+        vonage.base_url()
+    ));
+    // What Twilio certainly did not take is.
+    twilio.answer_next(Twilio::error(429, 20429));
+    region.accept(&text_as("n-1", state)).await;
+    let sent = region.event("n-1", EventType::Sent).await;
+    assert_eq!(sent.provider.as_deref(), Some("vonage"));
+    let answers = [("n-2", Answer::reset()), ("n-3", Answer::hang())];
+    let ids = answers.each_ref().map(|(id, _)| *id);
+    for (id, answer) in answers {
+        twilio.answer_next(answer);
+        region.accept(&text_as(id, state)).await;
+        let retried = region.event(id, EventType::Retried).await;
+        assert_eq!(retried.reason.as_deref(), Some("ambiguous: no_answer_after_send"));
+        assert_eq!(retried.provider.as_deref(), Some("twilio"));
+    }
+    // Twilio does not have it. Vonage might, as far as anybody knows later, and can't be asked.
+    for id in ids {
+        let ambiguous = region.event(id, EventType::Ambiguous).await;
+        assert_eq!(ambiguous.reason.as_deref(), Some("provider_unsure"));
+    }
+    region.drained().await;
+    assert_eq!((vonage.count(), twilio.taken()), (1, 0));
+    assert_eq!(region.dead_letters().await.len(), 2);
     dispatcher.end().await;
 }
 
