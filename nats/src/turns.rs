@@ -154,16 +154,23 @@ impl Turns {
         Turns(Arc::new(Inner { connection, known, clock, began: Instant::now() }))
     }
 
-    /// Takes a turn of the bucket `name` (letters, digits and dots), and says how long it is until then: at most
-    /// `patience`. Of a rate with less than 20 ms between its turns, several are taken at once and kept for the next calls.
+    /// Takes `turns` turns of the bucket `name` (letters, digits and dots), and says how long it is until the first: at
+    /// most `patience`. Of a rate with less than 20 ms between its turns, whoever takes one takes several and keeps them for
+    /// the next calls.
     ///
     /// # Errors
     /// [`NoTurn`]
-    pub async fn take(&self, name: &str, rate: Rate, patience: Duration) -> Result<Duration, NoTurn> {
+    pub async fn take(
+        &self,
+        name: &str,
+        rate: Rate,
+        turns: u32,
+        patience: Duration,
+    ) -> Result<Duration, NoTurn> {
         let known = self.known(name);
         let mut known = known.lock().await;
         let now_us = self.now_us().await?;
-        let lease = rate.lease();
+        let lease = if turns == 1 { rate.lease() } else { 0 };
         if lease > 1 {
             // A turn that is gone is not made up for: two of them might meet.
             while known.leased.front().is_some_and(|turn| turn + micros(LEASE) < now_us) {
@@ -173,10 +180,12 @@ impl Turns {
                 return Ok(Duration::from_micros(turn.saturating_sub(now_us)));
             }
         }
-        let take = |bucket: Bucket| bucket.take(now_us, rate, lease, patience);
+        let take = |bucket: Bucket| bucket.take(now_us, rate, turns.max(lease), patience);
         let first = self.write(name, &mut known, take).await?;
-        let period = micros(rate.period);
-        known.leased = (1..u64::from(lease)).map(|turn| first + turn * period).collect();
+        if lease > 1 {
+            let period = micros(rate.period);
+            known.leased = (1..u64::from(lease)).map(|turn| first + turn * period).collect();
+        }
         Ok(Duration::from_micros(first.saturating_sub(now_us)))
     }
 

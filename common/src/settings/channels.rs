@@ -104,6 +104,8 @@ impl ChannelSettings {
     }
 }
 
+/// The highest rate that can be set, in messages a second.
+const MAX_RATE: u32 = 100_000;
 /// A message may have to wait for a call before its own.
 const MAX_ALIGO_TIMEOUT: u64 = 12;
 
@@ -152,6 +154,21 @@ impl AccountSettings {
         AccountSettings::PROVIDERS.into_iter().zip(is_set).filter_map(|(name, is_set)| is_set.then_some(name))
     }
 
+    /// The most messages that the account at a provider may be sent in a second, all dispatchers together.
+    #[must_use]
+    pub fn rate_per_second(&self, provider: &str) -> Option<u32> {
+        match provider {
+            "fcm" => self.fcm.as_ref().map(|it| it.rate_per_second),
+            "smtp" => self.smtp.as_ref()?.rate_per_second,
+            "sendgrid" => self.sendgrid.as_ref()?.rate_per_second,
+            "mandrill" => self.mandrill.as_ref()?.rate_per_second,
+            "twilio" => self.twilio.as_ref()?.rate_per_second,
+            "vonage" => self.vonage.as_ref()?.rate_per_second,
+            "sms_http" => self.sms_http.as_ref()?.rate_per_second,
+            _ => None,
+        }
+    }
+
     /// `section` says where a provider's keys stand.
     fn check(&self, section: impl Fn(&str) -> String) -> Result<(), SettingsError> {
         let timeouts = [
@@ -175,14 +192,9 @@ impl AccountSettings {
             let advice = format!("{}.max_connections: write 1 to 200", section("smtp"));
             return Err(SettingsError::Invalid(advice));
         }
-        let rates = [
-            ("twilio", self.twilio.as_ref().and_then(|it| it.rate_per_second)),
-            ("vonage", self.vonage.as_ref().and_then(|it| it.rate_per_second)),
-            ("sms_http", self.sms_http.as_ref().and_then(|it| it.rate_per_second)),
-        ];
-        for (provider, rate) in rates {
-            if rate.is_some_and(|rate| !(1..=10_000).contains(&rate)) {
-                let advice = "rate_per_second: write 1 to 10000, or leave it out";
+        for provider in self.providers() {
+            if self.rate_per_second(provider).is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
+                let advice = format!("rate_per_second: write 1 to {MAX_RATE}, or leave it out");
                 return Err(SettingsError::Invalid(format!("{}.{advice}", section(provider))));
             }
         }
@@ -293,6 +305,13 @@ pub struct FcmSettings {
     pub validate_only: bool,
     #[serde(default = "default_fcm_timeout")]
     pub timeout_seconds: u64,
+    #[serde(default = "default_fcm_rate")]
+    pub rate_per_second: u32,
+}
+
+/// A project's quota is 600,000 messages a minute (Firebase, "Throttling and quotas").
+const fn default_fcm_rate() -> u32 {
+    10_000
 }
 
 fn default_fcm_url() -> String {
@@ -366,6 +385,7 @@ pub struct SmtpSettings {
     pub timeout_seconds: u64,
     #[serde(default = "default_smtp_connections")]
     pub max_connections: usize,
+    pub rate_per_second: Option<u32>,
 }
 
 /// The submission port (RFC 6409).
@@ -545,6 +565,7 @@ pub struct SendgridSettings {
     pub tls_ca_file: Option<PathBuf>,
     #[serde(default = "default_mail_api_timeout")]
     pub timeout_seconds: u64,
+    pub rate_per_second: Option<u32>,
 }
 
 fn default_sendgrid_url() -> String {
@@ -573,6 +594,7 @@ pub struct MandrillSettings {
     pub tls_ca_file: Option<PathBuf>,
     #[serde(default = "default_mail_api_timeout")]
     pub timeout_seconds: u64,
+    pub rate_per_second: Option<u32>,
 }
 
 fn default_mandrill_url() -> String {

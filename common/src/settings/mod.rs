@@ -437,8 +437,8 @@ mod tests {
         }
         assert!(refused("[channels.fcm]\ntimeout_seconds = 0").contains("channels.fcm.timeout_seconds"));
         assert!(refused("[channels.fcm]\nproject = \"x\"").contains("project"));
-        for provider in ["twilio", "vonage", "http"] {
-            let section = format!("channels.sms.{provider}");
+        for section in ["sms.twilio", "sms.vonage", "sms.http", "email.sendgrid", "email.mandrill", "fcm"] {
+            let section = format!("channels.{section}");
             let timeout = refused(&format!("[{section}]\ntimeout_seconds = 21"));
             assert!(timeout.contains(&format!("{section}.timeout_seconds")), "{timeout}");
             let rate = refused(&format!("[{section}]\nrate_per_second = 0"));

@@ -10,8 +10,10 @@ use peal_common::outcome::Outcome;
 use peal_common::recipient::Contact;
 use peal_common::settings::RouteSettings;
 use peal_nats::catalog::AccountVersion;
+use peal_nats::turns::Turns;
 
 use super::breaker::{Admission, Breaker, Opened};
+use super::limit::Limit;
 use super::outcomes::retry;
 use super::probe::Probe;
 use super::{CALL_LIMIT, CallTime, Found, Message, Provider};
@@ -67,6 +69,7 @@ pub struct Account {
     route: Route,
     provider: Provider,
     breaker: Option<Breaker>,
+    limit: Option<Limit>,
     /// Of which app it is, unless the settings name it.
     own: Option<AccountVersion>,
 }
@@ -79,7 +82,13 @@ impl Account {
             Some(name) => format!("{}:{name}", provider.name()).into(),
             None => provider.name().into(),
         };
-        Account { name, route, provider, breaker, own: None }
+        Account { name, route, provider, breaker, limit: None, own: None }
+    }
+
+    /// The same, sent no more than so many messages in a second.
+    pub(super) fn limited(self, per_second: Option<u32>, turns: &Turns) -> Self {
+        let limit = per_second.map(|per_second| Limit::new(&self.name, per_second, turns.clone()));
+        Account { limit, ..self }
     }
 
     /// The same, brought along by an app.
@@ -158,6 +167,15 @@ impl Account {
         self.provider.has_failover()
     }
 
+    async fn send(&self, message: &Message<'_>) -> Outcome {
+        if let Some(limit) = &self.limit
+            && let Err(held_back) = limit.turns(self.provider.turns(message), message.priority).await
+        {
+            return held_back;
+        }
+        self.provider.send(message).await
+    }
+
     /// Waits up to `patience` until it may be called.
     pub(super) async fn admit(&self, patience: Duration) -> Result<Admitted<'_>, Opened> {
         let admission = match &self.breaker {
@@ -212,10 +230,10 @@ pub struct Admitted<'a> {
 }
 
 impl<'a> Admitted<'a> {
-    /// Calls it. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the account is back was held
+    /// Calls it when its turn has come. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the account is back was held
     /// back like them: it burns no attempt.
     pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
-        let outcome = self.account.provider.send(message).await;
+        let outcome = self.account.send(message).await;
         let in_vain = self.admission.settle(&outcome, clock.now());
         (of_probe(outcome, in_vain), self.account)
     }

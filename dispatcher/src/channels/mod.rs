@@ -23,6 +23,7 @@ mod endpoints;
 mod found;
 mod http;
 mod jwt;
+mod limit;
 mod probe;
 mod providers;
 mod retry_after;
@@ -319,6 +320,14 @@ impl Provider {
         match self {
             Provider::Aligo(client) => client.has_failover(),
             _ => false,
+        }
+    }
+
+    /// As how many messages it counts one: text messages by their segments.
+    fn turns(&self, message: &Message<'_>) -> u32 {
+        match self {
+            Provider::Twilio(_) | Provider::Vonage(_) | Provider::SmsHttp(_) => sms::segments(message),
+            _ => 1,
         }
     }
 

@@ -141,7 +141,9 @@ impl Providers {
     ) -> Result<(), ConfigError> {
         let route = Route::from_settings(&settings.route);
         let mut add = |channel: Channel, provider: Provider| {
-            let account = Account::new(provider, name, route.clone()).brought_along(version.cloned());
+            let rate = settings.rate_per_second(provider.name());
+            let account = Account::new(provider, name, route.clone());
+            let account = account.limited(rate, turns).brought_along(version.cloned());
             self.by_channel[channel as usize].add(Arc::new(account));
         };
         if let Some(apns) = &settings.apns {
@@ -166,24 +168,15 @@ impl Providers {
         }
         if let Some(twilio) = &settings.twilio {
             let options = sms::twilio::Options::from_settings(twilio)?;
-            add(
-                Channel::Sms,
-                Provider::Twilio(sms::twilio::Client::new(options, turns.clone(), clock.clone())?),
-            );
+            add(Channel::Sms, Provider::Twilio(sms::twilio::Client::new(options, clock.clone())?));
         }
         if let Some(vonage) = &settings.vonage {
             let options = sms::vonage::Options::from_settings(vonage)?;
-            add(
-                Channel::Sms,
-                Provider::Vonage(sms::vonage::Client::new(options, turns.clone(), clock.clone())?),
-            );
+            add(Channel::Sms, Provider::Vonage(sms::vonage::Client::new(options, clock.clone())?));
         }
         if let Some(http) = &settings.sms_http {
             let options = sms::http::Options::from_settings(http)?;
-            add(
-                Channel::Sms,
-                Provider::SmsHttp(sms::http::Client::new(options, turns.clone(), clock.clone())?),
-            );
+            add(Channel::Sms, Provider::SmsHttp(sms::http::Client::new(options, clock.clone())?));
         }
         if let Some(bot) = &settings.telegram {
             let options = telegram::Options::from_settings(bot)?;

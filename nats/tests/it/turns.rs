@@ -25,7 +25,7 @@ async fn make_streams(connection: &Connection) {
 async fn take(turns: Turns, rate: Rate, count: usize) -> Vec<Instant> {
     let mut taken = Vec::new();
     for _ in 0..count {
-        let wait = turns.take("an.account", rate, Duration::from_secs(20)).await.unwrap();
+        let wait = turns.take("an.account", rate, 1, Duration::from_secs(20)).await.unwrap();
         taken.push(Instant::now() + wait);
     }
     taken
@@ -65,20 +65,20 @@ async fn one_keeps_all_from_an_account() {
         (Turns::shared(connection.clone()), Turns::shared(support::connection(&running.server).await));
     let rate = Rate { period: Duration::from_millis(1), burst: 1 };
     for turns in [&one, &other] {
-        turns.take("an.account", rate, Duration::from_secs(1)).await.unwrap();
+        turns.take("an.account", rate, 1, Duration::from_secs(1)).await.unwrap();
     }
     one.freeze("an.account", Duration::from_secs(3600)).await.unwrap();
     one.freeze("an.account", Duration::from_secs(1)).await.unwrap();
     assert!(other.frozen("an.account").await.unwrap().unwrap() > Duration::from_secs(3590));
     let frozen = |turn: Result<Duration, NoTurn>| matches!(turn, Err(NoTurn::Frozen(_)));
-    assert!(frozen(one.take("an.account", rate, Duration::ZERO).await));
+    assert!(frozen(one.take("an.account", rate, 1, Duration::ZERO).await));
     // The other one has some in hand still, and then has to ask.
     eventually("the other one knows", || async {
-        frozen(other.take("an.account", rate, Duration::from_secs(1)).await)
+        frozen(other.take("an.account", rate, 1, Duration::from_secs(1)).await)
     })
     .await;
     assert_eq!(other.frozen("another.account").await.unwrap(), None);
-    other.take("another.account", rate, Duration::ZERO).await.unwrap();
+    other.take("another.account", rate, 1, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,13 +86,13 @@ async fn a_server_that_starts_again_knows_what_was_taken() {
     let (mut running, connection) = with_streams().await;
     let turns = Turns::shared(connection.clone());
     let rate = Rate { period: Duration::from_millis(100), burst: 1 };
-    turns.take("an.account", rate, Duration::ZERO).await.unwrap();
+    turns.take("an.account", rate, 1, Duration::ZERO).await.unwrap();
     turns.freeze("another.account", Duration::from_secs(3600)).await.unwrap();
     running.server.kill().await.unwrap();
     assert!(matches!(turns.freeze("an.account", Duration::ZERO).await, Err(NoTurn::Unavailable(_))));
     running.server.restart().await.unwrap();
     eventually("there are turns again", || async {
-        turns.take("an.account", rate, Duration::ZERO).await.is_ok()
+        turns.take("an.account", rate, 1, Duration::ZERO).await.is_ok()
     })
     .await;
     assert!(turns.frozen("another.account").await.unwrap().is_some());

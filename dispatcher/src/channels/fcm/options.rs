@@ -113,6 +113,7 @@ mod tests {
             tls_ca_file: None,
             validate_only: false,
             timeout_seconds: 15,
+            rate_per_second: 10_000,
         }
     }
 

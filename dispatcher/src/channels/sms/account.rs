@@ -5,17 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustls::RootCertStore;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use url::Url;
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
-use peal_nats::turns::{Rate, Turns};
 
 use crate::channels::ConfigError;
 use crate::channels::http::{self as shared, Answer};
-use crate::channels::outcomes::no_turn;
 use crate::channels::probe::Probe;
 
 /// The longest answer that is read.
@@ -24,9 +21,6 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const MAX_LIST_BYTES: usize = 512 * 1024;
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// How long a message may wait for its turn under the rate limit; with the 20 s that a call may take it stays below
-/// [`crate::channels::CALL_LIMIT`].
-const MAX_WAIT: Duration = Duration::from_secs(4);
 
 /// How an account is called.
 #[derive(Clone)]
@@ -34,7 +28,6 @@ pub(super) struct Calls {
     /// Trusted beside the usual authorities.
     authorities: RootCertStore,
     timeout: Duration,
-    rate: Option<Rate>,
 }
 
 impl Calls {
@@ -43,22 +36,17 @@ impl Calls {
         key: &'static str,
         tls_ca_file: Option<&Path>,
         timeout_seconds: u64,
-        rate_per_second: Option<u32>,
     ) -> Result<Self, ConfigError> {
         Ok(Calls {
             authorities: shared::authorities(key, tls_ca_file)?,
             timeout: Duration::from_secs(timeout_seconds),
-            rate: rate_per_second.map(Rate::per_second),
         })
     }
 }
 
-/// The connections to an account, its rate limit and its time limit.
+/// The connections to an account, and its time limit.
 pub(super) struct Line {
     http: reqwest::Client,
-    /// The limit, and the name of its bucket.
-    rate: Option<(Rate, String)>,
-    turns: Turns,
     timeout: Duration,
     pub(super) clock: Clock,
 }
@@ -70,25 +58,21 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
-    /// `account` is what tells the account from others, such as its URL. Its rate is that of all dispatchers together.
-    pub(super) fn new(calls: Calls, account: &str, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
+    /// Connects when the first message is sent.
+    pub(super) fn new(calls: Calls, clock: Clock) -> Result<Self, ConfigError> {
         let http = shared::client_builder_trusting(calls.authorities)?
             .connect_timeout(CONNECT_LIMIT.min(calls.timeout))
             .build()
             .map_err(ConfigError::Http)?;
-        // A digest: what names an account may hold a secret.
-        let digest = Sha256::digest(account.as_bytes());
-        let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let rate = calls.rate.map(|rate| (rate, format!("sms.{name}")));
-        Ok(Line { http, rate, turns, timeout: calls.timeout, clock })
+        Ok(Line { http, timeout: calls.timeout, clock })
     }
 
-    /// Asks without a message, and without a turn.
+    /// Asks without a message.
     pub(super) async fn probe(&self, request: reqwest::Request) -> Probe {
         Probe::of_call(&self.http, request, Instant::now() + self.timeout).await
     }
 
-    /// Asks for what the account has, without a turn.
+    /// Asks for what the account has.
     ///
     /// # Errors
     /// The outcome of the question, when there is no answer.
@@ -99,15 +83,11 @@ impl Line {
             .map_err(shared::NoAnswer::repeatable)
     }
 
-    /// Waits for a message's turn, calls, and reads the answer.
+    /// Calls, and reads the answer.
     ///
     /// # Errors
     /// The outcome, when there is no answer.
     pub(super) async fn call(&self, request: reqwest::Request) -> Result<Answer, Outcome> {
-        if let Some((rate, name)) = &self.rate {
-            let wait = self.turns.take(name, *rate, MAX_WAIT).await.map_err(no_turn)?;
-            tokio::time::sleep(wait).await;
-        }
         let deadline = Instant::now() + self.timeout;
         // Whether a message was taken whose answer got lost, some providers can be asked later.
         shared::call(&self.http, request, deadline, MAX_BODY_BYTES).await.map_err(shared::NoAnswer::ambiguous)

@@ -9,3 +9,5 @@ pub mod vonage;
 
 mod account;
 mod text;
+
+pub(super) use text::segments_of as segments;

@@ -77,7 +77,7 @@ impl Limits {
 
     /// Takes a turn of the bot, and those of the chat at the same time.
     async fn both(&self, own: &[(&str, Rate)], patience: Duration) -> Result<Duration, NoTurn> {
-        let turn = self.turns.take(&self.overall, OVERALL, patience).await?;
+        let turn = self.turns.take(&self.overall, OVERALL, 1, patience).await?;
         for (name, rate) in own {
             self.turns.take_at(name, *rate, turn).await?;
         }
@@ -174,7 +174,7 @@ mod tests {
         let limits = Limits::new(Turns::local(), "1:a");
         // Everything within the next second is given away.
         for _ in 0..28 {
-            limits.turns.take(&limits.overall, OVERALL, Duration::from_secs(9)).await.unwrap();
+            limits.turns.take(&limits.overall, OVERALL, 1, Duration::from_secs(9)).await.unwrap();
         }
         let wait = Duration::from_millis(500);
         let refused = |outcome: Result<(), Outcome>| matches!(outcome, Err(Outcome::HeldBack { .. }));

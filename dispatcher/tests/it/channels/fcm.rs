@@ -49,6 +49,7 @@ pub fn settings(server: &Fcm) -> FcmSettings {
         tls_ca_file: None,
         validate_only: false,
         timeout_seconds: 15,
+        rate_per_second: 10_000,
     }
 }
 

@@ -31,6 +31,7 @@ fn settings(server: &Mandrill) -> MandrillSettings {
         track_clicks: false,
         tls_ca_file: None,
         timeout_seconds: 15,
+        rate_per_second: None,
     }
 }
 

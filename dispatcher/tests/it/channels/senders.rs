@@ -5,7 +5,6 @@ use peal_common::outcome::Outcome;
 use peal_common::settings::{FcmSettings, SendgridSettings, TwilioSettings, WebhookSettings};
 use peal_dispatcher::channels::{apns, email::sendgrid, fcm, sms::twilio, webhook};
 use peal_dispatcher::recording::Fcm;
-use peal_nats::turns::Turns;
 use serde_json::{Value, json};
 
 use super::apns::{DEVICE, client as apns_client, settings as apns_settings, to as to_apns};
@@ -115,6 +114,7 @@ impl Sender {
                     sandbox_mode: false,
                     tls_ca_file: None,
                     timeout_seconds,
+                    rate_per_second: None,
                 };
                 let options = sendgrid::Options::from_settings(&settings).unwrap();
                 let client = sendgrid::Client::new(options, clock()).unwrap();
@@ -123,7 +123,7 @@ impl Sender {
             Provider::Twilio => {
                 let settings = TwilioSettings { timeout_seconds, ..twilio_settings(base_url) };
                 let options = twilio::Options::from_settings(&settings).unwrap();
-                let client = twilio::Client::new(options, Turns::local(), clock()).unwrap();
+                let client = twilio::Client::new(options, clock()).unwrap();
                 (Client::Twilio(client), Fixture::to(Channel::Sms, "+821012345678", 1))
             }
         };

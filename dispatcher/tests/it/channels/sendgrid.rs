@@ -28,6 +28,7 @@ fn settings(server: &Sendgrid) -> SendgridSettings {
         sandbox_mode: false,
         tls_ca_file: None,
         timeout_seconds: 15,
+        rate_per_second: None,
     }
 }
 

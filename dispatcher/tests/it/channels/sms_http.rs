@@ -5,7 +5,6 @@ use peal_common::outcome::Outcome;
 use peal_common::settings::SmsHttpSettings;
 use peal_dispatcher::channels::sms::http::{Client, Options};
 use peal_dispatcher::recording::{Answer, Webhooks};
-use peal_nats::turns::Turns;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -22,7 +21,7 @@ const JSON: &str = r#"
 fn client(server: &Webhooks, path: &str, more: &str) -> Client {
     let text = format!("url = \"{}\"\ntimeout_seconds = 1\n{more}", server.url(path));
     let settings: SmsHttpSettings = toml::from_str(&text).unwrap();
-    Client::new(Options::from_settings(&settings).unwrap(), Turns::local(), clock()).unwrap()
+    Client::new(Options::from_settings(&settings).unwrap(), clock()).unwrap()
 }
 
 fn fixture() -> Fixture {

@@ -33,6 +33,7 @@ pub fn settings_at(port: u16) -> SmtpSettings {
         hello_name: None,
         tls_ca_file: None,
         timeout_seconds: 10,
+        rate_per_second: None,
         max_connections: 2,
     }
 }

@@ -1,19 +1,16 @@
 //! Twilio: what is sent, and what becomes of answers and of their absence.
 
-use std::time::Duration;
-
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::TwilioSettings;
+use peal_dispatcher::channels::Probe;
 use peal_dispatcher::channels::sms::twilio::{Client, Options};
-use peal_dispatcher::channels::{Probe, THROTTLED};
 use peal_dispatcher::recording::{Answer, Twilio};
 use tokio::time::timeout;
 
 use super::fixture::{
     Fixture, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
 };
-use peal_nats::turns::Turns;
 
 const TOKEN: &str = "t0ken";
 const FIRST: &str = "SM00000000000000000000000000000001";
@@ -29,7 +26,7 @@ pub fn settings(base_url: &str) -> TwilioSettings {
 fn client_with(server: &Twilio, change: impl FnOnce(&mut TwilioSettings)) -> Client {
     let mut settings = settings(&server.base_url());
     change(&mut settings);
-    Client::new(Options::from_settings(&settings).unwrap(), Turns::local(), clock()).unwrap()
+    Client::new(Options::from_settings(&settings).unwrap(), clock()).unwrap()
 }
 
 fn client(server: &Twilio) -> Client {
@@ -147,25 +144,6 @@ async fn what_can_not_be_sent_is_not_sent() {
         fixture.rendered.text = text;
         assert!(matches!(client.send(&fixture.message()).await, Outcome::Sent { .. }));
     }
-}
-
-#[tokio::test]
-async fn the_rate_is_kept() {
-    let server = Twilio::start().await.unwrap();
-    let client = client_with(&server, |it| it.rate_per_second = Some(1));
-    let fixture = to("+821012345678");
-    let message = fixture.message();
-    assert_eq!(client.send(&message).await, sent(FIRST));
-    // Six wait at once: the last of them would wait for longer than the 4 s that a message may, and come again before the
-    // others are done.
-    let outcomes = futures_util::future::join_all((0..6).map(|_| client.send(&message))).await;
-    let held = |outcome: &&Outcome| {
-        matches!(outcome, Outcome::HeldBack { reason, after: Some(after) }
-            if reason == THROTTLED && *after <= Duration::from_secs(3))
-    };
-    let held = outcomes.iter().filter(held).count();
-    assert!(held >= 1, "{outcomes:?}");
-    assert_eq!(server.count(), 7 - held);
 }
 
 #[tokio::test]

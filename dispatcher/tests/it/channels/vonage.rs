@@ -11,7 +11,6 @@ use tokio::time::timeout;
 use super::fixture::{
     Fixture, SOON, address_dead, ambiguous, clock, fails, permanent, retry, retry_after, unavailable,
 };
-use peal_nats::turns::Turns;
 
 fn client(server: &Vonage, more: &str) -> Client {
     let text = format!(
@@ -20,7 +19,7 @@ fn client(server: &Vonage, more: &str) -> Client {
         server.base_url()
     );
     let settings: VonageSettings = toml::from_str(&text).unwrap();
-    Client::new(Options::from_settings(&settings).unwrap(), Turns::local(), clock()).unwrap()
+    Client::new(Options::from_settings(&settings).unwrap(), clock()).unwrap()
 }
 
 fn fixture() -> Fixture {

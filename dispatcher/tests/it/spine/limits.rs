@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peal_common::channel::Channel;
+use peal_common::envelope::Text;
 use peal_common::event::EventType;
-use peal_dispatcher::recording::{Answer, Telegram, Twilio};
+use peal_dispatcher::recording::{Answer, Request, Telegram, Webhooks};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::region::{Region, intake};
 
+const RSA_KEY: &str = include_str!("../../keys/rsa-2048.pem");
 const OK: &str = r#"{"ok":true,"result":{"message_id":1}}"#;
 /// As many as go in some seconds.
 const MESSAGES: usize = 90;
@@ -74,46 +76,126 @@ async fn three_dispatchers_send_no_more_than_a_bot_may() {
     assert_eq!(bot.count(), MESSAGES);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_dispatchers_send_no_more_texts_than_an_account_may() {
-    const TEXTS: usize = 30;
-    let region = Region::start().await;
-    let (twilio, times) = (Twilio::start().await.unwrap(), Arc::<Mutex<Vec<Instant>>>::default());
-    let noted = Arc::clone(&times);
-    twilio.answer_with(move |_| {
-        noted.lock().unwrap().push(Instant::now());
-        Answer::status(201).body(r#"{"sid":"SM1","status":"queued"}"#)
-    });
-    region.category("orders", json!({"class": "transactional", "channels": ["sms"]})).await;
-    let mut state = 0;
-    for number in 0..TEXTS {
-        let contact = (Channel::Sms, format!("+8210000000{number:02}"));
-        state = region.recipient(&format!("u-{number}"), &[(contact.0, &contact.1)], json!({})).await;
-    }
-    let settings = format!(
+/// An account that may be sent ten messages in a second, and how many of them a message counts for.
+struct Limited {
+    channel: Channel,
+    address: fn(usize) -> String,
+    settings: fn(&str) -> String,
+    body: &'static str,
+    turns: usize,
+}
+
+const LIMITED: [Limited; 4] = [
+    Limited {
+        channel: Channel::Sms,
+        address: |number| format!("+8210000000{number:02}"),
+        settings: twilio,
+        body: "Hi",
+        turns: 1,
+    },
+    // Twilio counts segments; 71 characters of UCS-2 take two (3GPP TS 23.040 §9.2.3.24.1).
+    Limited {
+        channel: Channel::Sms,
+        address: |number| format!("+8210000000{number:02}"),
+        settings: twilio,
+        body: "가나다라마바사아자차가나다라마바사아자차가나다라마바사아자차가나다라마바사아자차가나다라마바사아자차가나다라마바사아자차가나다라마바사아자차가",
+        turns: 2,
+    },
+    Limited {
+        channel: Channel::Email,
+        address: |number| format!("kim-{number}@example.com"),
+        settings: |url| {
+            format!(
+                "[channels.email.sendgrid]\nkey = \"SG.k\"\nfrom = \"shop@example.com\"\nbase_url = \"{url}\"\n\
+                 rate_per_second = 10\n"
+            )
+        },
+        body: "Hi",
+        turns: 1,
+    },
+    Limited {
+        channel: Channel::Fcm,
+        address: |number| format!("device-{number}"),
+        settings: |url| {
+            let account = json!({
+                "type": "service_account", "project_id": "shop", "private_key_id": "k", "private_key": RSA_KEY,
+                "client_email": "peal@shop.iam.gserviceaccount.com", "token_uri": format!("{url}/token"),
+            });
+            format!(
+                "[channels.fcm]\nservice_account = '''{account}'''\nbase_url = \"{url}\"\nrate_per_second = 10\n"
+            )
+        },
+        body: "Hi",
+        turns: 1,
+    },
+];
+
+fn twilio(url: &str) -> String {
+    format!(
         "[channels.sms.twilio]\naccount_sid = \"AC{:032}\"\nauth_token = \"t\"\nfrom = \"+14155550100\"\n\
-         base_url = \"{}\"\nrate_per_second = 10\n",
-        1,
-        twilio.base_url()
-    );
-    let dispatchers = [0, 1, 2].map(|_| region.dispatcher(&settings));
-    for number in 0..TEXTS {
-        region.accept(&intake(&format!("n-{number}"), &[&format!("u-{number}")], state)).await;
-    }
-    for number in 0..TEXTS {
-        region.event(&format!("n-{number}"), EventType::Sent).await;
-    }
-    let mut times = times.lock().unwrap().clone();
-    times.sort();
-    assert_eq!(times.len(), TEXTS);
-    for (place, at) in times.iter().enumerate() {
-        let second = *at + Duration::from_secs(1) - JITTER;
-        let within = times[place..].iter().take_while(|other| **other < second).count();
-        assert!(within <= 11, "{within} within a second");
-    }
-    region.drained().await;
-    for dispatcher in dispatchers {
-        dispatcher.end().await;
+         base_url = \"{url}\"\nrate_per_second = 10\n",
+        1
+    )
+}
+
+/// What any of their providers takes a message with.
+fn taken(request: &Request) -> Answer {
+    let token = json!({"access_token": "ya29.1", "expires_in": 3600, "token_type": "Bearer"});
+    let body = match request.path.as_str() {
+        "/token" => token,
+        _ => json!({"sid": "SM1", "status": "queued", "name": "projects/shop/messages/1"}),
+    };
+    let status = match request.path.rsplit('/').next() {
+        Some("Messages.json") => 201,
+        Some("send") => 202,
+        _ => 200,
+    };
+    Answer::status(status).header("x-message-id", "1").body(body.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_dispatchers_send_no_more_than_an_account_may() {
+    for limited in LIMITED {
+        let messages = 20 / limited.turns;
+        let region = Region::start().await;
+        let (server, times) = (Webhooks::start().await.unwrap(), Arc::<Mutex<Vec<Instant>>>::default());
+        let noted = Arc::clone(&times);
+        server.answer_with(move |request| {
+            if request.path != "/token" {
+                noted.lock().unwrap().push(Instant::now());
+            }
+            taken(request)
+        });
+        let channels = json!({"class": "transactional", "channels": [limited.channel]});
+        region.category("orders", channels).await;
+        let mut state = 0;
+        for number in 0..messages {
+            let contact = (limited.channel, (limited.address)(number));
+            state = region.recipient(&format!("u-{number}"), &[(contact.0, &contact.1)], json!({})).await;
+        }
+        let settings = (limited.settings)(&format!("http://{}", server.address()));
+        let dispatchers = [0, 1, 2].map(|_| region.dispatcher(&settings));
+        for number in 0..messages {
+            let mut intake = intake(&format!("n-{number}"), &[&format!("u-{number}")], state);
+            let content = json!({"title": "Order", "body": limited.body});
+            intake.notification.text = Text::Content(serde_json::from_value(content).unwrap());
+            region.accept(&intake).await;
+        }
+        for number in 0..messages {
+            region.event(&format!("n-{number}"), EventType::Sent).await;
+        }
+        let mut times = times.lock().unwrap().clone();
+        times.sort();
+        assert_eq!(times.len(), messages);
+        for (place, at) in times.iter().enumerate() {
+            let second = *at + Duration::from_secs(1) - JITTER;
+            let within = times[place..].iter().take_while(|other| **other < second).count();
+            assert!(within * limited.turns <= 11, "{within} within a second on {}", limited.channel);
+        }
+        region.drained().await;
+        for dispatcher in dispatchers {
+            dispatcher.end().await;
+        }
     }
 }
 

@@ -75,6 +75,7 @@ mod tests {
             track_clicks: false,
             tls_ca_file: None,
             timeout_seconds: 15,
+            rate_per_second: None,
         };
         change(&mut settings);
         settings

@@ -74,6 +74,7 @@ mod tests {
             sandbox_mode: false,
             tls_ca_file: None,
             timeout_seconds: 15,
+            rate_per_second: None,
         };
         change(&mut settings);
         settings

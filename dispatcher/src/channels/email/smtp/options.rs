@@ -146,6 +146,7 @@ mod tests {
             hello_name: None,
             tls_ca_file: None,
             timeout_seconds: 20,
+            rate_per_second: None,
             max_connections: 10,
         };
         change(&mut settings);

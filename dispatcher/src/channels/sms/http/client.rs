@@ -2,7 +2,6 @@
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
-use peal_nats::turns::Turns;
 
 use super::{Options, outcome, request};
 use crate::channels::outcomes::permanent;
@@ -18,17 +17,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of one gateway, which takes `turns` with all others of it. `clock` is what dates in Retry-After are compared with.
+    /// A client of one gateway. `clock` is what dates in Retry-After are compared with.
     ///
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
-    pub fn new(options: Options, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
-        let account = options.url.fixed();
-        let line = Line::new(options.calls.clone(), &account, turns, clock)?;
+    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        let line = Line::new(options.calls.clone(), clock)?;
         Ok(Client { line, options })
     }
 
-    /// Sends one message, after waiting for its turn.
+    /// Sends one message.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         let checked = match text::check(message) {
             Ok(checked) => checked,

@@ -72,7 +72,6 @@ impl Options {
                 "channels.sms.http.tls_ca_file",
                 settings.tls_ca_file.as_deref(),
                 settings.timeout_seconds,
-                settings.rate_per_second,
             )?,
         })
     }

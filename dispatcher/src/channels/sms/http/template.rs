@@ -109,12 +109,6 @@ impl Template {
         Ok(Template(pieces))
     }
 
-    /// What is the same in every message.
-    pub(super) fn fixed(&self) -> String {
-        let fixed = |piece: &Piece| if let Piece::Fixed(text) = piece { text.clone() } else { String::new() };
-        self.0.iter().map(fixed).collect()
-    }
-
     /// The text with a message's values.
     pub(super) fn render(&self, values: &Values<'_>, escape: Escape) -> String {
         let mut out = String::new();

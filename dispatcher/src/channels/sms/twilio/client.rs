@@ -4,7 +4,6 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
-use peal_nats::turns::Turns;
 
 use super::{Options, found, outcome, request};
 use crate::channels::probe::Probe;
@@ -20,12 +19,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of one account, which takes `turns` with all others of it. `clock` is what validity and dates in Retry-After are counted from.
+    /// A client of one account. `clock` is what validity and dates in Retry-After are counted from.
     ///
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
-    pub fn new(options: Options, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
-        let line = Line::new(options.calls.clone(), options.endpoint.as_str(), turns, clock)?;
+    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        let line = Line::new(options.calls.clone(), clock)?;
         Ok(Client { line, options })
     }
 
@@ -39,7 +38,7 @@ impl Client {
         self.line.probe(request).await
     }
 
-    /// Sends one message, after waiting for its turn.
+    /// Sends one message.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         let checked = match text::check(message) {
             Ok(checked) => checked,

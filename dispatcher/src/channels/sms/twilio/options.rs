@@ -59,7 +59,6 @@ impl Options {
                 "channels.sms.twilio.tls_ca_file",
                 settings.tls_ca_file.as_deref(),
                 settings.timeout_seconds,
-                settings.rate_per_second,
             )?,
         })
     }

@@ -4,7 +4,6 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 
 use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
-use peal_nats::turns::Turns;
 
 use super::{Options, outcome, request};
 use crate::channels::probe::Probe;
@@ -20,13 +19,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of one account, which takes `turns` with all others of it. `clock` is what the time to live and dates in Retry-After are counted from.
+    /// A client of one account. `clock` is what the time to live and dates in Retry-After are counted from.
     ///
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
-    pub fn new(options: Options, turns: Turns, clock: Clock) -> Result<Self, ConfigError> {
-        let account = format!("{}?{}", options.endpoint, options.key);
-        let line = Line::new(options.calls.clone(), &account, turns, clock)?;
+    pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
+        let line = Line::new(options.calls.clone(), clock)?;
         Ok(Client { line, options })
     }
 
@@ -41,7 +39,7 @@ impl Client {
         self.line.probe(reqwest::Request::new(reqwest::Method::GET, url)).await
     }
 
-    /// Sends one message, after waiting for its turn.
+    /// Sends one message.
     pub async fn send(&self, message: &Message<'_>) -> Outcome {
         let checked = match text::check(message) {
             Ok(checked) => checked,
