@@ -25,6 +25,7 @@ use peal_nats::{Connection, Region, Subjects};
 use crate::channels::{ConfigError, CurrentProviders, Providers};
 use crate::delivery::InHand;
 use crate::fanout::Inherited;
+use crate::homecoming::Doubt;
 use crate::outcomes::RecentOutcomes;
 
 /// How long a decision waits for the mirror to reach the position that it depends on.
@@ -68,6 +69,8 @@ pub struct Context {
     pub outcomes: RecentOutcomes,
     /// What is left of INTAKE when a consumer of it was made again.
     pub inherited: Inherited,
+    /// What other regions may have taken over.
+    pub doubt: Doubt,
     /// The deliveries that are being made right now.
     pub in_hand: InHand,
     /// Limits.

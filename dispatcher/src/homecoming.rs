@@ -2,8 +2,14 @@
 //!
 //! Which notifications others took over stands in the state, and the hub has to tell it before anything is delivered. A
 //! region that is merely cut off, or whose processes were replaced, waits for nobody.
+//!
+//! When the hub stays away, the region goes on by itself. What was accepted before and must not be sent twice waits on
+//! until the hub has told ([`Doubt`]).
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use peal_common::clock::Clock;
 use peal_common::event::EventType;
@@ -12,25 +18,53 @@ use peal_nats::topology::{EVENTS, INTAKE};
 use peal_nats::{Connection, Region, Subjects};
 use tokio::time::Instant;
 
-/// How long the hub may take after a silence. After that the region goes on by itself, as one that is cut off does.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How many times the silence the hub may take after it. Then the region goes on by itself, as one that is cut off does.
+const PATIENCE: u32 = 2;
 /// The same after a restart: a link that stands tells within a moment.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
+/// Time for the mirror to take in what the hub told: it follows within milliseconds.
+const TAKEN_IN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What only dispatchers say. Gateways tell of receipts, and write again what the hub missed, before any dispatcher is back.
 const BY_DISPATCHERS: [EventType; 3] = [EventType::Planned, EventType::Sent, EventType::Retried];
 
+/// What others may have taken over: everything that was accepted before a moment, in milliseconds since the Unix epoch; 0
+/// when there is no doubt.
+#[derive(Debug, Default)]
+pub struct Doubt(AtomicI64);
+
+impl Doubt {
+    /// Whether what was accepted then may have been taken over.
+    #[must_use]
+    pub fn covers(&self, accepted_at: Timestamp) -> bool {
+        accepted_at.as_millisecond() < self.0.load(Ordering::Relaxed)
+    }
+
+    /// Ends when the hub has told what was taken over; at once where there is no doubt.
+    pub async fn until_gone(&self, connection: &Connection, hub: &Region) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        while self.0.load(Ordering::Relaxed) > 0 {
+            look.tick().await;
+            if matches!(connection.state_missing(hub).await, Ok(Some(0))) {
+                tokio::time::sleep(TAKEN_IN).await;
+                tracing::info!("the hub has told what others took over");
+                self.0.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// Waits until it is known what was taken over: for long when no dispatcher of the region said anything for `silence`, since
-/// nobody takes over a region that was heard of since.
-pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence: Duration) {
+/// nobody takes over a region that was heard of since. When the hub tells nothing all the same, a doubt is left.
+pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence: Duration, doubt: &Doubt) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     // Without JetStream there is nothing to deliver.
     let limit = loop {
         look.tick().await;
         match silence_ms(connection, clock).await {
             Ok(None) => return,
-            Ok(Some(silent_ms)) if u128::from(silent_ms) >= silence.as_millis() => break LIMIT,
+            Ok(Some(silent_ms)) if u128::from(silent_ms) >= silence.as_millis() => break silence * PATIENCE,
             Ok(Some(_)) => break RESTART_LIMIT,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "JetStream does not answer yet");
@@ -40,7 +74,12 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence:
     let began = Instant::now();
     while !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
         if began.elapsed() >= limit {
-            tracing::warn!("the hub does not answer: what others took over meanwhile may be delivered twice");
+            if limit > RESTART_LIMIT {
+                tracing::warn!(
+                    "the hub does not answer: what others took over meanwhile may be delivered twice"
+                );
+                doubt.0.store(clock.now_ms(), Ordering::Relaxed);
+            }
             return;
         }
         look.tick().await;

@@ -28,12 +28,12 @@ use peal_common::backoff::Backoff;
 use peal_common::channel::{Channel, Priority};
 use peal_common::clock::{Clock, HybridClock};
 use peal_common::settings::{DispatcherSettings, Settings};
-use peal_nats::Subjects;
 use peal_nats::catalog::Catalog;
 use peal_nats::connect::Options;
 use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::service::{Description, Service};
 use peal_nats::state::StateWriter;
+use peal_nats::{Region, Subjects};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,7 @@ use channels::{CurrentProviders, Providers};
 use context::{Context, Policy, Shared};
 use delivery::InHand;
 use fanout::Inherited;
+use homecoming::Doubt;
 use outcomes::RecentOutcomes;
 
 /// How long what is in flight may take to end after a stop.
@@ -92,6 +93,7 @@ pub async fn run_reloading(
         writer: StateWriter::new(connection.clone(), mirror.clone(), hybrid),
         inherited: Inherited::new(connection.clone()),
         outcomes: RecentOutcomes::new(connection.clone()),
+        doubt: Doubt::default(),
         in_hand: InHand::default(),
         policy: policy(&settings),
         public_base: settings.gateway.public_base().map(str::to_owned),
@@ -110,7 +112,10 @@ pub async fn run_reloading(
     tasks.spawn(register(Arc::clone(&context), channels.clone(), stop.clone()));
     if let Some(hub) = context.hub.as_ref().filter(|_| !context.connection.others.is_empty()) {
         let silence = Duration::from_secs(settings.topology.silence_seconds);
-        stop.run_until_cancelled(homecoming::wait(&context.connection, hub, &context.clock, silence)).await;
+        let (connection, clock) = (&context.connection, &context.clock);
+        let known = homecoming::wait(connection, hub, clock, silence, &context.doubt);
+        stop.run_until_cancelled(known).await;
+        tasks.spawn(settle_doubt(Arc::clone(&context), hub.clone(), stop.clone()));
     }
     let mirror_stop = CancellationToken::new();
     tasks.spawn(mirror_task.run(mirror_stop.clone()));
@@ -148,6 +153,12 @@ pub async fn run_reloading(
     mirror_stop.cancel();
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+async fn settle_doubt(context: Shared, hub: Region, stop: CancellationToken) {
+    let gone = context.doubt.until_gone(&context.connection, &hub);
+    stop.run_until_cancelled(gone).await;
+    stop.cancelled().await;
 }
 
 /// A channel that is to be served has no provider.

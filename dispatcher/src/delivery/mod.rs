@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
+use peal_common::decide;
 use peal_common::envelope::{DecodeError, Envelope as _, LATER_VERSION, Look, Work};
 use peal_common::outcome::Outcome;
 use peal_nats::follow::StateError;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channels::outcomes::held_back;
 use crate::channels::{Providers, TRY_NEXT};
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
@@ -37,6 +39,11 @@ use settle::Settling;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause before JetStream is asked again to store what came of a delivery.
 const UNSAID_PAUSE: Duration = Duration::from_millis(200);
+
+/// The wait of what another region may have sent, until the hub is there to tell.
+const DOUBT_PAUSE: Duration = Duration::from_secs(60);
+/// The reason of that.
+const TAKEN_OVER_UNKNOWN: &str = "taken_over_unknown";
 
 /// The least of a channel that is served in batches: so many that even bulk messages, which have an eighth, fill one.
 const BATCHED_CONCURRENCY: usize = 4_000;
@@ -189,6 +196,13 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             // handed this to somebody else already.
             if !job.is_ours() {
                 return Err(DeliveryError::Disconnected);
+            }
+            if context.doubt.covers(work.notification.accepted_at)
+                && !decide::may_repeat(work.channel, ready.class)
+            {
+                let outcome = held_back(TAKEN_OVER_UNKNOWN, Some(DOUBT_PAUSE));
+                let to = untried(context, job, &way, &providers);
+                return settle(&to, &work, ready.class, &outcome, false).await;
             }
             let is_declared = admitted.is_ok() && intents::are_kept(work.channel, ready.class);
             if is_declared && let Err(error) = intents::declare(context, &work, is_second).await {

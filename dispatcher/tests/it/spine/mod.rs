@@ -9,6 +9,7 @@ mod every_account;
 mod failures;
 mod fallbacks;
 mod foreign;
+mod homecoming;
 mod inherited;
 mod intents;
 mod interrupted;

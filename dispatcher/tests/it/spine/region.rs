@@ -30,7 +30,7 @@ use peal_nats::follow::{Followed, Follower};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Server, ServerConfig};
 use peal_nats::topology::{
-    Current, DEAD_LETTERS, EVENTS, INTAKE, Options, SCHEDULE, Topology, apply, plan, work_stream,
+    Current, DEAD_LETTERS, EVENTS, INTAKE, Links, Options, SCHEDULE, Topology, apply, plan, work_stream,
 };
 use peal_nats::{Connection, Subjects};
 use serde_json::{Value, json};
@@ -91,6 +91,18 @@ impl Region {
         Region::start_adapted(Options::laptop(), |topology| {
             let consumers = topology.streams.iter_mut().flat_map(|stream| &mut stream.consumers);
             consumers.for_each(|consumer| consumer.ack_wait = ack_wait);
+        })
+        .await
+    }
+
+    /// Beside the region `us`, with a hub that is away: nothing comes over the link.
+    pub async fn start_cut_off() -> Self {
+        let links = Links { hub: "hub".parse().unwrap(), others: vec!["us".parse().unwrap()] };
+        Region::start_adapted(Options { links: Some(links), ..Options::laptop() }, |topology| {
+            for stream in &mut topology.streams {
+                let sources = stream.config.sources.iter_mut();
+                sources.for_each(|all| all.retain(|source| source.external.is_none()));
+            }
         })
         .await
     }
