@@ -235,7 +235,7 @@ async fn after_a_goaway_in_anger_a_new_connection_serves() {
 }
 
 /// TLS as a server with `name` has it, and its certificate as PEM.
-fn tls(name: &str, protocols: &[&[u8]]) -> (TlsAcceptor, String) {
+pub fn tls(name: &str, protocols: &[&[u8]]) -> (TlsAcceptor, String) {
     let CertifiedKey { cert, signing_key } = issued(name);
     let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der()).into();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

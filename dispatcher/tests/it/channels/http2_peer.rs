@@ -90,6 +90,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.write(HEADERS, END_HEADERS | END_STREAM, stream, &block).await.unwrap();
     }
 
+    /// Answers with 200 and a body.
+    pub async fn answer_with(&mut self, stream: u32, body: &str) {
+        self.write(HEADERS, END_HEADERS, stream, &[0x88]).await.unwrap();
+        self.write(DATA, END_STREAM, stream, body.as_bytes()).await.unwrap();
+    }
+
     /// Says that a stream was not looked at.
     pub async fn refuse(&mut self, stream: u32) {
         self.write(RST_STREAM, 0, stream, &REFUSED_STREAM.to_be_bytes()).await.unwrap();

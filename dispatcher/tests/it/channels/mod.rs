@@ -4,6 +4,7 @@ mod alimtalk;
 mod apns;
 mod apns_http2;
 mod fcm;
+mod fcm_http2;
 mod fcm_schema;
 mod fcm_token;
 mod fixture;
