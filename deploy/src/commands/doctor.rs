@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::api;
 use crate::doctor::{
-    Check, ServerPage, Status, accounts, acknowledgements, links, power_loss, processes, region, work,
+    Check, ServerPages, Status, accounts, acknowledgements, gateway_of_hub, links, power_loss, processes,
+    region, servers, work,
 };
 use crate::output::{FAILED, Output, chain, table};
 use crate::region::{self as settings_of, ConfigArgs};
@@ -24,9 +25,9 @@ const MONITOR_PORT: u16 = 8222;
 pub struct DoctorArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// The server's monitoring page [default: that of `peal up`, else port 8222 of the NATS server]
-    #[arg(long, value_name = "URL", env = "PEAL_MONITOR")]
-    monitor: Option<String>,
+    /// The monitoring page of each server of the region [default: those of `peal up`, else port 8222 of each NATS server]
+    #[arg(long, value_name = "URL", env = "PEAL_MONITOR", value_delimiter = ',')]
+    monitor: Vec<String>,
 }
 
 /// Looks, and prints a table; exits with 1 when something does not work.
@@ -44,13 +45,16 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
         Ok(connection) => {
             checks.push(Check::ok("connection", format!("connected to {}", settings.nats.urls.join(", "))));
             checks.extend(region(&settings, &connection).await);
-            let monitor = args.monitor.or_else(|| monitor(&settings, file.as_deref()));
-            let page = match monitor {
-                Some(monitor) => ServerPage::read(&client, &monitor).await,
-                None => None,
+            let pages = match args.monitor.is_empty() {
+                true => {
+                    let pages = ServerPages::read(&client, &monitors(&settings, file.as_deref())).await;
+                    pages.or_of_this_machine(&client, &settings.region.name).await
+                }
+                false => ServerPages::read(&client, &args.monitor).await,
             };
-            checks.push(power_loss(&settings, page.as_ref()));
-            checks.extend(acknowledgements(&settings, page.as_ref()));
+            checks.extend(servers(&pages));
+            checks.push(power_loss(&settings, &pages));
+            checks.extend(acknowledgements(&settings, &pages));
             checks.extend(links(&settings, &connection).await);
             checks.extend(work(&connection).await);
         }
@@ -59,8 +63,9 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
             checks.push(Check::fail("connection", chain(&error), advice));
         }
     }
-    // Nothing of ours runs at the hub but its servers.
-    if !settings.is_hub() {
+    if settings.is_hub() {
+        checks.push(gateway_of_hub(&settings, &client).await);
+    } else {
         checks.extend(processes(&settings, &client).await);
         checks.extend(accounts(settings.dispatcher.listen, &client).await);
     }
@@ -96,17 +101,17 @@ fn key(settings: &Settings) -> Check {
     }
 }
 
-/// The monitoring page of the server that `peal up` started beside this settings file, else the usual one of the
-/// server that the settings name first.
-fn monitor(settings: &Settings, file: Option<&Path>) -> Option<String> {
+/// The monitoring page of the server that `peal up` started beside this settings file, else the usual ones of the
+/// servers that the settings name.
+fn monitors(settings: &Settings, file: Option<&Path>) -> Vec<String> {
     if let Some(folder) = file.and_then(Path::parent)
         && let Some(local) = monitor_of(&folder.join("nats-server"))
     {
-        return Some(local);
+        return vec![local];
     }
-    let host =
-        settings.nats.urls.first()?.split_once("://")?.1.rsplit_once(':').map(|(host, _)| host.to_owned())?;
-    Some(format!("http://{host}:{MONITOR_PORT}"))
+    let host = |url: &String| Some(url.split_once("://")?.1.rsplit_once(':')?.0.to_owned());
+    let pages = settings.nats.urls.iter().filter_map(host);
+    pages.map(|host| format!("http://{host}:{MONITOR_PORT}")).collect()
 }
 
 fn monitor_of(folder: &Path) -> Option<String> {

@@ -8,7 +8,7 @@ use peal_nats::connect::Connection;
 use peal_nats::inspect::StreamFacts;
 
 use super::Check;
-use super::server_page::ServerPage;
+use super::server_page::ServerPages;
 
 /// How long the hub may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -35,9 +35,9 @@ pub async fn links(settings: &Settings, connection: &Connection) -> Vec<Check> {
 }
 
 /// Whether the servers keep acknowledgements within their domain. Nothing without a hub.
-pub fn acknowledgements(settings: &Settings, page: Option<&ServerPage>) -> Option<Check> {
+pub fn acknowledgements(settings: &Settings, pages: &ServerPages) -> Option<Check> {
     settings.topology.hub.as_ref()?;
-    Some(judge(page.map(|page| page.has_switched_on(ACKS_BY_DOMAIN))))
+    Some(judge(pages.have_switched_on(ACKS_BY_DOMAIN)))
 }
 
 fn judge(by_domain: Option<bool>) -> Check {
@@ -91,6 +91,10 @@ fn sources(streams: &[StreamFacts]) -> Check {
         .map(|(stream, source)| format!("{} from {}", stream.name, source.from))
         .collect();
     let found = format!("{} sources, {behind} messages behind", all.len());
+    if silent.is_empty() && behind > WARN_WAITING {
+        let advice = "a link is too slow for what goes over it, or has just healed: look again in a minute";
+        return Check::warn("links", found, advice);
+    }
     if silent.is_empty() {
         return Check::ok("links", found);
     }
@@ -124,8 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_silent_is_named() {
+    fn a_source_that_is_silent_or_far_behind_is_told() {
         let source = |from: &str, silent_for| SourceFacts { from: from.to_owned(), lag: 2, silent_for };
+        let late = |lag| SourceFacts { from: "eu".to_owned(), lag, silent_for: Some(Duration::from_secs(1)) };
         let heard = Some(Duration::from_secs(1));
         let stream = |sources| StreamFacts { name: "EVENTS".to_owned(), sources, ..StreamFacts::default() };
         let found = sources(&[stream(vec![source("eu", heard), source("us", None)])]);
@@ -135,5 +140,7 @@ mod tests {
             "{found:?}"
         );
         assert_eq!(sources(&[stream(vec![source("eu", heard)])]).status, Status::Ok);
+        assert_eq!(sources(&[stream(vec![late(WARN_WAITING)])]).status, Status::Ok);
+        assert_eq!(sources(&[stream(vec![late(WARN_WAITING + 1)])]).status, Status::Warn);
     }
 }

@@ -7,14 +7,16 @@ mod processes;
 mod promise;
 mod region;
 mod server_page;
+mod servers;
 mod work;
 
 pub use accounts::accounts;
 pub use links::{acknowledgements, links};
-pub use processes::processes;
+pub use processes::{gateway_of_hub, processes};
 pub use promise::power_loss;
 pub use region::region;
-pub use server_page::ServerPage;
+pub use server_page::ServerPages;
+pub use servers::servers;
 pub use work::work;
 
 use serde::Serialize;

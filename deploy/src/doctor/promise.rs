@@ -6,13 +6,13 @@ use std::time::Duration;
 use peal_common::settings::Settings;
 
 use super::Check;
-use super::server_page::{ServerPage, SyncConfig};
+use super::server_page::{ServerPages, SyncConfig};
 
 const NAME: &str = "power loss";
 
-/// Says what is promised, by what the server's page tells.
-pub fn power_loss(settings: &Settings, page: Option<&ServerPage>) -> Check {
-    judge(settings.topology.replicas, settings.channels.sandbox.enabled, page.and_then(ServerPage::sync))
+/// Says what is promised, by what the servers' pages tell.
+pub fn power_loss(settings: &Settings, pages: &ServerPages) -> Check {
+    judge(settings.topology.replicas, settings.channels.sandbox.enabled, pages.sync())
 }
 
 fn judge(replicas: usize, sandbox: bool, known: Option<SyncConfig>) -> Check {

@@ -34,7 +34,7 @@ pub async fn region(settings: &Settings, connection: &Connection) -> Vec<Check> 
     checks.push(storage(facts.storage, facts.storage_limit));
     checks.push(topology(settings, connection).await);
     checks.push(match connection.clock_skew(EVENTS, &Clock::System).await {
-        Ok(skew) => clock(skew),
+        Ok(skew) => clock("the server", skew),
         Err(_) => Check::warn("clock", "the server did not tell the time", "run `peal topology apply` first"),
     });
     checks
@@ -100,9 +100,9 @@ async fn topology(settings: &Settings, connection: &Connection) -> Check {
     }
 }
 
-fn clock(skew: ClockSkew) -> Check {
+pub(super) fn clock(server: &str, skew: ClockSkew) -> Check {
     let found =
-        format!("the server is {} ms ahead of this machine, ± {} ms", skew.ahead_ms, skew.uncertainty_ms);
+        format!("{server} is {} ms ahead of this machine, ± {} ms", skew.ahead_ms, skew.uncertainty_ms);
     let distance = skew.ahead_ms.abs() - skew.uncertainty_ms;
     let advice = "synchronise the clocks (NTP): times of events and signed requests go by them";
     if distance > FAIL_SKEW_MS {
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_judged_by_what_is_certain() {
-        let status = |ahead_ms, uncertainty_ms| clock(ClockSkew { ahead_ms, uncertainty_ms }).status;
+        let status = |ahead_ms, uncertainty_ms| clock("eu-1", ClockSkew { ahead_ms, uncertainty_ms }).status;
         assert_eq!(status(3, 1), Status::Ok);
         assert_eq!(status(-800, 400), Status::Ok);
         assert_eq!(status(-800, 10), Status::Warn);

@@ -40,6 +40,7 @@ async fn what_is_missing_is_found() {
         "storage",
         "topology",
         "clock",
+        "servers",
         "queues",
     ] {
         assert_eq!(status(&report, good), "ok", "{good}: {report}");
