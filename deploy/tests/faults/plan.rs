@@ -37,7 +37,8 @@ pub fn given<T: FromStr>(variable: &str, default: T) -> T {
 
 /// A random run.
 pub struct Plan {
-    /// What its variables are called: `PEAL_FAULT_<NAME>_NOTIFICATIONS` and `PEAL_FAULT_<NAME>_TIMES`.
+    /// What its variables are called, `PEAL_FAULT_<NAME>_NOTIFICATIONS` and `PEAL_FAULT_<NAME>_TIMES`, and in small letters
+    /// its scenario.
     pub name: &'static str,
     /// How many notifications at least, unless the variable says otherwise: they flow until the last thing has broken.
     pub notifications: u64,
@@ -88,8 +89,11 @@ impl Plan {
             .filter_map(|it| set(it).ok())
             .collect();
         let replay = format!(
-            "PEAL_FAULT_SEED={seed} {notifications}={} {times}={}{others}",
-            plan.notifications, plan.times
+            "PEAL_FAULT_SEED={seed} {notifications}={} {times}={}{others} \
+             cargo test -p peal --test faults scenarios::{}:: -- --nocapture",
+            plan.notifications,
+            plan.times,
+            self.name.to_lowercase()
         );
         println!("{replay}");
 

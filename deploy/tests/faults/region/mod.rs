@@ -8,7 +8,7 @@ mod program;
 mod settings;
 pub mod tap;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use peal_common::seal::{KEY_BYTES, Sealer};
 use peal_nats::connect::Options as ConnectOptions;
 use peal_nats::inspect::StreamFacts;
 use peal_nats::keys::Keys;
-use peal_nats::server::{Leaf, Link, Routes, Server, ServerConfig};
+use peal_nats::server::{Leaf, Link, Routes, Server, ServerConfig, find};
 use peal_nats::topology::{self, Current, Links, Topology};
 use peal_nats::{Connection, Subjects};
 use rand::RngExt as _;
@@ -362,19 +362,37 @@ impl Region {
         }
     }
 
-    /// Waits until the region knows of all its gateways and dispatchers, and of no others.
+    /// Waits until the region and the stock `nats` command, where there is one, know of all its gateways and dispatchers, and
+    /// of no others.
     pub async fn until_all_are_seen(&self) -> anyhow::Result<()> {
         let patience = Patience::new("all gateways and dispatchers are listed", READY_LIMIT);
+        let nats = find::nats_command()?;
+        let all = (self.gateways.len(), self.dispatchers.len());
         loop {
             if let Ok(answer) = self.api.get("/v1/regions").await {
                 let count = |of: &str| answer.body["data"][0][of].as_array().map_or(0, Vec::len);
-                if (count("gateways"), count("dispatchers")) == (self.gateways.len(), self.dispatchers.len())
-                {
+                let listed = match &nats {
+                    Some(nats) => self.listed(nats).await?,
+                    None => all,
+                };
+                if (count("gateways"), count("dispatchers")) == all && listed == all {
                     return Ok(());
                 }
             }
             patience.pause().await?;
         }
+    }
+
+    /// How many gateways and dispatchers `nats micro ls` tells of.
+    async fn listed(&self, nats: &Path) -> anyhow::Result<(usize, usize)> {
+        let mut command = tokio::process::Command::new(nats);
+        command.args(["--server", &self.nodes[0].url(), "micro", "ls", "--json"]).kill_on_drop(true);
+        let output = tokio::time::timeout(READY_LIMIT, command.output()).await??;
+        // It writes no list when it has found none.
+        let services: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let services = services.as_array().map_or(&[][..], Vec::as_slice);
+        let count = |name: &str| services.iter().filter(|service| service["name"] == name).count();
+        Ok((count("peal-gateway"), count("peal-dispatcher")))
     }
 
     /// Waits until every server has what the others have.

@@ -14,6 +14,9 @@ use crate::wait::now_ms;
 /// How long the regions work before, and while the hub is away.
 const BEFORE: Duration = Duration::from_secs(2);
 const WITHOUT: Duration = Duration::from_secs(4);
+/// Notifications a second, and the share of them that the region keeps without the hub.
+const RATE: u64 = 200;
+const SAME: f64 = 0.95;
 /// How soon the hub is to be complete.
 const LEVEL: Duration = Duration::from_secs(15);
 /// How long anything may take until it is given up.
@@ -33,16 +36,17 @@ async fn a_hub_that_is_killed_misses_nothing() -> anyhow::Result<()> {
 async fn run(hub: &mut Hub, eu: &mut Region, us: &Region, provider: &Provider) -> anyhow::Result<()> {
     let journal = Journal::start(&eu.connection);
     let load = Load::new(&eu.api, "h", provider.url());
-    let (next, before) = load.work(provider, 0, BEFORE, 0).await?;
+    let (next, before) = load.work(provider, 0, BEFORE, RATE).await?;
     let at_ms = now_ms();
     hub.server.kill().await?;
-    let (_, without) = load.work(provider, next, WITHOUT, 0).await?;
+    let (_, without) = load.work(provider, next, WITHOUT, RATE).await?;
     hub.server.restart().await?;
     let incident = Incident::repaired(&format!("hub killed -9 for {} s", WITHOUT.as_secs()), at_ms);
     let level = hub.level_with(&[eu, us], LIMIT).await?;
     anyhow::ensure!(level <= LEVEL, "the hub is complete after {level:?} only");
     let incident = Incident { converged_after: Some(level), ..incident };
     println!("{before:.0}/s before, {without:.0}/s without the hub");
+    anyhow::ensure!(without > before * SAME, "without the hub {without:.0}/s instead of {before:.0}/s");
     audit::conclude(eu, &journal, provider, &load, &[incident], None).await?;
     Ok(())
 }
