@@ -112,7 +112,7 @@ pub(super) fn decide_but(
                 decided.events.push(refusal(intake, target, Some(channel), reason, now));
             }
         }
-        for contact in deliveries {
+        for contact in once_per_number(context, notification, target, deliveries)? {
             let work = work(intake, target, contact, repeat);
             planned.deliveries.push(PlannedDelivery {
                 delivery: work.delivery.clone(),
@@ -137,6 +137,28 @@ pub(super) fn decide_but(
         decided.events.push(planned);
     }
     Ok(decided)
+}
+
+/// Leaves out what would come twice: a number that is registered for text messages and for Alimtalk serves Alimtalk as
+/// both, and the two have different indexes.
+fn once_per_number(
+    context: &Context,
+    notification: &Accepted,
+    target: &ResolvedTarget,
+    mut deliveries: Vec<ContactRef>,
+) -> Result<Vec<ContactRef>, CatalogError> {
+    let is_alimtalk = |contact: &ContactRef| contact.channel == Channel::Alimtalk;
+    if deliveries.iter().filter(|contact| is_alimtalk(contact)).count() < 2 {
+        return Ok(deliveries);
+    }
+    if let Some(recipient) = context.catalog.recipient(&notification.app, &target.recipient)? {
+        let mut numbers = HashSet::new();
+        deliveries.retain(|contact| {
+            let known = recipient.contact(&contact.index).filter(|_| is_alimtalk(contact));
+            known.is_none_or(|known| numbers.insert(known.identity()))
+        });
+    }
+    Ok(deliveries)
 }
 
 /// Deliveries that were planned before and may never have been queued.

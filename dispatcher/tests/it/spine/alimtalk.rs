@@ -143,6 +143,27 @@ async fn where_aligo_sends_a_text_message_peal_sends_nothing_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_is_registered_twice_gets_a_message_once() {
+    let (region, aligo, _) = set_up(&[]).await;
+    let numbers = [
+        (Channel::Sms, "+821000000001"),
+        (Channel::Alimtalk, "+821000000001"),
+        (Channel::Sms, "+821000000002"),
+    ];
+    let state = region.recipient("u", &numbers, json!({})).await;
+    let dispatcher = region.dispatcher(&settings(&aligo, ""));
+    let mut message = message("n", "u", state);
+    message.notification.channels = Some(serde_json::from_value(json!(["alimtalk"])).unwrap());
+    region.accept(&message).await;
+    region.event("n", EventType::Delivered).await;
+    region.drained().await;
+    let mut receivers: Vec<_> = aligo.messages().into_iter().map(|message| message.receiver).collect();
+    receivers.sort();
+    assert_eq!(receivers, ["01000000001", "01000000002"]);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_dispatchers_that_serve_the_channel_call_its_provider() {
     let (region, aligo, state) = set_up(&["+821000000001"]).await;
     let elsewhere = region.dispatcher(&settings(&aligo, "[dispatcher]\nchannels = [\"webhook\", \"inbox\"]"));
