@@ -47,6 +47,7 @@ pub(super) fn apns() -> Vec<Row> {
             (says(403, "MissingProviderToken"), "missing_provider_token", Out(0)),
             (says(403, "UnrelatedKeyIdInToken"), "unrelated_key_id", Out(0)),
             (says(403, "BadEnvironmentKeyIdInToken"), "bad_environment_key_id", Out(0)),
+            (says(403, "BadCertificate"), "bad_certificate", Out(0)),
             (says(400, "TopicDisallowed"), "topic_disallowed", Out(0)),
             (after(says(429, "TooManyProviderTokenUpdates"), "7"), "too_many_provider_token_updates", Out(7)),
         ],
