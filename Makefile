@@ -15,10 +15,14 @@ up: ## build, start NATS, gateway and dispatcher, and deliver a first notificati
 
 # Tests start programs of other crates, which Cargo would not build for them. Asking for programs and tests in one
 # go gives both the same features, so that nothing is compiled twice.
+# What needs a tool that is missing here says so, and is counted at the end.
+test: export PEAL_SKIPPED = $(abspath $(TARGET))/tmp/skipped.txt
 test: nats ## run every test, against real nats-server processes
+	@mkdir -p $(TARGET)/tmp && : >$(TARGET)/tmp/skipped.txt
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
 	@cat $(TARGET)/tmp/faults.md
+	@printf '\nskipped: %s\n' "$$(sort -u $(TARGET)/tmp/skipped.txt | wc -l)"; sort -u $(TARGET)/tmp/skipped.txt
 
 # What `make test` does to regions for minutes, for hours. Under the table stands what replays each random run.
 chaos: export PEAL_FAULT_KILLS_NOTIFICATIONS ?= 1000000

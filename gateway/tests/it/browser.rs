@@ -6,6 +6,7 @@ use std::process::Stdio;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt as _, StreamExt as _};
+use peal_nats::server::skipped;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -43,11 +44,7 @@ impl Browser {
     /// Starts a browser. `None` when there is none on this machine, unless `PEAL_REQUIRE_TOOLS` is 1.
     pub async fn start() -> Option<Self> {
         let Some(program) = find() else {
-            assert!(
-                std::env::var("PEAL_REQUIRE_TOOLS").as_deref() != Ok("1"),
-                "there is no Chromium on this machine"
-            );
-            eprintln!("skipped: there is no Chromium on this machine");
+            skipped("pages in a browser: there is no Chromium on this machine");
             return None;
         };
         let profile = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ pub mod node;
 mod ports;
 mod process;
 mod routes;
+mod skip;
 pub mod version;
 
 pub use config::{ClusterConfig, Leaf, Login, ServerConfig, Sync};
@@ -17,3 +18,4 @@ pub use link::Link;
 pub use ports::{PortError, free_port};
 pub use process::{Server, ServerError};
 pub use routes::Routes;
+pub use skip::skipped;

@@ -1,6 +1,8 @@
 //! Several gateways and dispatchers, each on a host of its own, behind a load balancer: hosts are cut off, and programs
 //! lost and replaced, while notifications flow.
 
+use peal_nats::server::skipped;
+
 use crate::faults;
 use crate::plan::Plan;
 use crate::provider::Provider;
@@ -8,8 +10,8 @@ use crate::region::{Wanted, balancer, network};
 
 #[test]
 fn gateways_and_dispatchers_come_and_go() -> anyhow::Result<()> {
-    if !balancer::is_installed()? {
-        println!("skipped: there is no load balancer here (install haproxy)");
+    if !balancer::is_installed() {
+        skipped("hosts: there is no load balancer here (install haproxy)");
         return Ok(());
     }
     network::alone(async |network| {

@@ -1,13 +1,13 @@
 //! Providers, receivers and proxies that nobody here wrote, as the scripts of `tests/peers` install them, and what
 //! providers publish of their APIs.
 
-use std::fmt::Display;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use http::Method;
+use peal_nats::server::skipped;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -24,17 +24,11 @@ const POLL: Duration = Duration::from_millis(10);
 /// How often a program is started anew because another one took its port.
 const PORTS_TRIED: usize = 5;
 
-/// Ends the test where tools have to be there, and says that it is skipped elsewhere.
-fn missing(why: impl Display) {
-    assert_ne!(std::env::var("PEAL_REQUIRE_TOOLS").as_deref(), Ok("1"), "no peers: {why}");
-    eprintln!("skipped: {why}");
-}
-
 /// What a script of the folder installs. `None` where it can't, unless `PEAL_REQUIRE_TOOLS` is 1.
 async fn installed(script: &str) -> Option<PathBuf> {
     let installed = Command::new(Path::new(FOLDER).join(script)).output().await.unwrap();
     if !installed.status.success() {
-        missing(String::from_utf8_lossy(&installed.stderr));
+        skipped(String::from_utf8_lossy(&installed.stderr));
         return None;
     }
     Some(PathBuf::from(String::from_utf8(installed.stdout).unwrap().trim()))
@@ -113,7 +107,7 @@ impl Peer {
         let jar =
             std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).next().expect("a jar");
         if let Err(error) = Command::new("java").arg("-version").output().await {
-            missing(format!("java: {error}"));
+            skipped(format!("java: {error}"));
             return None;
         }
         let root = tempfile::tempdir().unwrap();
