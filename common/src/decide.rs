@@ -163,7 +163,8 @@ pub struct Question<'a> {
 /// What was decided for one recipient.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The contacts that get it: one, or all devices of one push choice. An empty index is the inbox.
+    /// The contacts that get it: all that the recipient has on the chosen channel, or the devices of all push channels. An empty
+    /// index is the inbox.
     pub deliveries: Vec<ContactRef>,
     /// The channels that came before in the order and were not used, and why.
     pub passed_over: Vec<(Channel, Reason)>,
