@@ -60,12 +60,14 @@ impl Doubt {
 pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence: Duration, doubt: &Doubt) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     // Without JetStream there is nothing to deliver.
-    let limit = loop {
+    let (limit, was_silent) = loop {
         look.tick().await;
         match silence_ms(connection, clock).await {
             Ok(None) => return,
-            Ok(Some(silent_ms)) if u128::from(silent_ms) >= silence.as_millis() => break silence * PATIENCE,
-            Ok(Some(_)) => break RESTART_LIMIT,
+            Ok(Some(silent_ms)) if u128::from(silent_ms) >= silence.as_millis() => {
+                break (silence * PATIENCE, true);
+            }
+            Ok(Some(_)) => break (RESTART_LIMIT, false),
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "JetStream does not answer yet");
             }
@@ -74,7 +76,7 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence:
     let began = Instant::now();
     while !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
         if began.elapsed() >= limit {
-            if limit > RESTART_LIMIT {
+            if was_silent {
                 tracing::warn!(
                     "the hub does not answer: what others took over meanwhile may be delivered twice"
                 );

@@ -14,11 +14,7 @@ use tokio::time::timeout;
 use super::apns_http2::tls;
 use super::fcm::{client_with, device, settings};
 use super::fixture::{SOON, clock, retry};
-use super::http2_peer::{ENHANCE_YOUR_CALM, NO_ERROR, Peer};
-
-const PUSHES: u32 = 10;
-/// Of those the server has looked at so many when it gives the connection up.
-const SEEN: usize = 4;
+use super::http2_peer::{NO_ERROR, Peer};
 
 #[tokio::test]
 async fn what_a_goaway_leaves_out_goes_over_the_next_connection() {
@@ -37,32 +33,36 @@ async fn what_a_goaway_leaves_out_goes_over_the_next_connection() {
         let stream = listener.accept().await.unwrap().0;
         Peer::accept(acceptor.accept(stream).await.unwrap(), Some(100)).await.unwrap()
     };
-    let mut pushes = JoinSet::new();
-    for number in 0..PUSHES {
+    let send = |number: u32| {
         let client = Arc::clone(&client);
-        pushes.spawn(async move { client.send(&device(number).message()).await });
-    }
+        async move { client.send(&device(number).message()).await }
+    };
     let name = json!({ "name": "projects/shop-1042/messages/1" }).to_string();
+    let sent = Outcome::Sent { provider_id: Some("projects/shop-1042/messages/1".to_owned()) };
+    let first = tokio::spawn(send(0));
     let server = async {
         let mut old = accept().await;
-        let mut streams = old.requests(PUSHES as usize).await;
+        let [stream] = old.requests(1).await.try_into().unwrap();
+        old.answer_with(stream, &name).await;
+        assert_eq!(first.await.unwrap(), sent);
+        let pushes: JoinSet<_> = (1..4).map(send).collect();
+        let mut streams = old.requests(3).await;
         streams.sort_unstable();
-        old.go_away(streams[SEEN - 1], NO_ERROR).await;
+        old.go_away(streams[1], NO_ERROR).await;
         let mut new = accept().await;
-        for stream in new.requests(PUSHES as usize - SEEN).await {
-            new.answer_with(stream, &name).await;
-        }
-        // Of those that were looked at one is answered, and the others may have been taken.
+        let [stream] = new.requests(1).await.try_into().unwrap();
+        new.answer_with(stream, &name).await;
+        // Of the two that were looked at one is answered, and the other one may have been taken.
         old.answer_with(streams[0], &name).await;
-        old.go_away(streams[0], ENHANCE_YOUR_CALM).await;
-        drop(old);
-        new
+        (old, new, pushes)
     };
-    let new = timeout(SOON, server).await.expect("a second connection");
-    let outcomes = timeout(SOON, pushes.join_all()).await.expect("outcomes in time");
-    let (sent, lost): (Vec<_>, Vec<_>) =
-        outcomes.into_iter().partition(|outcome| matches!(outcome, Outcome::Sent { .. }));
-    assert_eq!((sent.len(), lost), (PUSHES as usize - SEEN + 1, vec![retry("connection_lost"); SEEN - 1]));
+    let (old, new, mut pushes) = timeout(SOON, server).await.expect("a second connection");
+    for _ in 0..2 {
+        assert_eq!(timeout(SOON, pushes.join_next()).await.expect("an outcome").unwrap().unwrap(), sent);
+    }
+    drop(old);
+    let lost = timeout(SOON, pushes.join_all()).await.expect("the last outcome");
+    assert_eq!(lost, [retry("connection_lost")]);
     drop(client);
     timeout(SOON, new.closed()).await.expect("nothing else was sent");
 }
