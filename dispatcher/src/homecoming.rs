@@ -14,12 +14,11 @@ use jiff::Timestamp;
 use peal_common::clock::Clock;
 use peal_common::event::EventType;
 use peal_nats::follow::StateError;
-use peal_nats::topology::{EVENTS, INTAKE};
+use peal_nats::publish::Outgoing;
+use peal_nats::topology::{EVENTS, INTAKE, LIMITS};
 use peal_nats::{Connection, Region, Subjects};
 use tokio::time::Instant;
 
-/// How many times the silence the hub may take after it. Then the region goes on by itself, as one that is cut off does.
-const PATIENCE: u32 = 2;
 /// The same after a restart: a link that stands tells within a moment.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
 /// Time for the mirror to take in what the hub told: it follows within milliseconds.
@@ -28,6 +27,20 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What only dispatchers say. Gateways tell of receipts, and write again what the hub missed, before any dispatcher is back.
 const BY_DISPATCHERS: [EventType; 3] = [EventType::Planned, EventType::Sent, EventType::Retried];
+
+/// Where the doubt stands for all dispatchers of the region, those that start later among them: a message of LIMITS, which is
+/// written again long before the stream drops it.
+const DOUBT: &str = "doubt";
+const RENEWAL: Duration = Duration::from_secs(600);
+
+/// How long to wait for the hub.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// After so long without a word of its dispatchers a region may have been taken over.
+    pub silence: Duration,
+    /// Then the hub may take so long. After it the region goes on by itself, as one that is cut off does.
+    pub limit: Duration,
+}
 
 /// What others may have taken over: everything that was accepted before a moment, in milliseconds since the Unix epoch; 0
 /// when there is no doubt.
@@ -44,12 +57,41 @@ impl Doubt {
     /// Ends when the hub has told what was taken over; at once where there is no doubt.
     pub async fn until_gone(&self, connection: &Connection, hub: &Region) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
+        let mut written: Option<Instant> = None;
         while self.0.load(Ordering::Relaxed) > 0 {
             look.tick().await;
             if matches!(connection.state_missing(hub).await, Ok(Some(0))) {
                 tokio::time::sleep(TAKEN_IN).await;
                 tracing::info!("the hub has told what others took over");
                 self.0.store(0, Ordering::Relaxed);
+                self.write(connection).await;
+            } else if written.is_none_or(|written| written.elapsed() >= RENEWAL)
+                && self.write(connection).await
+            {
+                written = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Takes over what stands there for all.
+    async fn read(&self, connection: &Connection) -> Result<(), StateError> {
+        let subject = Subjects::new(&connection.region).limit(DOUBT);
+        let stands = connection.last_of(LIMITS, &subject).await?;
+        let before_ms = stands.and_then(|stands| std::str::from_utf8(&stands.payload).ok()?.parse().ok());
+        self.0.store(before_ms.unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes it down for all. Whether that stands.
+    async fn write(&self, connection: &Connection) -> bool {
+        let subject = Subjects::new(&connection.region).limit(DOUBT);
+        let before_ms = self.0.load(Ordering::Relaxed).to_string();
+        match connection.publish(Outgoing::new(subject, before_ms)).await {
+            Ok(_) => true,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "other dispatchers do not hear of what may have been taken over");
+                false
             }
         }
     }
@@ -57,15 +99,19 @@ impl Doubt {
 
 /// Waits until it is known what was taken over: for long when no dispatcher of the region said anything for `silence`, since
 /// nobody takes over a region that was heard of since. When the hub tells nothing all the same, a doubt is left.
-pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence: Duration, doubt: &Doubt) {
+pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, patience: Patience, doubt: &Doubt) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     // Without JetStream there is nothing to deliver.
     let (limit, was_silent) = loop {
         look.tick().await;
-        match silence_ms(connection, clock).await {
+        let silence = match doubt.read(connection).await {
+            Ok(()) => silence_ms(connection, clock).await,
+            Err(error) => Err(error),
+        };
+        match silence {
             Ok(None) => return,
-            Ok(Some(silent_ms)) if u128::from(silent_ms) >= silence.as_millis() => {
-                break (silence * PATIENCE, true);
+            Ok(Some(silent_ms)) if u128::from(silent_ms) >= patience.silence.as_millis() => {
+                break (patience.limit, true);
             }
             Ok(Some(_)) => break (RESTART_LIMIT, false),
             Err(error) => {
@@ -77,15 +123,18 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, silence:
     while !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
         if began.elapsed() >= limit {
             if was_silent {
-                tracing::warn!(
-                    "the hub does not answer: what others took over meanwhile may be delivered twice"
-                );
+                tracing::warn!("the hub does not answer: what others took over may be delivered twice");
                 doubt.0.store(clock.now_ms(), Ordering::Relaxed);
+                // Before anything is said: from then on nobody who starts finds the region silent.
+                while !doubt.write(connection).await {
+                    look.tick().await;
+                }
             }
             return;
         }
         look.tick().await;
     }
+    doubt.0.store(0, Ordering::Relaxed);
 }
 
 /// How long ago a dispatcher of the region said something last: for ever when nothing of that is left, or never was. `None`

@@ -111,9 +111,12 @@ pub async fn run_reloading(
     tasks.spawn(health::serve(listener, Arc::clone(&context), exporter, stop.clone()));
     tasks.spawn(register(Arc::clone(&context), channels.clone(), stop.clone()));
     if let Some(hub) = context.hub.as_ref().filter(|_| !context.connection.others.is_empty()) {
-        let silence = Duration::from_secs(settings.topology.silence_seconds);
+        let patience = homecoming::Patience {
+            silence: Duration::from_secs(settings.topology.silence_seconds),
+            limit: Duration::from_secs(settings.topology.homecoming_seconds),
+        };
         let (connection, clock) = (&context.connection, &context.clock);
-        let known = homecoming::wait(connection, hub, clock, silence, &context.doubt);
+        let known = homecoming::wait(connection, hub, clock, patience, &context.doubt);
         stop.run_until_cancelled(known).await;
         tasks.spawn(settle_doubt(Arc::clone(&context), hub.clone(), stop.clone()));
     }

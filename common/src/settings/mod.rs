@@ -124,6 +124,7 @@ pub struct TopologySettings {
     pub duplicate_window_seconds: u64,
     pub events_max_age_days: u64,
     pub silence_seconds: u64,
+    pub homecoming_seconds: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -264,6 +265,14 @@ impl Settings {
         self.check_links()?;
         if ![1, 3, 5].contains(&self.topology.replicas) {
             return wrong("topology.replicas: write 1, 3 or 5");
+        }
+        for (name, seconds) in [
+            ("silence_seconds", self.topology.silence_seconds),
+            ("homecoming_seconds", self.topology.homecoming_seconds),
+        ] {
+            if !(1..=86_400).contains(&seconds) {
+                return wrong(&format!("topology.{name}: write 1 to 86400"));
+            }
         }
         if !(30..=3600).contains(&self.topology.duplicate_window_seconds) {
             return wrong("topology.duplicate_window_seconds: write 30 to 3600");

@@ -41,7 +41,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const UNSAID_PAUSE: Duration = Duration::from_millis(200);
 
 /// The wait of what another region may have sent, until the hub is there to tell.
-const DOUBT_PAUSE: Duration = Duration::from_secs(60);
+const DOUBT_PAUSE: Duration = Duration::from_secs(300);
 /// The reason of that.
 const TAKEN_OVER_UNKNOWN: &str = "taken_over_unknown";
 
@@ -200,6 +200,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             if context.doubt.covers(work.notification.accepted_at)
                 && !decide::may_repeat(work.channel, ready.class)
             {
+                drop(admitted);
                 let outcome = held_back(TAKEN_OVER_UNKNOWN, Some(DOUBT_PAUSE));
                 let to = untried(context, job, &way, &providers);
                 return settle(&to, &work, ready.class, &outcome, false).await;

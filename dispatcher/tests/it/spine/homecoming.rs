@@ -23,7 +23,7 @@ async fn what_must_not_be_sent_twice_waits_for_the_hub() {
     region.recipient("hook", &[(Channel::Webhook, &webhooks.url("/"))], json!({})).await;
     let state = region.recipient("phone", &[(Channel::Sms, "+821012345678")], json!({})).await;
     let settings = format!(
-        "[topology]\nhub = \"hub\"\nregions = [\"test-1\", \"us\"]\nsilence_seconds = {}\n\
+        "[topology]\nhub = \"hub\"\nregions = [\"test-1\", \"us\"]\nsilence_seconds = {}\nhomecoming_seconds = 1\n\
          [channels.sms.twilio]\naccount_sid = \"AC{:032}\"\nauth_token = \"t\"\nfrom = \"+14155550100\"\n\
          base_url = \"{}\"\n",
         SILENCE.as_secs(),
@@ -51,4 +51,13 @@ async fn what_must_not_be_sent_twice_waits_for_the_hub() {
     region.event("n-3", EventType::Sent).await;
     assert_eq!((twilio.count(), webhooks.count()), (1, 2));
     back.end().await;
+
+    // Nor does one know better that starts while others have spoken again.
+    let next = region.dispatcher(&settings);
+    let mut old = intake("n-4", &["phone"], state);
+    old.notification.accepted_at = last.at;
+    region.accept(&old).await;
+    let held = region.event("n-4", EventType::Retried).await;
+    assert_eq!((held.reason.as_deref(), twilio.count()), (Some("taken_over_unknown"), 1));
+    next.end().await;
 }
