@@ -50,7 +50,8 @@ impl Rate {
         let limit = limit.max(1);
         let burst = (limit / 10).max(1);
         let evenly = if limit > burst { limit - burst } else { limit };
-        Rate { period: Duration::from_secs(1) / evenly, burst }
+        // Buckets count whole microseconds.
+        Rate { period: Duration::from_micros(1_000_000_u64.div_ceil(evenly.into())), burst }
     }
 
     fn lease(self) -> u32 {
@@ -343,7 +344,7 @@ mod tests {
     fn a_tenth_goes_at_once_and_the_rest_evenly() {
         assert_eq!(Rate::per_second(1), Rate { period: Duration::from_secs(1), burst: 1 });
         assert_eq!(Rate::per_second(0), Rate::per_second(1));
-        assert_eq!(Rate::per_second(100), Rate { period: Duration::from_secs(1) / 90, burst: 10 });
+        assert_eq!(Rate::per_second(100), Rate { period: Duration::from_micros(11_112), burst: 10 });
         assert_eq!((Rate::per_second(10).lease(), Rate::per_second(10_000).lease()), (1, 180));
     }
 

@@ -168,8 +168,9 @@ impl Account {
     }
 
     async fn send(&self, message: &Message<'_>) -> Outcome {
-        if let Some(limit) = &self.limit
-            && let Err(held_back) = limit.turns(self.provider.turns(message), message.priority).await
+        let turns = self.provider.turns(message);
+        if let Some(limit) = self.limit.as_ref().filter(|_| turns > 0)
+            && let Err(held_back) = limit.turns(turns, message.priority).await
         {
             return held_back;
         }

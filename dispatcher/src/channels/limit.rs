@@ -4,10 +4,17 @@ use std::time::Duration;
 
 use peal_common::channel::Priority;
 use peal_common::outcome::Outcome;
-use peal_nats::turns::{Rate, Turns};
+use peal_nats::turns::{NoTurn, Rate, Turns};
 use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use super::outcomes::no_turn;
+use super::LIMITS_UNKNOWN;
+use super::outcomes::{held_back, no_turn};
+
+/// How long a message may wait for its turn. With the 20 s that a call may take it stays below [`super::CALL_LIMIT`].
+const MAX_WAIT: Duration = Duration::from_secs(4);
+/// When no turn is near enough, the next look is not sooner.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The rate limit of an account.
 #[derive(Debug)]
@@ -18,7 +25,8 @@ pub(super) struct Limit {
 }
 
 impl Limit {
-    /// At most `per_second` turns in any second for everybody who has an account of this name in the same region.
+    /// At most `per_second` turns in any second for everybody who has an account of this name in the same region. The turns of
+    /// one message are its own: it goes as a whole when the first of them has come.
     pub(super) fn new(account: &str, per_second: u32, turns: Turns) -> Self {
         // Names have characters that a bucket's may not have.
         let digest = Sha256::digest(account.as_bytes());
@@ -26,24 +34,40 @@ impl Limit {
         Limit { rate: Rate::per_second(per_second), bucket: format!("account.{name}"), turns }
     }
 
-    /// Waits for the turns of a message: as many as the provider counts it for.
+    /// Waits for the turns of a message: as many as the provider counts it for. What waits keeps its place in the lane, so
+    /// that a backlog stays in its queue.
     ///
     /// # Errors
-    /// The outcome, when there are none soon enough.
+    /// The outcome, when there are none within [`MAX_WAIT`].
     pub(super) async fn turns(&self, count: u32, priority: Priority) -> Result<(), Outcome> {
-        let taken = self.turns.take(&self.bucket, self.rate, count, patience(priority)).await;
-        tokio::time::sleep(taken.map_err(no_turn)?).await;
-        Ok(())
+        let deadline = Instant::now() + MAX_WAIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ahead = ahead(priority).min(left);
+            let taken = self.turns.take(&self.bucket, self.rate, count, ahead);
+            let wait = match timeout_at(deadline, taken).await {
+                Ok(Ok(turn)) => {
+                    sleep(turn).await;
+                    return Ok(());
+                }
+                Ok(Err(NoTurn::Later(wait))) => wait.max(AGAIN),
+                Ok(Err(error)) => return Err(no_turn(error)),
+                Err(_) => return Err(held_back(LIMITS_UNKNOWN, None)),
+            };
+            if Instant::now() + wait >= deadline {
+                return Err(no_turn(NoTurn::Later(wait)));
+            }
+            sleep(wait).await;
+        }
     }
 }
 
-/// How long a message may wait for its turn: what is less urgent leaves the later ones to what is more so. With the 20 s
-/// that a call may take it stays below [`super::CALL_LIMIT`].
-const fn patience(priority: Priority) -> Duration {
+/// How far ahead turns are reserved. What is less urgent leaves the later ones to what is more so.
+const fn ahead(priority: Priority) -> Duration {
     match priority {
-        Priority::Critical => Duration::from_secs(4),
-        Priority::High => Duration::from_secs(3),
-        Priority::Normal => Duration::from_secs(2),
-        Priority::Bulk => Duration::from_secs(1),
+        Priority::Critical => MAX_WAIT,
+        Priority::High => Duration::from_secs(2),
+        Priority::Normal => Duration::from_secs(1),
+        Priority::Bulk => Duration::from_millis(250),
     }
 }

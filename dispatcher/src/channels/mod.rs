@@ -323,7 +323,7 @@ impl Provider {
         }
     }
 
-    /// As how many messages it counts one: text messages by their segments.
+    /// As how many messages it counts one: text messages by their segments, and not what is refused before.
     fn turns(&self, message: &Message<'_>) -> u32 {
         match self {
             Provider::Twilio(_) | Provider::Vonage(_) | Provider::SmsHttp(_) => sms::segments(message),

@@ -37,7 +37,7 @@ pub(super) fn check<'a>(message: &Message<'a>) -> Result<Checked<'a>, Outcome> {
     Ok(Checked { to, text, size })
 }
 
-/// How many segments are sent of a message; one with too many is not sent.
+/// How many segments are sent of a message: none of one that can't be sent.
 pub(in crate::channels) fn segments_of(message: &Message<'_>) -> u32 {
-    segments(&message.rendered.text).segments.min(MAX_SEGMENTS) as u32
+    check(message).map_or(0, |checked| checked.size.segments as u32)
 }
