@@ -1,11 +1,13 @@
 //! `peal doctor`: looks at everything and says what to do.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use peal_common::settings::Settings;
+use reqwest::Url;
 use serde_json::json;
 
 use crate::api;
@@ -109,9 +111,9 @@ fn monitors(settings: &Settings, file: Option<&Path>) -> Vec<String> {
     {
         return vec![local];
     }
-    let host = |url: &String| Some(url.split_once("://")?.1.rsplit_once(':')?.0.to_owned());
-    let pages = settings.nats.urls.iter().filter_map(host);
-    pages.map(|host| format!("http://{host}:{MONITOR_PORT}")).collect()
+    let host = |url: &String| Some(Url::parse(url).ok()?.host_str()?.to_owned());
+    let hosts: BTreeSet<_> = settings.nats.urls.iter().filter_map(host).collect();
+    hosts.into_iter().map(|host| format!("http://{host}:{MONITOR_PORT}")).collect()
 }
 
 fn monitor_of(folder: &Path) -> Option<String> {

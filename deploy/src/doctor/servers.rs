@@ -23,6 +23,10 @@ fn versions(pages: &ServerPages) -> Check {
     let told: Vec<_> =
         pages.pages.iter().map(|page| format!("{} {}", page.server_name, page.version)).collect();
     let found = format!("{} told of themselves: {}", told.len(), told.join(", "));
+    if told.is_empty() && pages.silent.is_empty() {
+        let advice = "name the monitoring page of each with --monitor http://host:8222";
+        return Check::warn(name, "none of their pages is known", advice);
+    }
     let is_old = |text: &str| Version::parse(text).is_none_or(|version| version < OLDEST);
     if pages.pages.iter().any(|page| is_old(&page.version)) {
         return Check::fail(name, found, format!("upgrade the old ones to {OLDEST} or later"));
@@ -57,6 +61,7 @@ mod tests {
         assert_eq!(versions(&pages(&[NEW, OTHER])).status, Status::Warn);
         let old = versions(&pages(&[NEW, OLD]));
         assert!(old.status == Status::Fail && old.found.contains("eu-3 2.10.4"), "{old:?}");
+        assert_eq!(versions(&pages(&[])).status, Status::Warn);
         let mut silent = pages(&[NEW]);
         silent.silent.push("http://10.0.0.3:8222".to_owned());
         let silent = versions(&silent);
