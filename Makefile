@@ -22,7 +22,7 @@ test: nats ## run every test, against real nats-server processes
 	$(CARGO) build --workspace --bins --tests
 	$(CARGO) test --workspace
 	@cat $(TARGET)/tmp/faults.md
-	@printf '\nskipped: %s\n' "$$(sort -u $(TARGET)/tmp/skipped.txt | wc -l)"; sort -u $(TARGET)/tmp/skipped.txt
+	@printf '\nskipped: %s\n' "$$(wc -l <$(TARGET)/tmp/skipped.txt)"; sort $(TARGET)/tmp/skipped.txt | uniq -c
 
 # What `make test` does to regions for minutes, for hours. Under the table stands what replays each random run.
 chaos: export PEAL_FAULT_KILLS_NOTIFICATIONS ?= 1000000

@@ -12,11 +12,11 @@ use crate::region::{Hub, Region};
 use crate::wait::now_ms;
 
 /// How long the regions work before, and while the hub is away.
-const BEFORE: Duration = Duration::from_secs(2);
+const BEFORE: Duration = Duration::from_secs(4);
 const WITHOUT: Duration = Duration::from_secs(4);
 /// Notifications a second, and the share of them that the region keeps without the hub.
 const RATE: u64 = 200;
-const SAME: f64 = 0.95;
+const SAME: f64 = 0.9;
 /// How soon the hub is to be complete.
 const LEVEL: Duration = Duration::from_secs(15);
 /// How long anything may take until it is given up.

@@ -2,7 +2,6 @@
 //! of them opens or freezes is none of the others' business.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -211,7 +210,7 @@ pub(super) async fn judge<const N: usize>(tables: [Vec<Row>; N]) {
     for (number, row) in tables.into_iter().flatten().enumerate() {
         trials.push(Trial::start(&region, row, number, &is_right).await);
     }
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = peal_nats::server::free_port().unwrap();
     let mut settings =
         format!("[dispatcher]\nlisten = \"127.0.0.1:{port}\"\nretry_base_ms = {}\n", (BASE * 1000.0).round());
     for trial in &trials {
