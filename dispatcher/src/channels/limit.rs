@@ -71,3 +71,45 @@ const fn ahead(priority: Priority) -> Duration {
         Priority::Bulk => Duration::from_millis(250),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::channels::THROTTLED;
+
+    fn is_throttled(outcome: &Result<(), Outcome>) -> bool {
+        matches!(outcome, Err(Outcome::HeldBack { reason, .. }) if reason == THROTTLED)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_finds_no_turn_in_time_is_held_back() {
+        let (limit, began) = (Limit::new("twilio", 1, Turns::local()), Instant::now());
+        let all = join_all((0..9).map(|_| limit.turns(1, Priority::Critical))).await;
+        let held = all.iter().filter(|outcome| is_throttled(outcome)).count();
+        // At once, and after one, two, three and, by a hair, four seconds.
+        assert!((4..=5).contains(&held), "{all:?}");
+        assert!(began.elapsed() <= MAX_WAIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_counts_for_several_keeps_the_next_one_waiting() {
+        let (limit, began) = (Limit::new("twilio", 1, Turns::local()), Instant::now());
+        limit.turns(3, Priority::Critical).await.unwrap();
+        assert!(began.elapsed().is_zero());
+        limit.turns(1, Priority::Critical).await.unwrap();
+        assert_eq!(began.elapsed().as_secs(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bulk_leaves_the_later_turns_to_what_is_urgent() {
+        let limit = Limit::new("twilio", 1, Turns::local());
+        limit.turns(1, Priority::Bulk).await.unwrap();
+        let bulk = join_all((0..20).map(|_| limit.turns(1, Priority::Bulk)));
+        let urgent = join_all((0..2).map(|_| limit.turns(1, Priority::Critical)));
+        let (bulk, urgent) = tokio::join!(bulk, urgent);
+        assert!(urgent.iter().all(Result::is_ok), "{urgent:?}");
+        assert!(bulk.iter().any(is_throttled) && bulk.iter().filter(|outcome| outcome.is_ok()).count() <= 3);
+    }
+}
