@@ -19,7 +19,7 @@ use peal_nats::topology::{EVENTS, INTAKE, LIMITS};
 use peal_nats::{Connection, Region, Subjects};
 use tokio::time::Instant;
 
-/// The same after a restart: a link that stands tells within a moment.
+/// How long the hub may take after a mere restart: a link that stands tells within a moment.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
 /// Time for the mirror to take in what the hub told: it follows within milliseconds.
 const TAKEN_IN: Duration = Duration::from_secs(5);
@@ -31,6 +31,7 @@ const BY_DISPATCHERS: [EventType; 3] = [EventType::Planned, EventType::Sent, Eve
 /// Where the doubt stands for all dispatchers of the region, those that start later among them: a message of LIMITS, which is
 /// written again long before the stream drops it.
 const DOUBT: &str = "doubt";
+/// How often that is.
 const RENEWAL: Duration = Duration::from_secs(600);
 
 /// How long to wait for the hub.

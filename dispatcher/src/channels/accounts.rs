@@ -231,8 +231,8 @@ pub struct Admitted<'a> {
 }
 
 impl<'a> Admitted<'a> {
-    /// Calls it when its turn has come. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the account is back was held
-    /// back like them: it burns no attempt.
+    /// Calls it when its turn has come. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the
+    /// account is back was held back like them: it burns no attempt.
     pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
         let outcome = self.account.send(message).await;
         let in_vain = self.admission.settle(&outcome, clock.now());
