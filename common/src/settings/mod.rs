@@ -4,9 +4,11 @@
 
 mod callbacks;
 mod channels;
+mod providers;
 
 pub use callbacks::*;
 pub use channels::*;
+pub use providers::*;
 
 use std::collections::HashMap;
 use std::fmt;
