@@ -267,6 +267,9 @@ pub struct Work {
     /// Attempts made before this message was written; a retry through the schedule starts above 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts: u32,
+    /// It waits in its queue until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// How often it was put down to wait and taken up again: each time it is another message.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub hops: u32,
@@ -296,6 +299,7 @@ impl Work {
         Work {
             v: self.notification.version(),
             attempts,
+            not_before: None,
             replays: self.replays.saturating_add(1),
             hops: 0,
             repeat: false,
@@ -377,7 +381,7 @@ pub struct DeadLetter {
     pub at: Timestamp,
     /// Why: a stable word.
     pub reason: String,
-    /// The stream that it came from.
+    /// The stream that it came from; of a delivery, its channel's queue.
     pub stream: String,
     /// The subject that it stood under: a replay publishes there again.
     pub subject: String,

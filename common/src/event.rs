@@ -235,6 +235,10 @@ pub struct Event {
     /// The deliveries that a `planned` event decided.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<PlannedDelivery>,
+    /// When `deliveries` were planned, in the first event of a delivery that was made as soon as it was planned: there is
+    /// no `planned` event of its own then ([`Event::steps`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned_at: Option<Timestamp>,
     /// Whether it may not leave its region.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
@@ -260,6 +264,7 @@ impl Event {
             until: None,
             replays: None,
             deliveries: Vec::new(),
+            planned_at: None,
             pinned: false,
         }
     }
@@ -269,6 +274,22 @@ impl Event {
     pub fn about(kind: EventType, at: Timestamp, notification: &Accepted) -> Self {
         let pinned = notification.pinned;
         Event { pinned, ..Event::new(kind, at, notification.app.clone(), notification.id.clone()) }
+    }
+
+    /// The same, with the planning told along.
+    #[must_use]
+    pub fn with_plan(self, plan: &Event) -> Self {
+        Event { deliveries: plan.deliveries.clone(), planned_at: Some(plan.at), ..self }
+    }
+
+    /// The steps that it tells, in their order: the planning that it tells along, and what it is about.
+    pub fn steps(mut self) -> impl Iterator<Item = Event> {
+        let plan = self.planned_at.take().map(|at| Event {
+            deliveries: std::mem::take(&mut self.deliveries),
+            pinned: self.pinned,
+            ..Event::new(EventType::Planned, at, self.app.clone(), self.notification.clone())
+        });
+        plan.into_iter().chain([self])
     }
 }
 
@@ -281,6 +302,20 @@ impl Envelope for Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_planning_told_along_is_a_step_of_its_own() {
+        let golden = include_bytes!("../golden/event-planned-v1.json");
+        let event = Event::decode(golden).unwrap();
+        let steps: Vec<_> = event.clone().steps().collect();
+        let [plan, sent] = steps.as_slice() else { panic!("{steps:?}") };
+        assert_eq!((plan.kind, sent.kind), (EventType::Planned, EventType::Sent));
+        assert!(plan.at < sent.at && plan.deliveries.len() == 1);
+        assert_eq!(Some(&plan.deliveries[0].delivery), sent.delivery.as_ref());
+        assert_eq!(sent.clone().with_plan(plan), event);
+        assert!(sent.clone().steps().eq([sent.clone()]));
+        assert!(plan.clone().steps().eq([plan.clone()]));
+    }
 
     #[test]
     fn what_was_sent_outranks_what_was_given_up_and_nothing_settled_goes_back() {

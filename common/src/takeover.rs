@@ -136,7 +136,8 @@ impl Unfinished {
             self.last = self.last.max(event.at);
         }
         let Some(status) = event.kind.status() else { return };
-        if event.reason.as_deref() == Some(TAKEN_OVER) {
+        let is_taken_over = event.reason.as_deref() == Some(TAKEN_OVER);
+        if is_taken_over && event.deliveries.is_empty() {
             return;
         }
         let key = (event.app.clone(), event.notification.clone());
@@ -153,6 +154,7 @@ impl Unfinished {
             }
         }
         match &event.delivery {
+            _ if is_taken_over => {}
             Some(delivery) => {
                 let replays = event.replays.unwrap_or(0);
                 let standing = Standing { replays, status: Some(status), until: event.until };
@@ -360,6 +362,20 @@ mod tests {
         assert!(taken.targets.is_empty());
         assert_eq!(deliveries, [TakenDelivery { planned: two.clone(), replays: 0, ambiguous: true }]);
         assert!(after(&[plan, of(EventType::Sent, &one), of(EventType::Expired, &two)]).is_none());
+    }
+
+    #[test]
+    fn a_planning_that_is_told_along_is_known() {
+        let (one, two, _) = plan();
+        let sole = Event { deliveries: vec![one.clone()], ..event(EventType::Planned) };
+        assert!(after(&[of(EventType::Delivered, &one).with_plan(&sole)]).is_none());
+        let taken = after(&[of(EventType::Retried, &one).with_plan(&sole)]).unwrap();
+        assert!(taken.targets.is_empty(), "it was decided");
+        assert_eq!(taken.takeover.unwrap().deliveries[0].planned, one);
+        assert!(
+            after(&[of(EventType::Delivered, &two)]).is_some(),
+            "without the plan the others are not known"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use peal_common::backoff::Backoff;
 use peal_common::channel::Channel;
 use peal_common::clock::Clock;
 use peal_common::envelope::{Accepted, DeadLetter, DecodeError, ENVELOPE_VERSION, Envelope as _, Work};
-use peal_common::event::Event;
+use peal_common::event::{Event, EventType};
 use peal_common::settings::ChannelSettings;
 use peal_common::state::Kind;
 use peal_common::takeover::TAKEN_OVER;
@@ -20,10 +20,11 @@ use peal_nats::mirror::{Mirror, NotReady};
 use peal_nats::publish::{Outgoing, Pending, PublishError};
 use peal_nats::pull::Job;
 use peal_nats::state::StateWriter;
+use peal_nats::topology::work_stream;
 use peal_nats::{Connection, Region, Subjects};
 
 use crate::channels::{ConfigError, CurrentProviders, Providers};
-use crate::delivery::InHand;
+use crate::delivery::{AtOnce, InHand};
 use crate::fanout::Inherited;
 use crate::homecoming::Doubt;
 use crate::outcomes::RecentOutcomes;
@@ -73,6 +74,8 @@ pub struct Context {
     pub doubt: Doubt,
     /// The deliveries that are being made right now.
     pub in_hand: InHand,
+    /// Those of them that never were in a queue.
+    pub at_once: AtOnce,
     /// Limits.
     pub policy: Policy,
     /// The address under which people reach the region's gateway, without a slash at its end.
@@ -147,6 +150,9 @@ impl Context {
     /// [`SayError`]
     pub async fn send_event(&self, event: &Event) -> Result<Pending, SayError> {
         let subject = self.subjects.of_event(event);
+        if event.planned_at.is_some() {
+            crate::metrics::event(EventType::Planned, None);
+        }
         crate::metrics::event(event.kind, event.channel);
         Ok(self.connection.send(Outgoing::new(subject, event.encode()?)).await?)
     }
@@ -164,20 +170,14 @@ impl Context {
     ///
     /// # Errors
     /// [`SayError`]
-    pub async fn dead_letter(
-        &self,
-        job: &Job,
-        work: Box<Work>,
-        attempts: u32,
-        reason: &str,
-    ) -> Result<(), SayError> {
+    pub async fn dead_letter(&self, work: Box<Work>, attempts: u32, reason: &str) -> Result<(), SayError> {
         let subject = self.subjects.dead(Some(work.channel), work.notification.app.as_str());
         let id = format!("{}:{}", work.delivery, work.replays);
         let letter = DeadLetter {
             v: DeadLetter::version_with(&work),
             at: self.clock.now(),
             reason: reason.to_owned(),
-            stream: job.stream.clone(),
+            stream: work_stream(work.channel),
             subject: self.subjects.work(
                 work.channel,
                 work.notification.priority,

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peal_common::envelope::{Envelope as _, Look, Work};
-use peal_nats::publish::Outgoing;
-use peal_nats::pull::{Job, Lane};
+use peal_nats::pull::{Job, Lane, Spare};
 use peal_nats::topology::{DUE_CONSUMER, SCHEDULE};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +18,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes up what is due until `stop`.
 pub async fn run(context: Shared, tasks: TaskTracker, stop: CancellationToken) {
-    let lane = Lane { stream: SCHEDULE.to_owned(), consumer: DUE_CONSUMER.to_owned(), permits: PERMITS };
+    let lane = Lane {
+        stream: SCHEDULE.to_owned(),
+        consumer: DUE_CONSUMER.to_owned(),
+        permits: PERMITS,
+        spare: Spare::default(),
+    };
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
         let context = Arc::clone(&context);
@@ -68,8 +72,6 @@ async fn handle(context: &Context, job: Job) {
 /// says that it may be a repetition.
 async fn queue(context: &Context, job: &Job, mut work: Work) -> Result<(), SayError> {
     work.repeat |= context.outcomes.suspicion(job).is_some();
-    let app = work.notification.app.as_str();
-    let subject = context.subjects.work(work.channel, work.notification.priority, app);
-    context.connection.publish(Outgoing::new(subject, work.encode()?).id(&fanout::work_id(&work))).await?;
+    context.connection.publish(fanout::queued(context, &work)?).await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use peal_common::channel::Channel;
 use peal_common::clock::Clock;
 use peal_common::event::EventType;
 use peal_nats::follow::StateError;
@@ -26,7 +27,19 @@ const TAKEN_IN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What only dispatchers say. Gateways tell of receipts, and write again what the hub missed, before any dispatcher is back.
-const BY_DISPATCHERS: [EventType; 3] = [EventType::Planned, EventType::Sent, EventType::Retried];
+const BY_DISPATCHERS: [EventType; 9] = [
+    EventType::Planned,
+    EventType::Sent,
+    EventType::Retried,
+    EventType::Held,
+    EventType::Failed,
+    EventType::Suppressed,
+    EventType::Expired,
+    EventType::DeadLettered,
+    EventType::Erased,
+];
+/// The channels of which no gateway says that something was delivered: nobody reports it to them.
+const WITHOUT_RECEIPTS: [Channel; 2] = [Channel::Webhook, Channel::Inbox];
 
 /// Where the doubt stands for all dispatchers of the region, those that start later among them: a message of LIMITS, which is
 /// written again long before the stream drops it.
@@ -145,8 +158,10 @@ async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64
         return Ok(None);
     }
     let (subjects, mut last_ms) = (Subjects::new(&connection.region), None);
-    for kind in BY_DISPATCHERS {
-        let last = connection.last_at_leader(EVENTS, &subjects.event_of_type(kind.as_str())).await?;
+    let of_type = BY_DISPATCHERS.map(|kind| subjects.event_of_type(kind.as_str()));
+    let delivered = WITHOUT_RECEIPTS.map(|channel| subjects.event_on(EventType::Delivered.as_str(), channel));
+    for subject in of_type.iter().chain(&delivered) {
+        let last = connection.last_at_leader(EVENTS, subject).await?;
         last_ms = last_ms.max(last.map(|last| last.at_ms));
     }
     let age = |last_ms| u64::try_from(clock.now_ms().saturating_sub(last_ms)).unwrap_or(0);

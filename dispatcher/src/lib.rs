@@ -1,7 +1,7 @@
 //! The dispatcher: decides who gets a notification, on which channel and when, and delivers it.
 //!
-//! A notification's way through this crate: [`fanout`] takes it from INTAKE and puts its deliveries into WORK,
-//! [`delivery`] takes each of them, decides once more, calls one of the [`channels`] and settles what follows; [`due`]
+//! A notification's way through this crate: [`fanout`] takes it from INTAKE and puts its deliveries into WORK, or
+//! has a sole one made at once, [`delivery`] takes each of them, decides once more, calls one of the [`channels`] and settles what follows; [`due`]
 //! brings back what had to wait, and [`sweep`] removes what a crashed server left behind. The process keeps nothing that
 //! it could not rebuild: any dispatcher can be killed and any number can run beside one another. It faces no clients;
 //! the gateway does.
@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 
 use channels::{CurrentProviders, Providers};
 use context::{Context, Policy, Shared};
-use delivery::InHand;
+use delivery::{AtOnce, InHand};
 use fanout::Inherited;
 use homecoming::Doubt;
 use outcomes::RecentOutcomes;
@@ -95,6 +95,7 @@ pub async fn run_reloading(
         outcomes: RecentOutcomes::new(connection.clone()),
         doubt: Doubt::default(),
         in_hand: InHand::default(),
+        at_once: AtOnce::new(settings.dispatcher.concurrency),
         policy: policy(&settings),
         public_base: settings.gateway.public_base().map(str::to_owned),
         providers: CurrentProviders::new(settings.channels.clone(), providers),

@@ -116,20 +116,24 @@ pub struct StreamState {
     pub is_replicated: bool,
 }
 
-/// Times by the clock of the servers, in milliseconds since the Unix epoch.
+/// How a consumer stands. Times are by the clock of the servers, in milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConsumerTimes {
+pub struct ConsumerStanding {
     /// When the consumer was made.
     pub since_ms: i64,
     /// When this was told.
     pub now_ms: i64,
+    /// Whether somebody has paused it.
+    pub is_paused: bool,
 }
 
 /// The same as JetStream tells it.
 #[derive(Deserialize)]
-struct Times {
+struct Facts {
     created: jiff::Timestamp,
     ts: jiff::Timestamp,
+    #[serde(default)]
+    paused: bool,
 }
 
 /// JetStream did not say.
@@ -174,13 +178,19 @@ impl Connection {
     ///
     /// # Errors
     /// [`StateError`] when there is no such consumer or nobody answers.
-    pub async fn consumer_times(&self, stream: &str, consumer: &str) -> Result<ConsumerTimes, StateError> {
+    pub async fn consumer_standing(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<ConsumerStanding, StateError> {
         let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
-        let asked: Result<Response<Times>, _> = self.jetstream.request(subject, &serde_json::json!({})).await;
+        let asked: Result<Response<Facts>, _> = self.jetstream.request(subject, &serde_json::json!({})).await;
         match asked.map_err(|error| StateError::new(stream, error))? {
-            Response::Ok(Times { created, ts }) => {
-                Ok(ConsumerTimes { since_ms: created.as_millisecond(), now_ms: ts.as_millisecond() })
-            }
+            Response::Ok(Facts { created, ts, paused }) => Ok(ConsumerStanding {
+                since_ms: created.as_millisecond(),
+                now_ms: ts.as_millisecond(),
+                is_paused: paused,
+            }),
             Response::Err { error } => Err(StateError::new(stream, error)),
         }
     }

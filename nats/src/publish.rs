@@ -61,6 +61,12 @@ impl Outgoing {
         Outgoing { subject: subject.into(), headers: HeaderMap::new(), payload: payload.into() }
     }
 
+    /// Bytes of its payload.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.payload.len()
+    }
+
     /// The id by which the stream recognises a repetition within its duplicate window.
     #[must_use]
     pub fn id(mut self, id: &str) -> Self {

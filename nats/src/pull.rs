@@ -1,6 +1,7 @@
 //! Pulling work from a durable consumer, with a permit for every message in hand, and acknowledging it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -9,13 +10,14 @@ use async_nats::jetstream::{AckKind, Message};
 use async_nats::{Client, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{Connection, connects};
 use crate::follow::StateError;
+use crate::subjects::Region;
 
 /// How long one pull request stands at the server.
 const EXPIRES: Duration = Duration::from_secs(10);
@@ -47,6 +49,8 @@ pub struct Job {
     pub consumer: String,
     /// The time for which the lane has heard of the consumer without a break.
     pub session: Session,
+    /// How many waited behind it.
+    behind: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -67,24 +71,26 @@ pub struct Session {
 }
 
 impl Session {
+    /// Begins one, and says whether the consumer is paused.
     async fn begin(
         connection: &Connection,
         lane: &Lane,
         before: Option<(Session, Instant)>,
-    ) -> Result<Self, StateError> {
+    ) -> Result<(Self, bool), StateError> {
         let (began, connects) = (Instant::now(), connection.connects());
-        let times = connection.consumer_times(&lane.stream, &lane.consumer).await?;
+        let times = connection.consumer_standing(&lane.stream, &lane.consumer).await?;
         let heard_ms = |(session, heard): (Session, Instant)| {
             let lasted = heard.saturating_duration_since(session.began).as_millis();
             session.began_ms.saturating_add(i64::try_from(lasted).unwrap_or(i64::MAX))
         };
-        Ok(Session {
+        let session = Session {
             began,
             began_ms: times.now_ms,
             before_ms: before.map(heard_ms),
             consumer_since_ms: times.since_ms,
             connects,
-        })
+        };
+        Ok((session, times.is_paused))
     }
 
     /// Whether what comes now may come of a server that was started again.
@@ -100,7 +106,7 @@ pub struct AckError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Job {
     fn new(message: Message, session: Session, permit: OwnedSemaphorePermit) -> Option<Self> {
-        let (sequence, deliveries, at_ms, stream, consumer) = {
+        let (sequence, deliveries, at_ms, stream, consumer, behind) = {
             let info = message.info().ok()?;
             let at_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
             (
@@ -109,9 +115,10 @@ impl Job {
                 at_ms,
                 info.stream.to_owned(),
                 info.consumer.to_owned(),
+                info.pending,
             )
         };
-        Some(Job { message, sequence, deliveries, at_ms, stream, consumer, session, _permit: permit })
+        Some(Job { message, sequence, deliveries, at_ms, stream, consumer, session, behind, _permit: permit })
     }
 
     /// Whether an earlier consumer of this name may have handed it out: this one was made later than the message.
@@ -219,6 +226,46 @@ pub struct Lane {
     pub consumer: String,
     /// How many messages may be in hand at once.
     pub permits: usize,
+    /// Whether it could take more than it is given.
+    pub spare: Spare,
+}
+
+/// How many messages a lane would take at once beyond what its stream has for it: none while anything waits there, while
+/// the consumer is paused, or while the lane does not pull. Clones show the same.
+#[derive(Debug, Clone, Default)]
+pub struct Spare(Arc<Shown>);
+
+#[derive(Debug, Default)]
+struct Shown {
+    permits: AtomicUsize,
+    is_paused: AtomicBool,
+}
+
+impl Spare {
+    /// So many, as far as the lane has heard.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self.0.is_paused.load(Ordering::Relaxed) {
+            true => 0,
+            false => self.0.permits.load(Ordering::Relaxed),
+        }
+    }
+
+    fn set(&self, permits: usize) {
+        self.0.permits.store(permits, Ordering::Relaxed);
+    }
+
+    fn pause(&self, is_paused: bool) {
+        self.0.is_paused.store(is_paused, Ordering::Relaxed);
+    }
+}
+
+/// What the server says when somebody pauses a consumer, and when the pause is over.
+#[derive(Deserialize)]
+struct PauseAdvisory {
+    paused: bool,
+    #[serde(default)]
+    domain: String,
 }
 
 /// Why pulling has to start again.
@@ -256,13 +303,42 @@ enum Incoming {
 impl Lane {
     /// Hands every message to `handle` until `stop`. Each message in hand holds a permit, which was taken before it was
     /// asked for. Errors are logged and tried again; `handle` must not block.
-    pub async fn run(&self, connection: &Connection, stop: &CancellationToken, mut handle: impl FnMut(Job)) {
+    pub async fn run(&self, connection: &Connection, stop: &CancellationToken, handle: impl FnMut(Job)) {
+        let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.PAUSE.{}.{}", self.stream, self.consumer);
+        // Before the first session tells whether it is paused. What is missed while the connection is broken the next one
+        // tells.
+        let pauses = match connection.client.subscribe(subject).await {
+            Ok(pauses) => pauses,
+            // The client is closed: there is nothing to pull either.
+            Err(error) => return self.warn(&error),
+        };
+        tokio::select! {
+            () = self.pull_on(connection, stop, handle) => {}
+            () = self.watch(pauses, &connection.region) => stop.cancelled().await,
+        }
+    }
+
+    /// Hears of pauses.
+    async fn watch(&self, mut pauses: Subscriber, region: &Region) {
+        while let Some(message) = pauses.next().await {
+            // Those of other regions cross the links.
+            if let Ok(advisory) = serde_json::from_slice::<PauseAdvisory>(&message.payload)
+                && advisory.domain == region.as_str()
+            {
+                self.spare.pause(advisory.paused);
+            }
+        }
+    }
+
+    async fn pull_on(&self, connection: &Connection, stop: &CancellationToken, mut handle: impl FnMut(Job)) {
         let permits = Arc::new(Semaphore::new(self.permits));
         let mut pause = FIRST_PAUSE;
         let mut heard = None;
         while !stop.is_cancelled() {
             let pulled = self.pull(connection, &permits, stop, &mut pause, &mut heard, &mut handle);
-            if let Err(error) = pulled.await {
+            let pulled = pulled.await;
+            self.spare.set(0);
+            if let Err(error) = pulled {
                 self.warn(&error);
             }
             rest(&mut pause, stop).await;
@@ -285,10 +361,11 @@ impl Lane {
         let inbox = connection.client.new_inbox();
         let mut subscriber =
             connection.client.subscribe(inbox.clone()).await.map_err(|error| failed(Box::new(error)))?;
-        let mut is_broken = true;
+        let (mut is_broken, mut is_empty) = (true, false);
         let subject =
             format!("$JS.{}.API.CONSUMER.MSG.NEXT.{}.{}", connection.region, self.stream, self.consumer);
         loop {
+            self.spare.set(0);
             let Some(mut held) = self.free_permits(permits, stop).await else { return Ok(()) };
             let request = PullRequest {
                 batch: held.num_permits(),
@@ -313,6 +390,7 @@ impl Lane {
                 connection.client.publish_with_reply(subject.clone(), inbox.clone(), payload.into()).await;
             asked.map_err(|error| failed(Box::new(error)))?;
             while held.num_permits() > 0 {
+                self.spare.set(if is_empty { held.num_permits() } else { 0 });
                 let incoming = tokio::select! {
                     // What is on its way comes again after its wait.
                     () = stop.cancelled() => return Ok(()),
@@ -334,14 +412,18 @@ impl Lane {
                         let Some(permit) = held.split(1) else { break };
                         let message = Message { message: *message, context: connection.jetstream.clone() };
                         if let Some(job) = Job::new(message, session, permit) {
+                            is_empty = job.behind == 0;
                             handle(job);
                         }
                     }
-                    Incoming::Alive => *pause = FIRST_PAUSE,
+                    Incoming::Alive => {
+                        *pause = FIRST_PAUSE;
+                        is_empty = true;
+                    }
                     Incoming::Expired => break,
                     // The consumer may be gone, and another one be there under its name.
                     Incoming::BrokenOff => {
-                        is_broken = true;
+                        (is_broken, is_empty) = (true, false);
                         break;
                     }
                 }
@@ -363,7 +445,8 @@ impl Lane {
     ) -> Option<Session> {
         while !stop.is_cancelled() {
             match Session::begin(connection, self, *heard).await {
-                Ok(session) => {
+                Ok((session, is_paused)) => {
+                    self.spare.pause(is_paused);
                     *heard = Some((session, session.began));
                     return Some(session);
                 }

@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use peal_common::envelope::{Envelope as _, Work};
 
 use crate::connect::Connection;
+use crate::follow::StateError;
 use crate::publish::{Outgoing, PublishError};
 use crate::subjects::Subjects;
+use crate::topology::SCHEDULE;
 
 /// Why a delivery does not wait.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +52,25 @@ pub async fn put_off_unless_waiting(
     }
 }
 
+/// Whether a delivery waits there that is a later message than `work`.
+///
+/// # Errors
+/// [`StateError`] when nobody answers.
+pub async fn waits(connection: &Connection, subjects: &Subjects, work: &Work) -> Result<bool, StateError> {
+    let found = connection.last_of(SCHEDULE, &place(subjects, work)).await?;
+    let waiting = found.and_then(|found| Work::decode(&found.payload).ok());
+    Ok(waiting.is_some_and(|waiting| waiting.replays == work.replays && waiting.hops > work.hops))
+}
+
+fn place(subjects: &Subjects, work: &Work) -> String {
+    subjects.schedule(&["work", work.delivery.as_str()])
+}
+
 fn waiting(subjects: &Subjects, mut work: Work, at: Timestamp) -> Result<Outgoing, PutOffError> {
     work.hops = work.hops.saturating_add(1);
+    work.not_before = None;
     let app = work.notification.app.as_str();
     let target = subjects.due(&["work", work.channel.as_str(), work.notification.priority.as_str(), app]);
-    let subject = subjects.schedule(&["work", work.delivery.as_str()]);
+    let subject = place(subjects, &work);
     Ok(Outgoing::new(subject, work.encode()?).at(at, &target))
 }

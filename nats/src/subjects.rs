@@ -190,6 +190,12 @@ impl Subjects {
         format!("{}.event.{event_type}.>", self.prefix)
     }
 
+    /// Those of one type on one channel: `peal.<r>.event.<type>.<channel>.>`.
+    #[must_use]
+    pub fn event_on(&self, event_type: &str, channel: Channel) -> String {
+        format!("{}.event.{event_type}.{channel}.>", self.prefix)
+    }
+
     /// What may leave the region of what happened: `peal.<r>.event.*.*.*`.
     #[must_use]
     pub fn event_unpinned(&self) -> String {

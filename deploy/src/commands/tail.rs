@@ -104,7 +104,7 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
         match followed {
             Followed::Messages(messages) => {
                 let told = messages.iter().filter(|message| is_hub || !Subjects::is_again(&message.subject));
-                pending.extend(told.filter_map(read).filter(|event| args.wants(event)));
+                pending.extend(told.flat_map(read).filter(|event| args.wants(event)));
                 // A stream that never rests must not be waited for, nor fill the memory.
                 if pending.len() >= MAX_PENDING && show(&mut pending, &mut left, output)? {
                     return Ok(ExitCode::SUCCESS);
@@ -145,12 +145,16 @@ async fn follower(connection: &Connection, stream: &str, args: &TailArgs) -> any
     })
 }
 
-/// An event as it stands in EVENTS, or the acceptance that an INTAKE message stands for. What is neither is left out:
-/// the gateways put it aside and say so.
-fn read(stored: &Stored) -> Option<Event> {
-    if let Ok(event) = Event::decode(&stored.payload) {
-        return Some(event);
+/// The steps that a message of EVENTS tells, or the acceptance that an INTAKE message stands for. What is neither is left
+/// out: the gateways put it aside and say so.
+fn read(stored: &Stored) -> Vec<Event> {
+    match Event::decode(&stored.payload) {
+        Ok(event) => event.steps().collect(),
+        Err(_) => accepted(stored).into_iter().collect(),
     }
+}
+
+fn accepted(stored: &Stored) -> Option<Event> {
     let intake = Intake::decode(&stored.payload).ok()?;
     let notification = intake.notification;
     let mut event =

@@ -1,11 +1,11 @@
 //! The four points of a delivery at which a dispatcher is killed, each as a rule for the tap on its line to the server:
 //! what the rule keeps back holds every delivery at that point, however fast the machine is.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use peal_common::channel::Channel;
-use peal_common::envelope::{Envelope as _, InboxEntry, Work};
+use peal_common::envelope::{Accepted, Envelope as _, InboxEntry, Intake, Work};
 use peal_common::event::{Event, EventType, Status};
 use peal_common::id::Region;
 use peal_nats::Subjects;
@@ -49,7 +49,7 @@ impl Point {
         move |message| match self {
             Point::EventToAck => line.after_event(message),
             // A delivery must not come back to the dispatcher before that is killed.
-            _ if is_acknowledgement(message) => Verdict::Lose,
+            _ if line.is_acknowledgement(message) => Verdict::Lose,
             Point::BeforeIntent => line.before_intent(message),
             Point::IntentToCall => line.after_intent(message),
             Point::AcceptToEvent => line.before_event(message),
@@ -103,17 +103,32 @@ fn is_of_work(subject: &str) -> bool {
     subject.starts_with("$JS.ACK.") && subject.contains(".WORK_")
 }
 
-fn is_acknowledgement(message: &Message<'_>) -> bool {
-    message.by == By::Client && is_of_work(message.subject)
+/// The notification that the server hands out with a message, and its only channel.
+fn handed_out_whole(message: &Message<'_>) -> Option<(Accepted, Channel)> {
+    let is_intake = message.by == By::Server && is_of_intake(message.reply);
+    let notification = is_intake.then(|| Intake::decode(message.payload).ok()).flatten()?.notification;
+    let only = match notification.channels.as_deref() {
+        Some([only]) => only.channels().first().copied()?,
+        _ => return None,
+    };
+    Some((notification, only))
 }
 
-/// What subjects of a region begin with, and the intents on their way.
+fn is_of_intake(subject: &str) -> bool {
+    subject.starts_with("$JS.ACK.") && subject.contains(".INTAKE.")
+}
+
+/// What subjects of a region begin with, and what is on its way.
 struct Line {
     attempts: String,
     inbox: String,
     outcomes: [String; 2],
     /// The intent whose acknowledgement goes to a subject.
     intents: Mutex<HashMap<String, String>>,
+    /// The notifications of what was handed out, by where that is acknowledged.
+    handed_out: Mutex<HashMap<String, String>>,
+    /// The notifications of which an event tells.
+    told: Mutex<HashSet<String>>,
 }
 
 impl Line {
@@ -127,7 +142,37 @@ impl Line {
             inbox: start(subjects.inbox_all()),
             outcomes: [outcome(EventType::Sent), outcome(EventType::Delivered)],
             intents: Mutex::default(),
+            handed_out: Mutex::default(),
+            told: Mutex::default(),
         }
+    }
+
+    /// What the server hands out with a message, by its notification, where no intent tells of it: a delivery, or a
+    /// notification whose delivery may be made at once.
+    fn begun(&self, message: &Message<'_>) -> Option<(Channel, String)> {
+        let (notification, channel) = match handed_out(message) {
+            Some(work) => (work.notification, work.channel),
+            None => handed_out_whole(message)?,
+        };
+        let has_intent = keeps_intents(channel, notification.category.as_str());
+        if has_intent && is_of_intake(message.reply) {
+            return None;
+        }
+        let id = notification.id.to_string();
+        lock(&self.handed_out).insert(message.reply.to_owned(), id.clone());
+        (!has_intent).then_some((channel, id))
+    }
+
+    /// Whether the dispatcher says with a message what is to become of a delivery.
+    fn is_acknowledgement(&self, message: &Message<'_>) -> bool {
+        message.by == By::Client && lock(&self.handed_out).contains_key(message.subject)
+    }
+
+    /// The event by which the dispatcher says with a message that a delivery was made.
+    fn outcome(&self, message: &Message<'_>) -> Option<Event> {
+        let tells =
+            message.by == By::Client && self.outcomes.iter().any(|it| message.subject.starts_with(it));
+        tells.then(|| Event::decode(message.payload).ok()).flatten()
     }
 
     /// The intent that the dispatcher declares with a message.
@@ -140,16 +185,11 @@ impl Line {
         if let Some(intent) = self.intent(message) {
             return Verdict::LoseAndNote(intent.to_owned());
         }
-        match handed_out(message) {
-            Some(work) if !keeps_intents(work.channel, work.notification.category.as_str()) => {
-                Verdict::LoseAndNote(work.delivery.to_string())
-            }
-            _ => Verdict::Pass,
-        }
+        self.begun(message).map_or(Verdict::Pass, |(_, id)| Verdict::LoseAndNote(id))
     }
 
     fn after_intent(&self, message: &Message<'_>) -> Verdict {
-        let mut intents = self.intents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut intents = lock(&self.intents);
         if let Some(intent) = self.intent(message) {
             intents.insert(message.reply.to_owned(), intent.to_owned());
             return Verdict::Pass;
@@ -164,29 +204,35 @@ impl Line {
             let entry = InboxEntry::decode(message.payload);
             return entry.map_or(Verdict::Pass, |entry| Verdict::LoseAndNote(entry.item.to_string()));
         }
-        match handed_out(message) {
-            Some(work)
-                if work.channel != Channel::Inbox
-                    && !keeps_intents(work.channel, work.notification.category.as_str()) =>
-            {
-                Verdict::Note(work.delivery.to_string())
-            }
+        match self.begun(message) {
+            Some((channel, id)) if channel != Channel::Inbox => Verdict::Note(id),
             _ => Verdict::Pass,
         }
     }
 
     fn before_event(&self, message: &Message<'_>) -> Verdict {
-        let tells =
-            message.by == By::Client && self.outcomes.iter().any(|it| message.subject.starts_with(it));
-        let event = tells.then(|| Event::decode(message.payload).ok()).flatten();
-        let delivery = event.and_then(|event| event.delivery);
-        delivery.map_or(Verdict::Pass, |delivery| Verdict::LoseAndNote(delivery.to_string()))
+        self.begun(message);
+        let event = self.outcome(message);
+        event.map_or(Verdict::Pass, |event| Verdict::LoseAndNote(event.notification.to_string()))
     }
 
     fn after_event(&self, message: &Message<'_>) -> Verdict {
-        match message.payload {
-            b"" | b"+ACK" if is_acknowledgement(message) => Verdict::LoseAndNote(message.subject.to_owned()),
-            _ => Verdict::Pass,
+        self.begun(message);
+        if let Some(event) = self.outcome(message) {
+            lock(&self.told).insert(event.notification.to_string());
+        }
+        if !self.is_acknowledgement(message) || !matches!(message.payload, b"" | b"+ACK") {
+            return Verdict::Pass;
+        }
+        // A notification is done before its delivery where that goes through its queue.
+        let id = lock(&self.handed_out).get(message.subject).cloned();
+        match id.filter(|id| lock(&self.told).contains(id)) {
+            Some(id) => Verdict::LoseAndNote(id),
+            None => Verdict::Pass,
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

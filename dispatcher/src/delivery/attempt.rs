@@ -16,6 +16,7 @@ use peal_nats::catalog::CatalogError;
 use peal_nats::pull::Job;
 use tokio::time::Instant;
 
+use super::attempt_number;
 use crate::channels::{
     Account, Admitted, CIRCUIT_OPEN, CallTime, Found, Message, PROVIDER_PAUSED, Providers, Sought,
 };
@@ -265,7 +266,7 @@ fn message<'a>(context: &'a Context, job: &Job, work: &'a Work, ready: &'a Ready
         attachments: &notification.attachments,
         accepted_at: notification.accepted_at,
         expires_at: notification.expires_at,
-        attempt: work.attempts + job.deliveries,
+        attempt: attempt_number(work, job),
         collapse_key: notification.collapse_key.as_deref(),
         unsubscribe: ready.unsubscribe.as_deref(),
         metadata: &notification.metadata,

@@ -39,7 +39,7 @@ pub(super) async fn settle(
     context.caught_up(work.state_seq).await?;
     let providers = context.providers();
     let way = Way::of(context, &providers, work)?;
-    let mut to = untried(context, job, &way, &providers);
+    let mut to = untried(context, job, None, &way, &providers);
     let ambiguous = |reason: &str| Outcome::Ambiguous { reason: reason.to_owned() };
     let outcome = match attempt::decide(context, work)? {
         Decision::Send(ready) if way.is_searchable(&providers) => {

@@ -1,5 +1,6 @@
 //! Delivery: one recipient on one channel, decided again at the last moment, handed to the provider, and settled.
 
+mod at_once;
 mod attempt;
 mod in_hand;
 mod intents;
@@ -8,11 +9,13 @@ pub(crate) mod results;
 mod settle;
 mod suppress;
 
+pub use at_once::{AtOnce, Place, make_at_once};
 pub use in_hand::InHand;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use peal_common::category::Class;
 use peal_common::channel::{Channel, Priority};
 use peal_common::decide;
@@ -21,6 +24,7 @@ use peal_common::outcome::Outcome;
 use peal_nats::follow::StateError;
 use peal_nats::publish::PublishError;
 use peal_nats::pull::{AckError, Job, Lane};
+use peal_nats::put_off;
 use peal_nats::topology::{deliver_consumer, work_stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +34,7 @@ use crate::channels::outcomes::held_back;
 use crate::channels::{Providers, TRY_NEXT};
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
+use at_once::Plan;
 use attempt::{Decision, Way};
 use intents::Intent;
 use interrupted::Next;
@@ -50,7 +55,7 @@ const BATCHED_CONCURRENCY: usize = 4_000;
 
 /// Why a delivery could not be made or settled now. It comes again.
 #[derive(Debug, thiserror::Error)]
-enum DeliveryError {
+pub enum DeliveryError {
     /// The mirror can't answer.
     #[error(transparent)]
     Catalog(#[from] peal_nats::catalog::CatalogError),
@@ -90,6 +95,7 @@ pub async fn run(
         stream: work_stream(channel),
         consumer: deliver_consumer(priority),
         permits: permits(concurrency(&context, channel), priority),
+        spare: context.at_once.spare(channel, priority),
     };
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
@@ -159,10 +165,23 @@ async fn settled_or_repeated(job: &Job, channel: Channel, settled: Result<(), De
 #[error("the delivery belongs to another channel")]
 struct WrongChannel;
 
+/// Which attempt of a delivery comes next, from 1.
+fn attempt_number(work: &Work, job: &Job) -> u32 {
+    // The first time that one which had to wait was handed out was none.
+    let waited = u32::from(work.not_before.is_some() && job.deliveries > 1);
+    work.attempts.saturating_add(job.deliveries.max(1) - waited)
+}
+
 async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), DeliveryError> {
+    // Whoever put it down to wait may still have it in hand.
+    if let Some(wait) = work.not_before.and_then(|at| left_until(context, at)).filter(|_| job.deliveries == 1)
+    {
+        return Ok(job.nak(wait).await?);
+    }
     let Some(_in_hand) = context.in_hand.take(&work.delivery, work.replays) else {
-        // A server that was started again has handed it out once more. What whoever has it tells the server holds for
-        // this one too; given back it would be handed to another process, which knows of neither.
+        // A server that was started again has handed it out once more, or its notification, whose delivery was being made
+        // at once. What whoever has it tells the server holds for the message here too, or for what it finds of it
+        // when it comes again; given back it would be handed to another process, which knows of neither.
         return Ok(());
     };
     let suspicion = match work.repeat {
@@ -170,7 +189,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
         false => context.outcomes.suspicion(job),
     };
     if let Some(suspicion) = suspicion
-        && context.outcomes.is_settled(&work, job, suspicion).await?
+        && (context.outcomes.is_settled(&work, job, suspicion).await? || waits(context, &work).await?)
     {
         return Ok(job.ack().await?);
     }
@@ -185,12 +204,34 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             },
         }
     }
+    make(context, job, &work, None, is_second).await
+}
+
+/// How long it is until then; `None` when that is over.
+fn left_until(context: &Context, at: Timestamp) -> Option<Duration> {
+    Duration::try_from(at.duration_since(context.clock.now())).ok().filter(|left| !left.is_zero())
+}
+
+/// Whether the same delivery was put down in SCHEDULE after it came to its queue, and waits there.
+async fn waits(context: &Context, work: &Work) -> Result<bool, UnknownOutcome> {
+    Ok(put_off::waits(&context.connection, &context.subjects, work).await?)
+}
+
+/// Decides, calls the provider and settles. `job` is the message that is acknowledged in the end: that of the delivery, or with
+/// a `plan` that of its notification. `is_second`: the call before was heard by nobody.
+async fn make(
+    context: &Context,
+    job: &Job,
+    work: &Work,
+    plan: Option<&Plan<'_>>,
+    is_second: bool,
+) -> Result<(), DeliveryError> {
     context.caught_up(work.state_seq).await?;
     // It may have to wait for its provider: the decision comes after that.
     let providers = context.providers();
-    let way = Way::of(context, &providers, &work)?;
+    let way = Way::of(context, &providers, work)?;
     let admitted = way.admit(&providers).await;
-    match attempt::decide(context, &work)? {
+    match attempt::decide(context, work)? {
         Decision::Send(ready) => {
             // What could not be settled now would have to be sent again, and a server that was started again may have
             // handed this to somebody else already.
@@ -202,13 +243,13 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
             {
                 drop(admitted);
                 let outcome = held_back(TAKEN_OVER_UNKNOWN, Some(DOUBT_PAUSE));
-                let to = untried(context, job, &way, &providers);
-                return settle(&to, &work, ready.class, &outcome, false).await;
+                let to = untried(context, job, plan, &way, &providers);
+                return settle(&to, work, ready.class, &outcome, false).await;
             }
             let is_declared = admitted.is_ok() && intents::are_kept(work.channel, ready.class);
-            if is_declared && let Err(error) = intents::declare(context, &work, is_second).await {
+            if is_declared && let Err(error) = intents::declare(context, work, is_second).await {
                 // It may stand there all the same, and nobody was called.
-                take_back(context, job, &work).await?;
+                take_back(context, job, work).await?;
                 return Err(error.into());
             }
             let latest = is_declared.then(|| Instant::now() + TRY_NEXT);
@@ -216,22 +257,23 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
                 Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted, latest).await,
                 Err(held_back) => held_back,
             };
-            suppress::after(context, &work, ready.recipient.registered_ms, &attempted.outcome).await;
-            let to = Settling { context, job, provider: attempted.provider };
+            suppress::after(context, work, ready.recipient.registered_ms, &attempted.outcome).await;
+            let to = Settling { context, job, plan, provider: attempted.provider };
             if is_declared
                 && let Outcome::Ambiguous { reason } = &attempted.outcome
                 && way.is_searchable(&providers)
             {
-                return settle::ask_first(&to, &work, reason).await;
+                return settle::ask_first(&to, work, reason).await;
             }
-            settle(&to, &work, ready.class, &attempted.outcome, is_declared).await
+            settle(&to, work, ready.class, &attempted.outcome, is_declared).await
         }
         Decision::End(kind, reason) => {
-            settle::without_attempt(&untried(context, job, &way, &providers), &work, kind, &reason).await
+            let to = untried(context, job, plan, &way, &providers);
+            settle::without_attempt(&to, work, kind, &reason).await
         }
         Decision::Hold(until) => {
-            let to = untried(context, job, &way, &providers);
-            settle::hold(&to, Work::clone(&work), until).await
+            let to = untried(context, job, plan, &way, &providers);
+            settle::hold(&to, work.clone(), until).await
         }
     }
 }
@@ -293,8 +335,14 @@ async fn tell(
 }
 
 /// What is not sent is told of the account that would have been called first.
-fn untried<'a>(context: &'a Context, job: &'a Job, way: &Way<'_>, providers: &Providers) -> Settling<'a> {
-    Settling { context, job, provider: way.provider(providers) }
+fn untried<'a>(
+    context: &'a Context,
+    job: &'a Job,
+    plan: Option<&'a Plan<'a>>,
+    way: &Way<'_>,
+    providers: &Providers,
+) -> Settling<'a> {
+    Settling { context, job, plan, provider: way.provider(providers) }
 }
 
 #[cfg(test)]

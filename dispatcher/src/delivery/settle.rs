@@ -15,9 +15,10 @@ use peal_common::outcome::Outcome;
 use peal_nats::pull::Job;
 use peal_nats::put_off::{self, PutOffError};
 
-use super::{DeliveryError, results};
+use super::at_once::Plan;
+use super::{DeliveryError, attempt_number, results};
 use crate::context::{Context, SayError};
-use crate::fanout::fallback;
+use crate::fanout::{self, fallback};
 
 /// Waits that are longer go through SCHEDULE: a message that waits in its queue keeps a place there.
 const LONGEST_NAK: Duration = Duration::from_secs(60);
@@ -33,7 +34,10 @@ const ASK_PAUSE: Duration = Duration::from_secs(15);
 /// A delivery that is being settled, and with whom.
 pub(super) struct Settling<'a> {
     pub(super) context: &'a Context,
+    /// The message that is acknowledged in the end.
     pub(super) job: &'a Job,
+    /// The planning, where that was not told yet: `job` is the notification's message then.
+    pub(super) plan: Option<&'a Plan<'a>>,
     /// The provider that was called, or would have been.
     pub(super) provider: Option<Arc<str>>,
 }
@@ -45,7 +49,7 @@ pub(super) async fn after_attempt(
     class: Class,
     outcome: &Outcome,
 ) -> Result<(), DeliveryError> {
-    let attempts = work.attempts.saturating_add(to.job.deliveries.max(1));
+    let attempts = attempt_number(work, to.job);
     match outcome {
         Outcome::Delivered { provider_id } => {
             sent(to, work, EventType::Delivered, attempts, provider_id.as_deref()).await
@@ -103,11 +107,19 @@ async fn retry(
     if wait > LONGEST_NAK {
         return wait_for(to, *work, attempts, reason, wait).await;
     }
+    let until = later(to.context, wait);
     let mut event = event(to, &work, EventType::Retried, attempts);
     event.reason = Some(reason.to_owned());
-    event.until = Some(later(to.context, wait));
+    event.until = Some(until);
+    if to.plan.is_none() {
+        to.context.event(&event).await?;
+        return Ok(to.job.nak(wait).await?);
+    }
+    // The notification is done. Should it come again all the same, the queue recognises the delivery.
+    let waiting = Work { attempts, not_before: Some(until), ..*work };
+    to.context.connection.publish(fanout::queued(to.context, &waiting)?).await.map_err(SayError::from)?;
     to.context.event(&event).await?;
-    Ok(to.job.nak(wait).await?)
+    Ok(to.job.ack().await?)
 }
 
 /// Waits through SCHEDULE: the message is put down there with the attempts made so far, and this one is done.
@@ -149,7 +161,7 @@ async fn refused(
     event.reason = Some(reason.to_owned());
     // It is kept as a dead letter too: when the receiving side has been put right, it can be replayed.
     let missed = fallback::missed(&work.notification);
-    to.context.dead_letter(to.job, work, attempts, reason).await?;
+    to.context.dead_letter(work, attempts, reason).await?;
     to.context.event(&event).await?;
     fallback::hurry(to.context, missed).await;
     Ok(to.job.term(&to.context.connection, reason).await?)
@@ -166,7 +178,7 @@ async fn give_up(
     let reason = format!("{reason}: {last}");
     event.reason = Some(reason.clone());
     let missed = fallback::missed(&work.notification);
-    to.context.dead_letter(to.job, work, attempts, &reason).await?;
+    to.context.dead_letter(work, attempts, &reason).await?;
     to.context.event(&event).await?;
     fallback::hurry(to.context, missed).await;
     Ok(to.job.term(&to.context.connection, &reason).await?)
@@ -175,7 +187,7 @@ async fn give_up(
 /// It may have been sent or not, and the provider can be asked: it comes again with its intent, which has it asked
 /// ([`super::interrupted`]).
 pub(super) async fn ask_first(to: &Settling<'_>, work: &Work, reason: &str) -> Result<(), DeliveryError> {
-    let attempts = work.attempts.saturating_add(to.job.deliveries.max(1));
+    let attempts = attempt_number(work, to.job);
     let mut event = event(to, work, EventType::Retried, attempts);
     event.reason = Some(format!("ambiguous: {reason}"));
     event.until = Some(later(to.context, ASK_PAUSE));
@@ -198,7 +210,7 @@ async fn ambiguous(
     }
     let mut event = event(to, &work, EventType::Ambiguous, attempts);
     event.reason = Some(reason.to_owned());
-    to.context.dead_letter(to.job, work, attempts, &format!("ambiguous: {reason}")).await?;
+    to.context.dead_letter(work, attempts, &format!("ambiguous: {reason}")).await?;
     to.context.event(&event).await?;
     Ok(to.job.term(&to.context.connection, reason).await?)
 }
@@ -210,7 +222,7 @@ pub(super) async fn without_attempt(
     kind: EventType,
     reason: &str,
 ) -> Result<(), DeliveryError> {
-    let mut event = event(to, work, kind, work.attempts.saturating_add(to.job.deliveries - 1));
+    let mut event = event(to, work, kind, attempt_number(work, to.job) - 1);
     event.reason = Some(reason.to_owned());
     to.context.event(&event).await?;
     if matches!(kind, EventType::Failed | EventType::Suppressed) {
@@ -224,7 +236,7 @@ pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) ->
     let mut event = event(to, &work, EventType::Held, work.attempts);
     event.reason = Some("quiet_hours".to_owned());
     event.until = Some(until);
-    work.attempts = work.attempts.saturating_add(to.job.deliveries - 1);
+    work.attempts = attempt_number(&work, to.job) - 1;
     // It was not settled until now.
     work.repeat_since = None;
     reschedule(to.context, work, until).await?;
@@ -252,5 +264,8 @@ fn event(to: &Settling<'_>, work: &Work, kind: EventType, attempts: u32) -> Even
     event.provider = to.provider.as_deref().map(str::to_owned);
     event.attempts = Some(attempts).filter(|attempts| *attempts > 0);
     event.replays = Some(work.replays).filter(|replays| *replays > 0);
-    event
+    match to.plan {
+        Some(plan) => plan.with(event),
+        None => event,
+    }
 }

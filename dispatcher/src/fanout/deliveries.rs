@@ -25,6 +25,8 @@ pub(super) struct Decided {
     pub(super) works: Vec<Work>,
     /// Deliveries that the region from which the notification was taken over may have made, and that are not repeated.
     pub(super) put_aside: Vec<Work>,
+    /// Whether a second call would do harm for one of them.
+    is_delicate: bool,
 }
 
 /// Whether deliveries may have been published before, and since when they may have been settled in that case.
@@ -179,6 +181,14 @@ pub(super) fn leave_out_refused(intake: &mut Intake, refused: &HashSet<DeliveryI
 }
 
 impl Decided {
+    /// The only delivery and its planning, where nothing else is to be told and a second call does no harm.
+    pub(super) fn sole(&self) -> Option<(&Work, &Event)> {
+        match (self.works.as_slice(), self.events.as_slice()) {
+            ([work], [plan]) if plan.kind == EventType::Planned && !self.is_delicate => Some((work, plan)),
+            _ => None,
+        }
+    }
+
     /// Adds a delivery where it belongs. `ambiguous` says that the region that is gone may have made it.
     fn add(&mut self, work: Work, ambiguous: bool, class: Class, takeover: Option<&Takeover>) {
         let put_aside = ambiguous
@@ -187,6 +197,7 @@ impl Decided {
                 WhenAmbiguous::Send => false,
                 WhenAmbiguous::PutAside => true,
             };
+        self.is_delicate |= takeover.is_some() || !decide::may_repeat(work.channel, class);
         if put_aside { self.put_aside.push(work) } else { self.works.push(work) }
     }
 }
@@ -203,6 +214,7 @@ fn taken_work(intake: &Intake, taken: &TakenDelivery, repeat: Repeat) -> Work {
         contact: planned.contact.clone(),
         state_seq: intake.state_seq,
         attempts: 0,
+        not_before: None,
         hops: 0,
         repeat: repeat.is_possible,
         repeat_since: repeat.since,
@@ -235,6 +247,7 @@ fn work(intake: &Intake, target: &ResolvedTarget, contact: ContactRef, repeat: R
         contact: contact.index,
         state_seq: intake.state_seq,
         attempts: 0,
+        not_before: None,
         hops: 0,
         repeat: repeat.is_possible,
         repeat_since: repeat.since,

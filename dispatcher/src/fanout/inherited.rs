@@ -67,7 +67,7 @@ impl Inherited {
         for priority in Priority::ALL {
             let consumer = fanout_consumer(priority);
             // One that is missing is made later, and then looked up by itself.
-            if let Ok(times) = self.connection.consumer_times(INTAKE, &consumer).await {
+            if let Ok(times) = self.connection.consumer_standing(INTAKE, &consumer).await {
                 consumers.insert(consumer, times.since_ms);
             }
         }

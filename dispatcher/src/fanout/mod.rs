@@ -1,6 +1,7 @@
 //! Fan-out: from one accepted notification to its deliveries.
 //!
-//! Each message of INTAKE becomes one message in WORK for every recipient and contact that the rules choose. Delivery
+//! Each message of INTAKE becomes one message in WORK for every recipient and contact that the rules choose. A sole one is
+//! made at once where that is possible ([`make_at_once`]), which spares JetStream a message that is read once. Delivery
 //! ids are derived, and WORK recognises them for a while, so doing it twice does no harm; a message that may have been
 //! handed out before marks its deliveries as possible repetitions.
 
@@ -17,12 +18,13 @@ use peal_common::envelope::{Envelope as _, Intake, Work};
 use peal_common::event::{Event, EventType};
 use peal_common::takeover::Left;
 use peal_nats::publish::Outgoing;
-use peal_nats::pull::{AckError, Job, Lane};
+use peal_nats::pull::{AckError, Job, Lane, Spare};
 use peal_nats::topology::{INTAKE, fanout_consumer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Context, SayError, Shared};
+use crate::delivery::{DeliveryError, make_at_once};
 use crate::outcomes::{UnknownOutcome, settled_since};
 use deliveries::{Decided, Repeat};
 use inherited::Standing;
@@ -30,7 +32,7 @@ use inherited::Standing;
 pub use inherited::Inherited;
 
 /// Notifications of one priority that are fanned out at once.
-const PERMITS: usize = 256;
+pub(crate) const PERMITS: usize = 384;
 /// A notification that is due sooner than this is not worth a schedule, whose times are whole seconds.
 const SOON: SignedDuration = SignedDuration::from_millis(500);
 /// What of one notification may be on its way to JetStream at once, in bytes. Each e-mail has its own copy of what is
@@ -60,6 +62,9 @@ enum FanOutError {
     /// Nobody can tell what was settled before.
     #[error(transparent)]
     Unknown(#[from] UnknownOutcome),
+    /// Its delivery could not be made or settled.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
 }
 
 impl From<peal_nats::mirror::NotReady> for FanOutError {
@@ -76,7 +81,12 @@ impl From<peal_nats::publish::PublishError> for FanOutError {
 
 /// Fans out the notifications of one priority until `stop`.
 pub async fn run(context: Shared, priority: Priority, tasks: TaskTracker, stop: CancellationToken) {
-    let lane = Lane { stream: INTAKE.to_owned(), consumer: fanout_consumer(priority), permits: PERMITS };
+    let lane = Lane {
+        stream: INTAKE.to_owned(),
+        consumer: fanout_consumer(priority),
+        permits: PERMITS,
+        spare: Spare::default(),
+    };
     let connection = context.connection.clone();
     lane.run(&connection, &stop, |job| {
         let context = Arc::clone(&context);
@@ -173,22 +183,30 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
     };
     let mut decided = deliveries::decide(context, &intake, now, repeat)?;
     for work in std::mem::take(&mut decided.put_aside) {
-        put_aside(context, job, work).await?;
+        put_aside(context, work).await?;
     }
     fallback::arm(context, &intake, &decided, now).await?;
+    // What is due has few places, for much that waits.
+    if origin == Origin::Intake
+        && suspicion.is_none()
+        && let Some((work, plan)) = decided.sole()
+        && let Some(_place) = context.at_once.place(work.channel, work.notification.priority).await
+    {
+        return Ok(make_at_once(context, job, work, plan).await?);
+    }
     publish(context, decided).await?;
     Ok(job.ack().await?)
 }
 
 /// Puts a delivery aside that another region may have made.
-async fn put_aside(context: &Context, job: &Job, work: Work) -> Result<(), SayError> {
+async fn put_aside(context: &Context, work: Work) -> Result<(), SayError> {
     let mut event = Event::about(EventType::Ambiguous, context.clock.now(), &work.notification);
     event.delivery = Some(work.delivery.clone());
     event.recipient = Some(work.recipient.clone());
     event.channel = Some(work.channel);
     event.replays = Some(work.replays).filter(|replays| *replays > 0);
     event.reason = Some(TAKEN_OVER_AMBIGUOUS.to_owned());
-    context.dead_letter(job, Box::new(work), 0, TAKEN_OVER_AMBIGUOUS).await?;
+    context.dead_letter(Box::new(work), 0, TAKEN_OVER_AMBIGUOUS).await?;
     context.event(&event).await
 }
 
@@ -201,17 +219,14 @@ async fn publish(context: &Context, decided: Decided) -> Result<(), FanOutError>
     }
     let mut on_its_way = 0;
     for work in &decided.works {
-        let app = work.notification.app.as_str();
-        let subject = context.subjects.work(work.channel, work.notification.priority, app);
-        let payload = work.encode().map_err(SayError::from)?;
-        on_its_way += payload.len();
+        let outgoing = queued(context, work)?;
+        on_its_way += outgoing.size();
         if on_its_way > MOST_ON_ITS_WAY {
-            on_its_way = payload.len();
+            on_its_way = outgoing.size();
             for pending in pending.drain(..) {
                 pending.acknowledged().await?;
             }
         }
-        let outgoing = Outgoing::new(subject, payload).id(&work_id(work));
         pending.push(context.connection.send(outgoing).await?);
     }
     for pending in pending {
@@ -220,8 +235,14 @@ async fn publish(context: &Context, decided: Decided) -> Result<(), FanOutError>
     Ok(())
 }
 
-/// The id by which WORK recognises a delivery that is published again: after a wait or a replay it is another message.
-#[must_use]
-pub fn work_id(work: &Work) -> String {
-    format!("{}:{}:{}", work.delivery, work.replays, work.hops)
+/// A delivery as a message of its queue, which recognises it when it is published again: after a wait in SCHEDULE or a replay
+/// it is another one.
+///
+/// # Errors
+/// [`SayError::Encode`]
+pub fn queued(context: &Context, work: &Work) -> Result<Outgoing, SayError> {
+    let app = work.notification.app.as_str();
+    let subject = context.subjects.work(work.channel, work.notification.priority, app);
+    let id = format!("{}:{}:{}", work.delivery, work.replays, work.hops);
+    Ok(Outgoing::new(subject, work.encode()?).id(&id))
 }

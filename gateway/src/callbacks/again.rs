@@ -74,6 +74,7 @@ async fn work(app: &App, delivery: &DeliveryView, bounced: &Event) -> Result<Opt
         contact,
         state_seq: intake.state_seq,
         attempts: 0,
+        not_before: None,
         hops: 0,
         repeat: false,
         repeat_since: None,

@@ -105,9 +105,10 @@ pub(super) struct EventMessage {
 }
 
 impl EventMessage {
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The steps that a message of EVENTS tells.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Self>> {
         let event = Event::decode(bytes).ok()?;
-        EventMessage::new(event)
+        event.steps().map(EventMessage::new).collect()
     }
 
     pub(super) fn new(event: Event) -> Option<Self> {
@@ -153,6 +154,7 @@ pub(super) fn delivery_id(number: u128) -> Option<DeliveryId> {
 #[cfg(test)]
 mod tests {
     use peal_common::envelope::Intake;
+    use peal_common::event::EventType;
 
     use super::*;
 
@@ -192,6 +194,16 @@ mod tests {
         assert!(EventMessage::decode(event.as_bytes()).is_some());
         let odd = event.replacen("0123456789abcdef", "0123456789ABCDEF", 1);
         assert!(EventMessage::decode(odd.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn a_planning_that_is_told_along_counts_as_a_message() {
+        let golden = include_bytes!("../../../common/golden/event-planned-v1.json");
+        let steps = EventMessage::decode(golden).unwrap();
+        let [plan, sent] = steps.as_slice() else { panic!("{} steps", steps.len()) };
+        assert_eq!((plan.event.kind, sent.event.kind), (EventType::Planned, EventType::Sent));
+        assert_eq!((plan.delivery, plan.planned.as_slice()), (None, [sent.delivery.unwrap()].as_slice()));
+        assert!(plan.event.at < sent.event.at && sent.planned.is_empty());
     }
 
     #[test]

@@ -131,6 +131,7 @@ async fn busy() -> Harness {
                 contact: "c".to_owned(),
                 state_seq: 0,
                 attempts: 0,
+                not_before: None,
                 hops: 0,
                 repeat: false,
                 repeat_since: None,

@@ -45,6 +45,9 @@ const SANDBOX_MAX_MESSAGES: i64 = 1_000;
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Messages in work at once per lane; further ones wait. Messages that are held back by a nak with delay count too.
 const MAX_ACK_PENDING: i64 = 2_000;
+/// The same of notifications: those count too whose only delivery is being made, some hundreds in each dispatcher while a
+/// provider hangs.
+const MAX_FANOUT_PENDING: i64 = 20_000;
 /// Pull requests that may wait per lane; the server's own default, written out so that a comparison sees it.
 const MAX_WAITING: i64 = 512;
 /// Without limit: our own attempt limit ends a delivery with a dead letter. A message on which the server gives up
@@ -110,8 +113,10 @@ pub(super) struct Definition<'a> {
 
 impl Definition<'_> {
     fn intake(&self) -> StreamSpec {
-        let lanes = Priority::ALL.into_iter().map(|priority| {
-            self.lane(
+        let lanes = Priority::ALL.into_iter().map(|priority| consumer::Config {
+            max_ack_pending: MAX_FANOUT_PENDING,
+            metadata: metadata::for_consumer(self.region, MAX_FANOUT_PENDING, UNPROCESSED_CRITICAL),
+            ..self.lane(
                 fanout_consumer(priority),
                 format!("Fan-out of {priority} notifications"),
                 self.subjects.intake_lane(priority),

@@ -10,6 +10,7 @@ use peal_common::event::Status;
 use peal_nats::server::Link;
 use peal_nats::topology::DEAD_LETTERS;
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::channels::{Carrier, Channels};
 use crate::journal::Journal;
@@ -23,6 +24,9 @@ use crate::wait;
 const ACK_WAIT: Duration = Duration::from_secs(4);
 /// How long anything may take on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(60);
+/// So long after a dispatcher has started, what comes is certainly new to it, and made at once where that is possible: what
+/// was there before may have been handed out, and goes through the queues.
+const NEW_AFTER: Duration = Duration::from_secs(3);
 /// Deliveries of a row at each point.
 const EACH: u64 = 4;
 /// A category of advertisements, beside the one that every region has.
@@ -73,7 +77,7 @@ async fn a_dispatcher_killed_at_any_point_sends_as_often_as_the_channels_policy_
         Wanted { ack_wait: Some(ACK_WAIT), tapped: true, channels: &settings, ..Wanted::new(UNUSED) };
     let region = Region::start(wanted).await?;
     let journal = Journal::start(&region.connection);
-    let mut trial = Trial { region, journal, channels };
+    let mut trial = Trial { region, journal, channels, started: Instant::now() };
     let result = trial.run().await;
     result.map_err(|error| error.context(trial.region.logs()))
 }
@@ -85,6 +89,8 @@ struct Trial {
     region: Region,
     journal: Journal,
     channels: Channels,
+    /// When the dispatcher was ready.
+    started: Instant,
 }
 
 /// What became of the deliveries of a row at a point.
@@ -127,6 +133,8 @@ impl Trial {
                 self.region.api.put(&path, &self.channels.recipient(number, *carrier)).await?;
             }
         }
+        wait::until("what comes is new", LIMIT, async || (self.started.elapsed() > NEW_AFTER).then_some(()))
+            .await?;
         self.region.tap()?.judge(point.rule(&self.region.connection.region));
         if point == Point::IntentToCall {
             self.channels.links().for_each(Link::silence);
@@ -156,6 +164,7 @@ impl Trial {
         }
         self.region.dispatchers[0].start()?;
         self.region.dispatchers[0].until_ready().await?;
+        self.started = Instant::now();
         if point == Point::AcceptToEvent {
             self.until_asked(place).await?;
         }

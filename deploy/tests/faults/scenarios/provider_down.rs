@@ -37,8 +37,9 @@ const LIMITED_RATE: u64 = 12;
 const SMS_LIMIT: usize = 20;
 /// What one bot may send in a second (Telegram's Bots FAQ); dispatchers keep below it.
 const BOT_LIMIT: usize = 30;
-/// Pushes that one dispatcher has in hand at most: the share of normal priority in `dispatcher.concurrency`.
-const IN_HAND: usize = 384;
+/// Pushes that one dispatcher has in hand at most: the share of normal priority in `dispatcher.concurrency`, and those that
+/// are made at once.
+const IN_HAND: usize = 384 + 128;
 /// How long APNs takes for an answer: so many pushes that come within that time were in hand at once.
 const ANSWER_TIME: Duration = Duration::from_millis(100);
 /// One chat takes a message a second, so that there have to be many.

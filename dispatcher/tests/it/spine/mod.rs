@@ -2,6 +2,7 @@
 
 mod accounts;
 mod alimtalk;
+mod at_once;
 mod attachments;
 mod circuits;
 mod decisions;

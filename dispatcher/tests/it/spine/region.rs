@@ -311,7 +311,7 @@ impl Region {
 
     /// All events so far.
     pub async fn events(&self) -> Vec<Event> {
-        self.all(EVENTS).await
+        self.all::<Event>(EVENTS).await.into_iter().flat_map(Event::steps).collect()
     }
 
     /// All dead letters so far.
@@ -483,6 +483,7 @@ pub fn work(
         contact,
         state_seq,
         attempts: 0,
+        not_before: None,
         hops: 0,
         repeat: false,
         repeat_since: None,

@@ -50,7 +50,7 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const MISSED_KEY: &str = "missed";
 
 /// Of the tables and of everything in them: raise it with any change to what is written.
-const FORMAT: &[u8] = b"4";
+const FORMAT: &[u8] = b"5";
 
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]

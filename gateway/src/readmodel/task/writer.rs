@@ -298,10 +298,9 @@ fn decode(messages: Vec<(Source, Stored)>, is_hub: bool) -> (Batch, Vec<(Source,
             Source::Intake => {
                 AcceptedMessage::decode(message.sequence, &message.payload).map(|it| batch.accepted.push(it))
             }
-            Source::Events => EventMessage::decode(&message.payload).map(|it| {
-                if !(is_hub && it.event.reason.as_deref() == Some(TAKEN_OVER)) {
-                    batch.events.push(it);
-                }
+            Source::Events => EventMessage::decode(&message.payload).map(|mut steps| {
+                steps.retain(|it| !(is_hub && it.event.reason.as_deref() == Some(TAKEN_OVER)));
+                batch.events.append(&mut steps);
             }),
             Source::Inbox => {
                 InboxMessage::decode(message.sequence, &message.payload).map(|it| batch.inbox.push(it))

@@ -131,6 +131,7 @@ async fn what_waits_already_is_not_put_down_once_more() {
         contact: "c".to_owned(),
         state_seq: 0,
         attempts: 2,
+        not_before: None,
         hops: 0,
         repeat: false,
         repeat_since: None,

@@ -102,6 +102,7 @@ pub fn work(id: &str, channel: Channel, priority: Priority) -> Work {
         contact: contact(),
         state_seq: 1,
         attempts: 0,
+        not_before: None,
         hops: 0,
         repeat: false,
         repeat_since: None,
