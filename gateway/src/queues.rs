@@ -36,7 +36,7 @@ pub type Lanes = [Lane; Priority::ALL.len()];
 /// How much waits in this region.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Depths {
-    /// Notifications that wait for their fan-out.
+    /// Notifications that wait for their fan-out. Those in hand may be on their way to their provider.
     pub fanout: Lanes,
     /// Deliveries that wait for their channel, for each channel that has a queue.
     pub channels: Vec<(Channel, Lanes)>,

@@ -95,7 +95,7 @@ async fn an_altered_stream_is_shown_and_repaired() {
     let plan = planned(jetstream, &topology).await;
     let shown = "~ update stream INTAKE\n    discard: \"old\" -> \"new\"\n    \
                  metadata.io.nats.monitor.enabled: \"false\" -> \"true\"\n\
-                 ~ update consumer INTAKE/fanout_high\n    max_ack_pending: 1 -> 2000\n\
+                 ~ update consumer INTAKE/fanout_high\n    max_ack_pending: 1 -> 20000\n\
                  + create consumer INTAKE/fanout_bulk";
     assert_eq!(plan.to_string(), shown);
     assert_eq!(check(jetstream, &topology).await.unwrap().findings.len(), plan.changes.len());
