@@ -71,7 +71,14 @@ async fn handle(context: &Context, job: Job) {
 /// Puts a delivery back into its queue. When this was done before and only its acknowledgement was lost, the delivery
 /// says that it may be a repetition.
 async fn queue(context: &Context, job: &Job, mut work: Work) -> Result<(), SayError> {
-    work.repeat |= context.outcomes.suspicion(job).is_some();
-    context.connection.publish(fanout::queued(context, &work)?).await?;
+    let is_suspected = context.outcomes.suspicion(job).is_some();
+    work.repeat |= is_suspected;
+    let published = context.connection.publish(fanout::queued(context, &work)?).await?;
+    if published.duplicate && !is_suspected {
+        // The queue had one of this number for an earlier wait, put down when its notification was handed out twice. That
+        // one has gone on, and this one must not be lost for it.
+        (work.hops, work.repeat) = (work.hops.saturating_add(1), true);
+        context.connection.publish(fanout::queued(context, &work)?).await?;
+    }
     Ok(())
 }

@@ -27,7 +27,7 @@ const TAKEN_IN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What only dispatchers say. Gateways tell of receipts, and write again what the hub missed, before any dispatcher is back.
-const BY_DISPATCHERS: [EventType; 9] = [
+const BY_DISPATCHERS: [EventType; 11] = [
     EventType::Planned,
     EventType::Sent,
     EventType::Retried,
@@ -37,6 +37,8 @@ const BY_DISPATCHERS: [EventType; 9] = [
     EventType::Expired,
     EventType::DeadLettered,
     EventType::Erased,
+    EventType::Cancelled,
+    EventType::Ambiguous,
 ];
 /// The channels of which no gateway says that something was delivered: nobody reports it to them.
 const WITHOUT_RECEIPTS: [Channel; 2] = [Channel::Webhook, Channel::Inbox];

@@ -125,6 +125,8 @@ pub struct ConsumerStanding {
     pub now_ms: i64,
     /// Whether somebody has paused it.
     pub is_paused: bool,
+    /// How many messages it has not handed out.
+    pub waiting: u64,
 }
 
 /// The same as JetStream tells it.
@@ -134,6 +136,7 @@ struct Facts {
     ts: jiff::Timestamp,
     #[serde(default)]
     paused: bool,
+    num_pending: u64,
 }
 
 /// JetStream did not say.
@@ -186,10 +189,11 @@ impl Connection {
         let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
         let asked: Result<Response<Facts>, _> = self.jetstream.request(subject, &serde_json::json!({})).await;
         match asked.map_err(|error| StateError::new(stream, error))? {
-            Response::Ok(Facts { created, ts, paused }) => Ok(ConsumerStanding {
+            Response::Ok(Facts { created, ts, paused, num_pending }) => Ok(ConsumerStanding {
                 since_ms: created.as_millisecond(),
                 now_ms: ts.as_millisecond(),
                 is_paused: paused,
+                waiting: num_pending,
             }),
             Response::Err { error } => Err(StateError::new(stream, error)),
         }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{Connection, connects};
-use crate::follow::StateError;
+use crate::follow::{ConsumerStanding, StateError};
 use crate::subjects::Region;
 
 /// How long one pull request stands at the server.
@@ -71,26 +71,26 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins one, and says whether the consumer is paused.
+    /// Begins one, and tells how the consumer stands.
     async fn begin(
         connection: &Connection,
         lane: &Lane,
         before: Option<(Session, Instant)>,
-    ) -> Result<(Self, bool), StateError> {
+    ) -> Result<(Self, ConsumerStanding), StateError> {
         let (began, connects) = (Instant::now(), connection.connects());
-        let times = connection.consumer_standing(&lane.stream, &lane.consumer).await?;
+        let standing = connection.consumer_standing(&lane.stream, &lane.consumer).await?;
         let heard_ms = |(session, heard): (Session, Instant)| {
             let lasted = heard.saturating_duration_since(session.began).as_millis();
             session.began_ms.saturating_add(i64::try_from(lasted).unwrap_or(i64::MAX))
         };
         let session = Session {
             began,
-            began_ms: times.now_ms,
+            began_ms: standing.now_ms,
             before_ms: before.map(heard_ms),
-            consumer_since_ms: times.since_ms,
+            consumer_since_ms: standing.since_ms,
             connects,
         };
-        Ok((session, times.is_paused))
+        Ok((session, standing))
     }
 
     /// Whether what comes now may come of a server that was started again.
@@ -230,8 +230,8 @@ pub struct Lane {
     pub spare: Spare,
 }
 
-/// How many messages a lane would take at once beyond what its stream has for it: none while anything waits there, while
-/// the consumer is paused, or while the lane does not pull. Clones show the same.
+/// How many messages a lane would take at once beyond what its stream has for it: none while anything waits there, as far as
+/// the lane has heard, while the consumer is paused, or while the lane does not pull. Clones show the same.
 #[derive(Debug, Clone, Default)]
 pub struct Spare(Arc<Shown>);
 
@@ -242,7 +242,7 @@ struct Shown {
 }
 
 impl Spare {
-    /// So many, as far as the lane has heard.
+    /// So many.
     #[must_use]
     pub fn count(&self) -> usize {
         match self.0.is_paused.load(Ordering::Relaxed) {
@@ -381,7 +381,10 @@ impl Lane {
                     session
                 }
                 _ => match self.begin_session(connection, heard, pause, stop).await {
-                    Some(session) => session,
+                    Some((session, has_all)) => {
+                        is_empty = has_all;
+                        session
+                    }
                     None => return Ok(()),
                 },
             };
@@ -400,7 +403,7 @@ impl Lane {
                     // The client keeps a request that it could not send, and sends it to the next server.
                     if session.is_over(&connection.client) {
                         match self.begin_session(connection, heard, pause, stop).await {
-                            Some(begun) => session = begun,
+                            Some(begun) => (session, is_empty) = begun,
                             None => return Ok(()),
                         }
                     }
@@ -416,18 +419,17 @@ impl Lane {
                             handle(job);
                         }
                     }
-                    Incoming::Alive => {
-                        *pause = FIRST_PAUSE;
-                        is_empty = true;
-                    }
+                    Incoming::Alive => *pause = FIRST_PAUSE,
                     Incoming::Expired => break,
                     // The consumer may be gone, and another one be there under its name.
                     Incoming::BrokenOff => {
-                        (is_broken, is_empty) = (true, false);
+                        is_broken = true;
                         break;
                     }
                 }
             }
+            // Nobody knows what comes while all are in hand.
+            is_empty &= held.num_permits() > 0;
         }
     }
 
@@ -435,20 +437,21 @@ impl Lane {
         tracing::warn!(stream = %self.stream, consumer = %self.consumer, error, "cannot pull yet");
     }
 
-    /// Tries until the consumer says when it was made; what has come meanwhile waits. `None` when it is time to stop.
+    /// Tries until the consumer says when it was made, and whether it has handed out everything; what has come meanwhile
+    /// waits. `None` when it is time to stop.
     async fn begin_session(
         &self,
         connection: &Connection,
         heard: &mut Option<(Session, Instant)>,
         pause: &mut Duration,
         stop: &CancellationToken,
-    ) -> Option<Session> {
+    ) -> Option<(Session, bool)> {
         while !stop.is_cancelled() {
             match Session::begin(connection, self, *heard).await {
-                Ok((session, is_paused)) => {
-                    self.spare.pause(is_paused);
+                Ok((session, standing)) => {
+                    self.spare.pause(standing.is_paused);
                     *heard = Some((session, session.began));
-                    return Some(session);
+                    return Some((session, standing.waiting == 0));
                 }
                 Err(error) => self.warn(&error),
             }

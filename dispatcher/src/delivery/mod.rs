@@ -167,18 +167,21 @@ struct WrongChannel;
 
 /// Which attempt of a delivery comes next, from 1.
 fn attempt_number(work: &Work, job: &Job) -> u32 {
-    // The first time that one which had to wait was handed out was none.
+    // The first time that one which has to wait is handed out is none.
     let waited = u32::from(work.not_before.is_some() && job.deliveries > 1);
     work.attempts.saturating_add(job.deliveries.max(1) - waited)
 }
 
 async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), DeliveryError> {
-    // Whoever put it down to wait may still have it in hand.
-    if let Some(wait) = work.not_before.and_then(|at| left_until(context, at)).filter(|_| job.deliveries == 1)
-    {
-        return Ok(job.nak(wait).await?);
+    // The first time that it is handed out is for the wait, even if that is over by then.
+    if let Some(at) = work.not_before.filter(|_| job.deliveries == 1) {
+        return Ok(job.nak(left_until(context, at)).await?);
     }
     let Some(_in_hand) = context.in_hand.take(&work.delivery, work.replays) else {
+        // Whoever has it tells what came of the call before, and makes no other one.
+        if work.not_before.is_some() {
+            return Ok(job.nak(PAUSE).await?);
+        }
         // A server that was started again has handed it out once more, or its notification, whose delivery was being made
         // at once. What whoever has it tells the server holds for the message here too, or for what it finds of it
         // when it comes again; given back it would be handed to another process, which knows of neither.
@@ -207,9 +210,9 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
     make(context, job, &work, None, is_second).await
 }
 
-/// How long it is until then; `None` when that is over.
-fn left_until(context: &Context, at: Timestamp) -> Option<Duration> {
-    Duration::try_from(at.duration_since(context.clock.now())).ok().filter(|left| !left.is_zero())
+/// How long it is until then; nothing when that is over.
+fn left_until(context: &Context, at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(context.clock.now())).unwrap_or_default()
 }
 
 /// Whether the same delivery was put down in SCHEDULE after it came to its queue, and waits there.

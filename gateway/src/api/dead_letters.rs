@@ -245,7 +245,7 @@ async fn again(app: &App, sequence: u64, letter: DeadLetter, out: &mut Replayed)
         out.failed.push(NotReplayed { id: sequence.to_string(), code: "not_replayable", detail });
         return Ok(());
     };
-    let work = Work { attempts: 0, replays: work.replays.saturating_add(1), ..*work };
+    let work = Work { attempts: 0, not_before: None, replays: work.replays.saturating_add(1), ..*work };
     let of = work.notification.app.as_str();
     let subject = app.subjects.work(work.channel, work.notification.priority, of);
     let id = format!("{}:replay:{}", work.delivery, work.replays);

@@ -13,6 +13,9 @@ use serde_json::json;
 use super::LIMIT;
 use super::region::{Dispatcher, Region, eventually, from_now, intake, kinds, work};
 
+/// Settings of a dispatcher that waits for slow endpoints.
+const PATIENT: &str = "[channels.webhook]\ntimeout_seconds = 15";
+
 /// A region with a dispatcher, a recipient `u` with a webhook, and one `app` with an inbox.
 struct Trial {
     region: Region,
@@ -103,7 +106,7 @@ async fn several_deliveries_are_queued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planning_is_told_by_itself_when_its_provider_takes_long() {
-    let trial = Trial::start("").await;
+    let trial = Trial::start(PATIENT).await;
     let queued = trial.queued(Channel::Webhook).await;
     trial.webhooks.answer(Answer::status(200).after(Duration::from_millis(1_500)));
     trial.accept("n", &["u"]).await;
@@ -164,10 +167,10 @@ async fn what_waits_in_the_queue_goes_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_hangs_takes_no_place_of_other_channels() {
-    let trial = Trial::start("[channels.webhook]\ntimeout_seconds = 15").await;
+    let trial = Trial::start(PATIENT).await;
     let queued = (trial.queued(Channel::Webhook).await, trial.queued(Channel::Inbox).await);
     let calls = trial.webhooks.count();
-    trial.webhooks.answer(Answer::status(200).after(Duration::from_secs(5)));
+    trial.webhooks.answer(Answer::status(200).after(Duration::from_secs(10)));
     for number in 0..400 {
         trial.accept(&format!("slow-{number}"), &["u"]).await;
     }
