@@ -66,6 +66,8 @@ async fn what_comes_while_a_provider_is_down_waits_and_burns_no_attempt() {
         region.accept(&intake(&format!("n-{number}"), &[&format!("u-{number}")], state)).await;
     }
     region.event("n-19", EventType::Planned).await;
+    // It was looked after in between.
+    let called = bot.count();
     is_down.store(false, Ordering::Relaxed);
     for number in 0..20 {
         let sent = region.event(&format!("n-{number}"), EventType::Sent).await;
