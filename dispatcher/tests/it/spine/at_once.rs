@@ -180,8 +180,12 @@ async fn an_endpoint_that_hangs_takes_no_place_of_other_channels() {
     let is_slow = |event: &&Event| event.notification.as_str().starts_with("slow");
     assert!(!events.iter().filter(is_slow).any(|event| event.kind == EventType::Delivered), "all hang");
     assert_eq!(trial.queued(Channel::Inbox).await, queued.1, "it found a place");
-    let waiting = trial.queued(Channel::Webhook).await - queued.0;
-    assert!((200..400).contains(&waiting), "{waiting} of the others did not, some did");
+    // They wait a moment for a place first.
+    eventually("most of the others are queued", async || {
+        trial.queued(Channel::Webhook).await - queued.0 >= 400 - 128
+    })
+    .await;
+    assert!(trial.queued(Channel::Webhook).await - queued.0 < 400, "some found places");
     trial.webhooks.answer(Answer::status(200));
     eventually("all have come", async || trial.webhooks.count() == calls + 400).await;
     trial.end().await;
