@@ -1,8 +1,8 @@
 //! The dispatcher: decides who gets a notification, on which channel and when, and delivers it.
 //!
 //! A notification's way through this crate: [`fanout`] takes it from INTAKE and puts its deliveries into WORK, or
-//! has a sole one made at once, [`delivery`] takes each of them, decides once more, calls one of the [`channels`] and settles what follows; [`due`]
-//! brings back what had to wait, and [`sweep`] removes what a crashed server left behind. The process keeps nothing that
+//! has a sole one made at once; [`delivery`] decides once more for each of them, calls one of the [`channels`] and settles
+//! what follows; [`due`] brings back what had to wait, and [`sweep`] removes what a crashed server left behind. The process keeps nothing that
 //! it could not rebuild: any dispatcher can be killed and any number can run beside one another. It faces no clients;
 //! the gateway does.
 

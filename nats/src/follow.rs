@@ -8,11 +8,9 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::consumer::{DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::connect::Connection;
@@ -116,29 +114,6 @@ pub struct StreamState {
     pub is_replicated: bool,
 }
 
-/// How a consumer stands. Times are by the clock of the servers, in milliseconds since the Unix epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConsumerStanding {
-    /// When the consumer was made.
-    pub since_ms: i64,
-    /// When this was told.
-    pub now_ms: i64,
-    /// Whether somebody has paused it.
-    pub is_paused: bool,
-    /// How many messages it has not handed out.
-    pub waiting: u64,
-}
-
-/// The same as JetStream tells it.
-#[derive(Deserialize)]
-struct Facts {
-    created: jiff::Timestamp,
-    ts: jiff::Timestamp,
-    #[serde(default)]
-    paused: bool,
-    num_pending: u64,
-}
-
 /// JetStream did not say.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the state of stream {stream}")]
@@ -175,28 +150,6 @@ impl Connection {
             bytes: info.state.bytes,
             is_replicated: info.config.num_replicas > 1,
         })
-    }
-
-    /// Asks when a consumer was made, and what time it is there.
-    ///
-    /// # Errors
-    /// [`StateError`] when there is no such consumer or nobody answers.
-    pub async fn consumer_standing(
-        &self,
-        stream: &str,
-        consumer: &str,
-    ) -> Result<ConsumerStanding, StateError> {
-        let subject = format!("CONSUMER.INFO.{stream}.{consumer}");
-        let asked: Result<Response<Facts>, _> = self.jetstream.request(subject, &serde_json::json!({})).await;
-        match asked.map_err(|error| StateError::new(stream, error))? {
-            Response::Ok(Facts { created, ts, paused, num_pending }) => Ok(ConsumerStanding {
-                since_ms: created.as_millisecond(),
-                now_ms: ts.as_millisecond(),
-                is_paused: paused,
-                waiting: num_pending,
-            }),
-            Response::Err { error } => Err(StateError::new(stream, error)),
-        }
     }
 
     /// Fetches one message by its sequence. `None` when it is gone.

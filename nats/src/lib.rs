@@ -30,6 +30,7 @@ pub mod pull;
 pub mod put_off;
 pub mod remove;
 pub mod service;
+pub mod standing;
 pub mod state;
 pub mod sweep;
 pub mod turns;

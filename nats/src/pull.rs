@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::{Connection, connects};
-use crate::follow::{ConsumerStanding, StateError};
+use crate::follow::StateError;
+use crate::standing::ConsumerStanding;
 use crate::subjects::Region;
 
 /// How long one pull request stands at the server.

@@ -25,7 +25,7 @@ pub(super) struct Decided {
     pub(super) works: Vec<Work>,
     /// Deliveries that the region from which the notification was taken over may have made, and that are not repeated.
     pub(super) put_aside: Vec<Work>,
-    /// Whether a second call would do harm for one of them.
+    /// Whether a second call would do harm for one of them, or another region may have made one.
     is_delicate: bool,
 }
 
