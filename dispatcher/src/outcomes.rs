@@ -132,7 +132,9 @@ impl RecentOutcomes {
         {
             return Ok(answer(index));
         }
-        let caught_up = tokio::time::timeout(LIMIT, self.catch_up(&mut slot, question)).await;
+        // Large and rare: what asks does not have room for it.
+        let caught_up = Box::pin(self.catch_up(&mut slot, question));
+        let caught_up = tokio::time::timeout(LIMIT, caught_up).await;
         caught_up.map_err(|_| UnknownOutcome::TooSlow)??;
         slot.as_ref().map(answer).ok_or(UnknownOutcome::TooSlow)
     }

@@ -84,6 +84,23 @@ pub struct Reach {
     pub pinned: bool,
 }
 
+/// A recipient's record as it was found.
+#[derive(Debug)]
+pub struct FoundRecipient {
+    key: RecordKey,
+    record: Record,
+    /// What the mirror counted before it was asked.
+    generations: [u64; 2],
+}
+
+impl FoundRecipient {
+    /// What is known of the recipient without opening anything; `None` when it has been erased.
+    #[must_use]
+    pub fn outline(&self) -> Option<Outline> {
+        Outline::read(&self.record)
+    }
+}
+
 /// An account at a provider that an app brought along.
 #[derive(Debug, Clone)]
 pub struct AppAccount {
@@ -243,17 +260,41 @@ impl Catalog {
         Ok(if is_pinned { pinned } else { usual })
     }
 
-    fn recipient_record(
+    /// A recipient's record; `None` when there is none, or none any more.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotReady`]
+    pub fn find_recipient(
         &self,
         app: &AppId,
         id: &RecipientId,
-    ) -> Result<Option<(RecordKey, Record)>, CatalogError> {
+    ) -> Result<Option<FoundRecipient>, CatalogError> {
+        // Asked before the record is read: a change in between makes the copy stale at once.
+        let generations = self.recipient_generations();
         for key in recipient_keys(app, id) {
             if let Some(record) = self.mirror.get(&key)?.filter(Record::exists) {
-                return Ok(Some((key, record)));
+                return Ok(Some(FoundRecipient { key, record, generations }));
             }
         }
         Ok(None)
+    }
+
+    fn recipient_generations(&self) -> [u64; 2] {
+        RECIPIENT_KINDS.map(|kind| self.mirror.generation(kind))
+    }
+
+    /// Whether what was found is still what stands: no recipient's record has changed since, and the mirror would answer.
+    #[must_use]
+    pub fn is_current(&self, found: &FoundRecipient) -> bool {
+        self.mirror.is_ready() && self.recipient_generations() == found.generations
+    }
+
+    /// Opens what was found; `None` when the recipient has been erased.
+    ///
+    /// # Errors
+    /// [`CatalogError::Sealed`] when it can't be opened.
+    pub fn open(&self, found: &FoundRecipient) -> Result<Option<Recipient>, CatalogError> {
+        Ok(Recipient::open(&found.record, &found.key, &self.sealer)?)
     }
 
     /// A recipient, opened; `None` when there is none, or none any more.
@@ -261,8 +302,8 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotReady`]; [`CatalogError::Sealed`] when its record can't be opened.
     pub fn recipient(&self, app: &AppId, id: &RecipientId) -> Result<Option<Recipient>, CatalogError> {
-        let Some((key, record)) = self.recipient_record(app, id)? else { return Ok(None) };
-        Ok(Recipient::open(&record, &key, &self.sealer)?)
+        let Some(found) = self.find_recipient(app, id)? else { return Ok(None) };
+        self.open(&found)
     }
 
     /// What is known of a recipient without opening anything; `None` when there is none, or none any more.
@@ -270,7 +311,7 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotReady`]
     pub fn outline(&self, app: &AppId, id: &RecipientId) -> Result<Option<Outline>, CatalogError> {
-        Ok(self.recipient_record(app, id)?.as_ref().and_then(|(_, record)| Outline::read(record)))
+        Ok(self.find_recipient(app, id)?.as_ref().and_then(FoundRecipient::outline))
     }
 
     /// Where a recipient is reached; `None` when there is no such recipient. Much cheaper than to open it.
@@ -452,9 +493,12 @@ pub fn read_account(
     Ok(Some(AppAccount { app, name, settings, written: record.latest().cloned() }))
 }
 
-/// The keys under which a recipient's record may stand: the usual one, and the one that stays in the region.
+/// What a recipient's record may be: the usual one, and the one that stays in the region.
+const RECIPIENT_KINDS: [Kind; 2] = [Kind::Recipient, Kind::PinnedRecipient];
+
+/// The keys under which it may stand.
 fn recipient_keys(app: &AppId, id: &RecipientId) -> [RecordKey; 2] {
-    [Kind::Recipient, Kind::PinnedRecipient].map(|kind| RecordKey::new(kind, app, id.as_str()))
+    RECIPIENT_KINDS.map(|kind| RecordKey::new(kind, app, id.as_str()))
 }
 
 /// The key of the record that stops a notification.

@@ -182,7 +182,8 @@ impl Turns {
             }
         }
         let take = |bucket: Bucket| bucket.take(now_us, rate, turns.max(lease), patience);
-        let first = self.write(name, &mut known, take).await?;
+        // Large, and where turns are leased not often needed.
+        let first = Box::pin(self.write(name, &mut known, take)).await?;
         if lease > 1 {
             let period = micros(rate.period);
             known.leased = (1..u64::from(lease)).map(|turn| first + turn * period).collect();
@@ -198,9 +199,8 @@ impl Turns {
         let known = self.known(name);
         let mut known = known.lock().await;
         let then_us = self.now_us().await? + micros(ahead);
-        self.write(name, &mut known, |bucket: Bucket| bucket.take(then_us, rate, 1, Duration::ZERO))
-            .await
-            .map(drop)
+        let take = |bucket: Bucket| bucket.take(then_us, rate, 1, Duration::ZERO);
+        Box::pin(self.write(name, &mut known, take)).await.map(drop)
     }
 
     /// How long it is until the next turn of a bucket would be free, as far as this process knows: others may be first.
@@ -213,7 +213,7 @@ impl Turns {
         let now_us = self.now_us().await?;
         let (sequence, bucket) = match (known.read, &self.0.connection) {
             (Some(known), _) => known,
-            (None, Some(connection)) => read(connection, name).await?,
+            (None, Some(connection)) => Box::pin(read(connection, name)).await?,
             (None, None) => (0, Bucket::default()),
         };
         known.read = Some((sequence, bucket));
@@ -244,7 +244,7 @@ impl Turns {
     pub async fn frozen(&self, name: &str) -> Result<Option<Duration>, NoTurn> {
         let now_us = self.now_us().await?;
         let (_, bucket) = match &self.0.connection {
-            Some(connection) => read(connection, name).await?,
+            Some(connection) => Box::pin(read(connection, name)).await?,
             None => self.known(name).lock().await.read.unwrap_or_default(),
         };
         let left = Duration::from_micros(bucket.frozen_until_us.saturating_sub(now_us));
@@ -300,7 +300,7 @@ impl Turns {
         let mut clock = self.0.clock.lock().await;
         let known = match *clock {
             Some(known) if known.at.elapsed() < CLOCK_INTERVAL => known,
-            _ => *clock.insert(ask_time(connection).await?),
+            _ => *clock.insert(Box::pin(ask_time(connection)).await?),
         };
         Ok(known.us + micros(known.at.elapsed()))
     }

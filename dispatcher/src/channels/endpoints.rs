@@ -84,7 +84,9 @@ impl Endpoints {
         of_answer: impl FnOnce(StatusCode, &HeaderMap, Timestamp) -> Outcome,
     ) -> Outcome {
         let url = request.url().clone();
-        self.circuits.call(&url, &self.clock, self.answer(request, of_answer)).await
+        // Handed on as a pointer, or each step of the way would have room for it.
+        let call = std::pin::pin!(self.answer(request, of_answer));
+        self.circuits.call(&url, &self.clock, call).await
     }
 
     async fn answer(

@@ -339,7 +339,8 @@ impl Provider {
             Provider::Apns(client) => client.send(message).await,
             Provider::Fcm(client) => client.send(message).await,
             Provider::Webpush(client) => client.send(message).await,
-            Provider::Smtp(client) => client.send(message).await,
+            // By far the largest: on the heap, so that no delivery on another channel has to have room for it.
+            Provider::Smtp(client) => Box::pin(client.send(message)).await,
             Provider::Sendgrid(client) => client.send(message).await,
             Provider::Mandrill(client) => client.send(message).await,
             Provider::Twilio(client) => client.send(message).await,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use peal_common::channel::{Channel, Priority};
 use peal_common::envelope::Work;
 use peal_common::event::Event;
+use peal_nats::catalog::FoundRecipient;
 use peal_nats::pull::{Job, Spare};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -83,9 +84,20 @@ pub struct Place<'a> {
     _of_all: SemaphorePermit<'a>,
 }
 
+/// Such a delivery.
+pub struct Sole<'a> {
+    /// The delivery.
+    pub work: &'a Work,
+    /// Its planning.
+    pub planned: &'a Event,
+    /// Its recipient as it was when that was planned.
+    pub recipient: &'a FoundRecipient,
+}
+
 /// The planning of such a delivery, which its first event tells along unless that takes long.
 pub(super) struct Plan<'a> {
     planned: &'a Event,
+    pub(super) recipient: &'a FoundRecipient,
     is_told: AtomicBool,
 }
 
@@ -100,7 +112,7 @@ impl Plan<'_> {
 
     async fn tell_late(&self, context: &Context) -> Infallible {
         tokio::time::sleep(TOLD_AFTER).await;
-        while let Err(error) = context.event(self.planned).await {
+        while let Err(error) = Box::pin(context.event(self.planned)).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "a planning cannot be told yet");
             tokio::time::sleep(UNSAID_PAUSE).await;
         }
@@ -109,20 +121,16 @@ impl Plan<'_> {
     }
 }
 
-/// Makes a delivery as soon as it is `planned`. `job` is its notification's message.
+/// Makes a delivery as soon as it is planned. `job` is its notification's message.
 ///
 /// # Errors
 /// [`DeliveryError`] when the notification is to come again.
-pub async fn make_at_once(
-    context: &Context,
-    job: &Job,
-    work: &Work,
-    planned: &Event,
-) -> Result<(), DeliveryError> {
+pub async fn make_at_once(context: &Context, job: &Job, sole: &Sole<'_>) -> Result<(), DeliveryError> {
+    let Sole { work, planned, recipient } = *sole;
     // One that is in hand already is settled by whoever has it. What is left of the message here then is found out when it
     // comes again.
     let Some(_in_hand) = context.in_hand.take(&work.delivery, work.replays) else { return Ok(()) };
-    let plan = Plan { planned, is_told: AtomicBool::new(false) };
+    let plan = Plan { planned, recipient, is_told: AtomicBool::new(false) };
     tokio::select! {
         made = make(context, job, work, Some(&plan), false) => made,
         never = plan.tell_late(context) => match never {},

@@ -12,7 +12,7 @@ use peal_common::outcome::Outcome;
 use peal_common::recipient::{Contact, Recipient};
 use peal_common::template::{RenderError, Rendered};
 use peal_common::unsubscribe::Unsubscribe;
-use peal_nats::catalog::CatalogError;
+use peal_nats::catalog::{CatalogError, FoundRecipient};
 use peal_nats::pull::Job;
 use tokio::time::Instant;
 
@@ -43,8 +43,13 @@ pub(super) struct Ready {
     unsubscribe: Option<String>,
 }
 
-/// Looks at everything again that may have changed since the delivery was planned.
-pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, CatalogError> {
+/// Looks at everything again that may have changed since the delivery was planned. `found` is its recipient as it was then,
+/// where that is known.
+pub(super) fn decide(
+    context: &Context,
+    work: &Work,
+    found: Option<&FoundRecipient>,
+) -> Result<Decision, CatalogError> {
     let end = |kind, reason: Reason| Ok(Decision::End(kind, reason.as_str().to_owned()));
     let notification = &work.notification;
     let now = context.clock.now();
@@ -57,7 +62,11 @@ pub(super) fn decide(context: &Context, work: &Work) -> Result<Decision, Catalog
     let Some(rules) = context.catalog.category(&notification.app, &notification.category)? else {
         return end(EventType::Failed, Reason::UnknownCategory);
     };
-    let Some(recipient) = context.catalog.recipient(&notification.app, &work.recipient)? else {
+    let recipient = match found.filter(|found| context.catalog.is_current(found)) {
+        Some(found) => context.catalog.open(found)?,
+        None => context.catalog.recipient(&notification.app, &work.recipient)?,
+    };
+    let Some(recipient) = recipient else {
         return Ok(Decision::End(EventType::Erased, "recipient_erased".to_owned()));
     };
     let contact = match work.channel {

@@ -41,7 +41,7 @@ pub(super) async fn settle(
     let way = Way::of(context, &providers, work)?;
     let mut to = untried(context, job, None, &way, &providers);
     let ambiguous = |reason: &str| Outcome::Ambiguous { reason: reason.to_owned() };
-    let outcome = match attempt::decide(context, work)? {
+    let outcome = match attempt::decide(context, work, None)? {
         Decision::Send(ready) if way.is_searchable(&providers) => {
             match attempt::find(context, job, &way, &ready, &providers, call.time).await {
                 Ok((Found::Taken(outcome), provider)) => {

@@ -9,7 +9,7 @@ pub(crate) mod results;
 mod settle;
 mod suppress;
 
-pub use at_once::{AtOnce, Place, make_at_once};
+pub use at_once::{AtOnce, Place, Sole, make_at_once};
 pub use in_hand::InHand;
 
 use std::sync::Arc;
@@ -201,7 +201,7 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
         match intents::find(context, &work, suspicion == Suspicion::Repeated).await? {
             Intent::None => {}
             Intent::Young(left) => return Ok(job.nak(left).await?),
-            Intent::Open(call) => match interrupted::settle(context, job, &work, call).await? {
+            Intent::Open(call) => match Box::pin(interrupted::settle(context, job, &work, call)).await? {
                 Next::Nothing => return Ok(()),
                 Next::Call => is_second = true,
             },
@@ -234,7 +234,7 @@ async fn make(
     let providers = context.providers();
     let way = Way::of(context, &providers, work)?;
     let admitted = way.admit(&providers).await;
-    match attempt::decide(context, work)? {
+    match attempt::decide(context, work, plan.map(|plan| plan.recipient))? {
         Decision::Send(ready) => {
             // What could not be settled now would have to be sent again, and a server that was started again may have
             // handed this to somebody else already.
@@ -276,7 +276,7 @@ async fn make(
         }
         Decision::Hold(until) => {
             let to = untried(context, job, plan, &way, &providers);
-            settle::hold(&to, work.clone(), until).await
+            Box::pin(settle::hold(&to, work.clone(), until)).await
         }
     }
 }

@@ -42,7 +42,8 @@ pub(super) struct Settling<'a> {
     pub(super) provider: Option<Arc<str>>,
 }
 
-/// Settles a delivery that was tried. What it takes over is copied only where more follows than an event.
+/// Settles a delivery that was tried. What it takes over is copied only where more follows than an event; and what follows then
+/// is on the heap, since most deliveries arrive and need no room for it.
 pub(super) async fn after_attempt(
     to: &Settling<'_>,
     work: &Work,
@@ -59,19 +60,25 @@ pub(super) async fn after_attempt(
         }
         Outcome::HeldBack { reason, after } => {
             let wait = after.unwrap_or_default().max(HELD_BACK_PAUSE);
-            wait_for(to, work.clone(), attempts - 1, reason, wait).await
+            Box::pin(wait_for(to, work.clone(), attempts - 1, reason, wait)).await
         }
-        Outcome::Retry { reason, after } => retry(to, Box::new(work.clone()), attempts, reason, *after).await,
+        Outcome::Retry { reason, after } => {
+            Box::pin(retry(to, Box::new(work.clone()), attempts, reason, *after)).await
+        }
         Outcome::Permanent { reason }
         | Outcome::AddressDead { reason, .. }
-        | Outcome::AddressFull { reason } => refused(to, Box::new(work.clone()), attempts, reason).await,
+        | Outcome::AddressFull { reason } => {
+            Box::pin(refused(to, Box::new(work.clone()), attempts, reason)).await
+        }
         // The provider's trouble burns no attempt.
         Outcome::Unavailable { reason, after } => {
             let wait =
                 after.unwrap_or(UNAVAILABLE_PAUSE).max(UNAVAILABLE_PAUSE).min(to.context.policy.backoff.cap);
-            wait_for(to, work.clone(), attempts - 1, reason, wait).await
+            Box::pin(wait_for(to, work.clone(), attempts - 1, reason, wait)).await
         }
-        Outcome::Ambiguous { reason } => ambiguous(to, Box::new(work.clone()), class, attempts, reason).await,
+        Outcome::Ambiguous { reason } => {
+            Box::pin(ambiguous(to, Box::new(work.clone()), class, attempts, reason)).await
+        }
     }
 }
 

@@ -20,11 +20,12 @@ const RENEWED: SignedDuration = SignedDuration::from_hours(1);
 pub(super) async fn after(context: &Context, work: &Work, registered_ms: u64, outcome: &Outcome) {
     match outcome {
         Outcome::AddressDead { reason, since } => {
-            suppress(context, work, registered_ms, reason, *since).await;
+            Box::pin(suppress(context, work, registered_ms, reason, *since)).await;
         }
         Outcome::AddressFull { .. } => {
             let now = context.clock.now();
-            write(context, work, |record, stamp| Suppression::note_full(record, now, stamp)).await;
+            let noted = write(context, work, |record, stamp| Suppression::note_full(record, now, stamp));
+            Box::pin(noted).await;
         }
         _ => {}
     }

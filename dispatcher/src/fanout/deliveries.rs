@@ -11,10 +11,11 @@ use peal_common::envelope::{
 };
 use peal_common::event::{Event, EventType, PlannedDelivery};
 use peal_common::id::{DeliveryId, RecipientId};
-use peal_nats::catalog::CatalogError;
+use peal_nats::catalog::{CatalogError, FoundRecipient};
 
 use crate::channels::Sought;
 use crate::context::Context;
+use crate::delivery::Sole;
 
 /// What is to be published for one notification.
 #[derive(Debug, Default)]
@@ -25,6 +26,8 @@ pub(super) struct Decided {
     pub(super) works: Vec<Work>,
     /// Deliveries that the region from which the notification was taken over may have made, and that are not repeated.
     pub(super) put_aside: Vec<Work>,
+    /// The recipient, where there is one.
+    recipient: Option<FoundRecipient>,
     /// Whether a second call would do harm for one of them, or another region may have made one.
     is_delicate: bool,
 }
@@ -75,13 +78,16 @@ pub(super) fn decide_but(
     // Where accounts go by country, there is one for the others too, or its lack is told when it is asked for.
     let sought = Sought { app: &notification.app, class: rules.class, address: None };
     for target in &intake.targets {
-        let Some(recipient) = context.catalog.outline(&notification.app, &target.recipient)? else {
+        let found = context.catalog.find_recipient(&notification.app, &target.recipient)?;
+        let Some((found, recipient)) =
+            found.and_then(|found| found.outline().map(|outline| (found, outline)))
+        else {
             decided.events.push(refusal(intake, target, None, Reason::UnknownRecipient, now));
             continue;
         };
         // Only a template may have different texts for different people.
         let locale = match &template {
-            Some(_) => context.catalog.recipient(&notification.app, &target.recipient)?,
+            Some(_) => context.catalog.open(&found)?,
             None => None,
         };
         let locale = locale.and_then(|recipient| recipient.body.locale);
@@ -125,6 +131,7 @@ pub(super) fn decide_but(
             let ambiguous = intake.takeover.as_ref().is_some_and(|takeover| takeover.ambiguous);
             decided.add(work, ambiguous, rules.class, intake.takeover.as_ref());
         }
+        decided.recipient = (intake.targets.len() == 1).then_some(found);
     }
     for taken in intake.takeover.iter().flat_map(|takeover| &takeover.deliveries) {
         planned.deliveries.push(taken.planned.clone());
@@ -181,10 +188,14 @@ pub(super) fn leave_out_refused(intake: &mut Intake, refused: &HashSet<DeliveryI
 }
 
 impl Decided {
-    /// The only delivery and its planning, where nothing else is to be told and a second call does no harm.
-    pub(super) fn sole(&self) -> Option<(&Work, &Event)> {
-        match (self.works.as_slice(), self.events.as_slice()) {
-            ([work], [plan]) if plan.kind == EventType::Planned && !self.is_delicate => Some((work, plan)),
+    /// The only delivery, where nothing else is to be told than its planning and a second call does no harm.
+    pub(super) fn sole(&self) -> Option<Sole<'_>> {
+        match (self.works.as_slice(), self.events.as_slice(), &self.recipient) {
+            ([work], [planned], Some(recipient))
+                if planned.kind == EventType::Planned && !self.is_delicate =>
+            {
+                Some(Sole { work, planned, recipient })
+            }
             _ => None,
         }
     }

@@ -42,10 +42,9 @@ pub(super) async fn arm(
         |target: &&ResolvedTarget| target.only.is_none() && planned.contains(&target.recipient);
     let targets: Vec<_> = intake.targets.iter().filter(is_looked_at).cloned().collect();
     let since = vec![now; targets.len()];
-    match put_down(context, intake, targets, since, rules, None).await {
-        Ok(()) => Ok(()),
-        Err(error) => Err(SayError::from(error).into()),
-    }
+    // On the heap: hardly any notification needs room for it.
+    let put_down = Box::pin(put_down(context, intake, targets, since, rules, None));
+    Ok(put_down.await.map_err(SayError::from)?)
 }
 
 /// What a delivery that fails has the check come soon of; `None` where the notification has no fallback.

@@ -56,7 +56,8 @@ impl Inherited {
     pub async fn standing(&self, job: &Job) -> Result<Standing, StateError> {
         let mut known = self.known.lock().await;
         if !known.as_ref().is_some_and(|known| known.covers(job)) {
-            *known = Some(self.read(job).await?);
+            // Large and rare: what asks does not have room for it.
+            *known = Some(Box::pin(self.read(job)).await?);
         }
         Ok(known.as_ref().map_or(Standing::Foreign, |known| known.standing(job)))
     }

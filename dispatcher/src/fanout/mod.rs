@@ -129,7 +129,7 @@ async fn take_up(context: &Context, job: &Job, origin: Origin) -> Result<(), Fan
         };
     }
     let mut intake = match Intake::decode(job.payload()) {
-        Ok(intake) => intake,
+        Ok(intake) => Box::new(intake),
         Err(error) => {
             context.unreadable(job, None, &error).await;
             return Ok(());
@@ -146,7 +146,12 @@ async fn take_up(context: &Context, job: &Job, origin: Origin) -> Result<(), Fan
     fan_out(context, job, intake, origin).await
 }
 
-async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -> Result<(), FanOutError> {
+async fn fan_out(
+    context: &Context,
+    job: &Job,
+    intake: Box<Intake>,
+    origin: Origin,
+) -> Result<(), FanOutError> {
     let suspicion = context.outcomes.suspicion(job);
     if suspicion.is_some() {
         context.outcomes.prepare(job).await?;
@@ -189,10 +194,10 @@ async fn fan_out(context: &Context, job: &Job, intake: Intake, origin: Origin) -
     // What is due has few places, for much that waits.
     if origin == Origin::Intake
         && suspicion.is_none()
-        && let Some((work, plan)) = decided.sole()
-        && let Some(_place) = context.at_once.place(work.channel, work.notification.priority).await
+        && let Some(sole) = decided.sole()
+        && let Some(_place) = context.at_once.place(sole.work.channel, intake.notification.priority).await
     {
-        return Ok(make_at_once(context, job, work, plan).await?);
+        return Ok(make_at_once(context, job, &sole).await?);
     }
     publish(context, decided).await?;
     Ok(job.ack().await?)

@@ -3,11 +3,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use peal_common::id::AppId;
 use redb::ReadableTable as _;
 
 use super::keys::{IndexKey, TimeKey, contact_tag, notification_number, recipient_tag, unsigned};
+use super::seen::SeenIds;
 use super::{Applied, Store, StoreError, Tables};
 use crate::readmodel::counts::Tally;
 use crate::readmodel::logged::Logged;
@@ -18,6 +20,7 @@ use crate::readmodel::view::LiveEvent;
 /// One pass over a batch.
 pub(super) struct Fold<'f, 't> {
     store: &'f Store,
+    seen: Arc<SeenIds>,
     tables: &'f mut Tables<'t>,
     tally: &'f mut Tally,
     applied: &'f mut Applied,
@@ -43,7 +46,8 @@ impl<'f, 't> Fold<'f, 't> {
         applied: &'f mut Applied,
         live: bool,
     ) -> Self {
-        Fold { store, tables, tally, applied, live, rows: HashMap::new(), log: Vec::new() }
+        let seen = Arc::clone(&store.lookup().seen);
+        Fold { store, seen, tables, tally, applied, live, rows: HashMap::new(), log: Vec::new() }
     }
 
     pub(super) fn apply(
@@ -51,6 +55,8 @@ impl<'f, 't> Fold<'f, 't> {
         accepted: Vec<AcceptedMessage>,
         events: Vec<EventMessage>,
     ) -> Result<(), StoreError> {
+        // An entry is large: a table that grows while it fills would move each several times.
+        self.rows.reserve(accepted.len().max(events.len()));
         for message in accepted {
             let logged = Logged::accepted(message.id.as_str());
             let (key, bytes) = logged.encode(message.part.accepted_at, &[]);
@@ -89,7 +95,10 @@ impl<'f, 't> Fold<'f, 't> {
             Entry::Vacant(place) => {
                 let app_number = self.store.number_app(self.tables, &app)?;
                 let mut touched = Touched { app: app_number, name: app, row: Row::new(id), before: None };
-                if let Some(time) = self.tables.ids.get(&number.to_be_bytes())? {
+                let id = number.to_be_bytes();
+                // Nearly all that was accepted is new.
+                let known = if self.seen.may_hold(&id) { self.tables.ids.get(&id)? } else { None };
+                if let Some(time) = known {
                     let key = TimeKey { app: app_number, time: time.value(), order: (number >> 64) as u64 };
                     let bytes = self.tables.rows.get(&key.bytes())?;
                     let bytes = bytes.ok_or(StoreError::damaged("a row is missing"))?;
@@ -139,9 +148,8 @@ impl<'f, 't> Fold<'f, 't> {
             rows.push((key.bytes(), row.encode()));
         }
         ids.sort_unstable();
-        let lookup = self.store.lookup();
         for (number, time) in ids {
-            lookup.seen.add(&number);
+            self.seen.add(&number);
             self.tables.ids.insert(&number, time)?;
         }
         rows.sort_unstable();
