@@ -15,14 +15,15 @@ use peal_common::channel::Channel;
 use peal_common::clock::Clock;
 use peal_common::event::EventType;
 use peal_nats::follow::StateError;
+use peal_nats::mirror::Mirror;
 use peal_nats::publish::Outgoing;
-use peal_nats::topology::{EVENTS, INTAKE, LIMITS};
+use peal_nats::topology::{EVENTS, INTAKE, LIMITS, OTHERS_STATE};
 use peal_nats::{Connection, Region, Subjects};
 use tokio::time::Instant;
 
 /// How long the hub may take after a mere restart: a link that stands tells within a moment.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
-/// Time for the mirror to take in what the hub told: it follows within milliseconds.
+/// How long the mirror may take to take in what the hub told, before the hub is asked again: it follows within milliseconds.
 const TAKEN_IN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -70,14 +71,13 @@ impl Doubt {
         accepted_at.as_millisecond() < self.0.load(Ordering::Relaxed)
     }
 
-    /// Ends when the hub has told what was taken over; at once where there is no doubt.
-    pub async fn until_gone(&self, connection: &Connection, hub: &Region) {
+    /// Ends when the hub has told what was taken over and the mirror has it; at once where there is no doubt.
+    pub async fn until_gone(&self, connection: &Connection, hub: &Region, mirror: &Mirror) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         let mut written: Option<Instant> = None;
         while self.0.load(Ordering::Relaxed) > 0 {
             look.tick().await;
-            if matches!(connection.state_missing(hub).await, Ok(Some(0))) {
-                tokio::time::sleep(TAKEN_IN).await;
+            if is_known(connection, hub, mirror).await {
                 tracing::info!("the hub has told what others took over");
                 self.0.store(0, Ordering::Relaxed);
                 self.write(connection).await;
@@ -110,6 +110,17 @@ impl Doubt {
                 false
             }
         }
+    }
+}
+
+/// Whether the mirror has all that the hub has to tell.
+async fn is_known(connection: &Connection, hub: &Region, mirror: &Mirror) -> bool {
+    if !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
+        return false;
+    }
+    match connection.stream_state(OTHERS_STATE).await {
+        Ok(told) => mirror.wait_for_others(told.last, TAKEN_IN).await.is_ok(),
+        Err(_) => false,
     }
 }
 

@@ -160,7 +160,7 @@ pub async fn run_reloading(
 }
 
 async fn settle_doubt(context: Shared, hub: Region, stop: CancellationToken) {
-    let gone = context.doubt.until_gone(&context.connection, &hub);
+    let gone = context.doubt.until_gone(&context.connection, &hub, &context.mirror);
     stop.run_until_cancelled(gone).await;
     stop.cancelled().await;
 }

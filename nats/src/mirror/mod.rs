@@ -69,6 +69,8 @@ struct Inner {
     /// Told when a record was erased.
     erased: Notify,
     position: watch::Sender<u64>,
+    /// The same of what the other regions wrote.
+    others: watch::Sender<u64>,
     applied: AtomicU64,
     /// Counts changes of each kind of record, so that caches made from them know when they are stale.
     generations: [AtomicU64; Kind::ALL.len()],
@@ -102,6 +104,7 @@ impl Mirror {
             damaged: Notify::new(),
             erased: Notify::new(),
             position: watch::Sender::new(0),
+            others: watch::Sender::new(0),
             applied: AtomicU64::new(0),
             generations: Default::default(),
             hybrid,
@@ -149,7 +152,24 @@ impl Mirror {
         if self.is_ready() && self.position() >= sequence {
             return Ok(());
         }
-        let mut position = self.inner.position.subscribe();
+        self.wait_until(&self.inner.position, sequence, limit).await
+    }
+
+    /// Waits until the mirror is ready and has seen what the other regions wrote, up to `sequence` of OTHERS_STATE.
+    ///
+    /// # Errors
+    /// [`NotReady`] when that takes longer than `limit`.
+    pub async fn wait_for_others(&self, sequence: u64, limit: Duration) -> Result<(), NotReady> {
+        self.wait_until(&self.inner.others, sequence, limit).await
+    }
+
+    async fn wait_until(
+        &self,
+        position: &watch::Sender<u64>,
+        sequence: u64,
+        limit: Duration,
+    ) -> Result<(), NotReady> {
+        let mut position = position.subscribe();
         let reached = position.wait_for(|seen| *seen >= sequence && self.is_ready());
         match tokio::time::timeout(limit, reached).await {
             Ok(Ok(_)) => Ok(()),
@@ -275,6 +295,9 @@ impl MirrorTask {
             if let Some(others) = &mut others {
                 others.look_for_target(&self.connection).await;
             }
+            if let Some(others) = &others {
+                self.inner.others.send_replace(others.reached);
+            }
             if own.is_level() && others.as_ref().is_none_or(Following::is_level) {
                 self.become_ready(own.reached);
             }
@@ -346,6 +369,7 @@ impl MirrorTask {
     ) -> Result<(Following, Option<Following>, Vec<(Feed, Follower)>), Damaged> {
         self.inner.ready.store(false, Ordering::Release);
         self.inner.position.send_replace(0);
+        self.inner.others.send_replace(0);
         // The stream may be another one now: nothing that was made from the old content holds.
         for generation in &self.inner.generations {
             generation.fetch_add(1, Ordering::AcqRel);

@@ -28,7 +28,7 @@ use peal_nats::catalog::{ACCOUNT_FACET, CANCELLED_FACET, TAKEN_OVER_FACET};
 use peal_nats::connect::{Options as ConnectOptions, connect};
 use peal_nats::follow::{Followed, Follower};
 use peal_nats::publish::Outgoing;
-use peal_nats::server::{Server, ServerConfig};
+use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig};
 use peal_nats::topology::{
     Current, DEAD_LETTERS, EVENTS, INTAKE, Links, Options, SCHEDULE, Topology, apply, plan, work_stream,
 };
@@ -72,6 +72,17 @@ impl Dispatcher {
     }
 }
 
+/// Streams beside the region `us`.
+fn linked() -> Options {
+    let links = Links { hub: "hub".parse().unwrap(), others: vec!["us".parse().unwrap()] };
+    Options { links: Some(links), ..Options::laptop() }
+}
+
+/// As whom a region connects to the hub.
+pub fn login(region: &str) -> Login {
+    Login { user: region.to_owned(), password: format!("link of {region}") }
+}
+
 pub fn app() -> AppId {
     "shop".parse().unwrap()
 }
@@ -97,8 +108,7 @@ impl Region {
 
     /// Beside the region `us`, with a hub that is away: nothing comes over the link.
     pub async fn start_cut_off() -> Self {
-        let links = Links { hub: "hub".parse().unwrap(), others: vec!["us".parse().unwrap()] };
-        Region::start_adapted(Options { links: Some(links), ..Options::laptop() }, |topology| {
+        Region::start_adapted(linked(), |topology| {
             for stream in &mut topology.streams {
                 let sources = stream.config.sources.iter_mut();
                 sources.for_each(|all| all.retain(|source| source.external.is_none()));
@@ -107,12 +117,23 @@ impl Region {
         .await
     }
 
+    /// Beside the region `us`, with a hub behind this link.
+    pub async fn start_linked(link: &Link) -> Self {
+        let leaf = Leaf::Connects { ports: vec![link.port()], login: login("test-1") };
+        Region::start_as(linked(), Some(leaf), |_| {}).await
+    }
+
     async fn start_adapted(options: Options, adapt: impl FnOnce(&mut Topology)) -> Self {
+        Region::start_as(options, None, adapt).await
+    }
+
+    async fn start_as(options: Options, leaf: Option<Leaf>, adapt: impl FnOnce(&mut Topology)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let region: peal_nats::Region = "test-1".parse().unwrap();
         let mut config = ServerConfig::new(region.clone(), folder.path().join("nats"));
         // What the streams may grow to, not what the test's disk has free right now.
         config.max_file_store = Some(8 << 30);
+        config.leaf = leaf;
         let server = Server::start(config).await.unwrap();
         let connection = connect(&ConnectOptions::new([server.url()], region.clone(), "test")).await.unwrap();
         let key = Sealer::generate_key(&mut rand::rng());

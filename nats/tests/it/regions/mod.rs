@@ -11,10 +11,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{Context, Message};
 use futures_util::StreamExt as _;
+use jiff::Timestamp;
 use peal_common::channel::{Channel, Priority};
-use peal_common::clock::{Clock, HybridClock};
+use peal_common::clock::{Clock, HybridClock, Stamp};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
+use peal_common::suppression::{self, Suppression};
 use peal_nats::connect::{self, Connection};
 use peal_nats::handed_on::{self, HandedOn};
 use peal_nats::mirror::{Keeps, Mirror};
@@ -94,19 +96,19 @@ impl Place {
     }
 
     async fn set(&self, name: &str, value: Option<bool>) -> Written {
-        let change = |record: &mut Record, stamp: &_| {
-            record.set_guarded(name, value, stamp);
-            Ok::<_, WriteError>(())
-        };
-        self.writer.update(&recipient(), change).await.unwrap()
+        self.change(&recipient(), |record, stamp| record.set_guarded(name, value, stamp)).await
     }
 
     async fn write(&self, key: &RecordKey, number: u64) {
-        let change = |record: &mut Record, stamp: &_| {
-            record.set("number", json!(number), stamp);
+        self.change(key, |record, stamp| record.set("number", json!(number), stamp)).await;
+    }
+
+    async fn change(&self, key: &RecordKey, change: impl Fn(&mut Record, &Stamp)) -> Written {
+        let change = |record: &mut Record, stamp: &Stamp| {
+            change(record, stamp);
             Ok::<_, WriteError>(())
         };
-        self.writer.update(key, change).await.unwrap();
+        self.writer.update(key, change).await.unwrap()
     }
 
     async fn take_over_erasure(&self) {
@@ -164,8 +166,12 @@ impl Place {
         self.connection.stream_state(&stream).await.unwrap().last
     }
 
+    fn record(&self, key: &RecordKey) -> Option<Record> {
+        self.mirror.get(key).ok().flatten()
+    }
+
     fn allowed(&self, name: &str) -> Option<bool> {
-        self.mirror.get(&recipient()).ok().flatten()?.allowed(name)
+        self.record(&recipient())?.allowed(name)
     }
 
     async fn event(&self, number: usize) {
@@ -314,22 +320,53 @@ async fn a_region_that_is_cut_off_goes_on_and_its_opt_out_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_erased_or_suppressed_while_cut_off_wins_over_what_others_wrote() {
+    let world = World::start().await;
+    let (eu, us) = (&world.eu, &world.us);
+    let app: AppId = "shop".parse().unwrap();
+    let address = suppression::key(&app, Channel::Email, "A-1", false);
+    let suppressed = |reason: &str, second| Suppression {
+        reason: reason.to_owned(),
+        since: Timestamp::from_second(second).unwrap(),
+    };
+    eu.write(&recipient(), 1).await;
+    eu.change(&address, |record, stamp| suppressed("bounced", 1).write(record, stamp)).await;
+    let knows = |place: &Place, key: &RecordKey| place.record(key).is_some_and(|found| found.exists());
+    eventually("us knows both", async || knows(us, &recipient()) && knows(us, &address)).await;
+
+    us.link.cut();
+    us.change(&recipient(), Record::erase).await;
+    let written = us.change(&address, |record, stamp| suppressed("bounced again", 2).write(record, stamp));
+    us.mirror.wait_for(written.await.sequence, LIMIT).await.unwrap();
+    assert!(!knows(us, &recipient()), "it is in force at once");
+    // Later, by somebody who can't know of either.
+    eu.write(&recipient(), 2).await;
+    let lifted = eu.change(&address, Suppression::lift).await;
+    eu.mirror.wait_for(lifted.sequence, LIMIT).await.unwrap();
+    let stands = |place: &Place| Suppression::read(&place.record(&address)?);
+    assert_eq!(stands(eu), None);
+    us.link.heal();
+
+    eventually("both regions say the same", async || {
+        [recipient(), address.clone()].iter().all(|key| eu.record(key) == us.record(key))
+            && !knows(eu, &recipient())
+            && stands(eu).is_some()
+    })
+    .await;
+    // Who lifted the first suppression took its cause away; the second one stands.
+    assert!(stands(us).is_some() && !knows(us, &recipient()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_region_erases_leaves_the_streams_of_all() {
     let world = World::start().await;
-    let profile = |record: &mut Record, stamp: &_| {
-        record.set("profile", json!("sealed in eu"), stamp);
-        Ok::<_, WriteError>(())
-    };
-    world.eu.writer.update(&recipient(), profile).await.unwrap();
+    let profile = |record: &mut Record, stamp: &Stamp| record.set("profile", json!("sealed in eu"), stamp);
+    world.eu.change(&recipient(), profile).await;
     eventually("us knows the recipient", || async {
         world.us.mirror.get(&recipient()).is_ok_and(|found| found.is_some())
     })
     .await;
-    let erase = |record: &mut Record, stamp: &_| {
-        record.erase(stamp);
-        Ok::<_, WriteError>(())
-    };
-    world.us.writer.update(&recipient(), erase).await.unwrap();
+    world.us.change(&recipient(), Record::erase).await;
     world.eu.mirror.erased().await;
     let listed = world.eu.mirror.erasures(10).unwrap();
     assert_eq!(listed[0].0, recipient());
