@@ -203,7 +203,8 @@ impl Preferences {
             }
         }
         for (name, allowed) in wanted {
-            if record.allowed(&name) != Some(allowed) {
+            // A refusal is said anew each time: who lifts an earlier one elsewhere has not seen this one.
+            if !allowed || record.allowed(&name) != Some(allowed) {
                 record.set_guarded(&name, Some(allowed), stamp);
             }
         }
@@ -222,18 +223,19 @@ impl Preferences {
     }
 }
 
-/// Whether a category is refused on a channel by a switch of its own.
+/// When a category was refused on a channel last, by a switch of its own; `None` when it is not refused.
 #[must_use]
-pub fn is_refused(record: &Record, category: &CategoryId, channel: Channel) -> bool {
-    record.allowed(&channel_switch(category, channel)) == Some(false)
+pub fn refused_at<'r>(record: &'r Record, category: &CategoryId, channel: Channel) -> Option<&'r Stamp> {
+    let switch = channel_switch(category, channel);
+    let is_refused = record.allowed(&switch) == Some(false);
+    record.facets.get(&switch).filter(|_| is_refused).map(|facet| &facet.stamp)
 }
 
-/// Refuses a category on a channel, as `categories.<category>.channels.<channel> = false` does. Everything else stays as it
-/// is, also what another region writes at the same time.
+/// Refuses a category on a channel, as `categories.<category>.channels.<channel> = false` does: anew each time, since who lifts
+/// an earlier refusal elsewhere has not seen this one. Everything else stays as it is, also what another region writes at the
+/// same time.
 pub fn refuse(record: &mut Record, category: &CategoryId, channel: Channel, stamp: &Stamp) {
-    if !is_refused(record, category, channel) {
-        record.set_guarded(&channel_switch(category, channel), Some(false), stamp);
-    }
+    record.set_guarded(&channel_switch(category, channel), Some(false), stamp);
 }
 
 fn channel_switch(category: &CategoryId, channel: Channel) -> String {
@@ -303,15 +305,31 @@ mod tests {
         let mut record = Record::default();
         contract_preferences().write(&mut record, &stamp(1));
         refuse(&mut record, &news, Channel::Email, &stamp(2));
-        assert!(is_refused(&record, &news, Channel::Email) && !is_refused(&record, &news, Channel::Sms));
+        assert_eq!(refused_at(&record, &news, Channel::Email), Some(&stamp(2)));
+        assert_eq!(refused_at(&record, &news, Channel::Sms), None);
         let mut expected = contract_preferences();
         let own = expected.categories.entry(news.clone()).or_default();
         own.channels.insert(ChannelChoice::Email, false);
         assert_eq!(Preferences::read(&record), expected);
         assert_eq!(record.facets[PREFERENCES_FACET].stamp, stamp(1));
-        let once = record.clone();
-        refuse(&mut record, &news, Channel::Email, &stamp(3));
-        assert_eq!(record, once);
+    }
+
+    #[test]
+    fn a_refusal_that_is_repeated_outlives_the_lifting_of_the_first() {
+        let news: CategoryId = "news".parse().unwrap();
+        let of_us = |ms| Stamp { region: "us".parse().unwrap(), ..stamp(ms) };
+        let refused = contract_preferences();
+        let wanted = Preferences { marketing: Some(true), ..Preferences::default() };
+        let mut here = Record::default();
+        refused.write(&mut here, &stamp(1));
+        refuse(&mut here, &news, Channel::Email, &stamp(1));
+        let mut there = here.clone();
+        wanted.write(&mut here, &stamp(3));
+        refused.write(&mut there, &of_us(2));
+        refuse(&mut there, &news, Channel::Email, &of_us(2));
+        here.merge(there);
+        assert_eq!(Preferences::read(&here).marketing, Some(false));
+        assert!(refused_at(&here, &news, Channel::Email).is_some());
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - **Erasure wins.** Deleting a record raises its *era*. Facets written by somebody who had not seen the erasure
 //!   belong to an older era and are dropped, however late their stamps are.
 //! - **A denial wins.** A guarded facet that was set to `false` stays denied until somebody who has *seen* that denial
-//!   sets it to something else. An opt-out is such a facet.
+//!   sets it to something else. An opt-out is such a facet. The last denial of each region is kept for itself: whoever
+//!   lifts one of them may know nothing of the others.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -214,28 +215,101 @@ pub fn untoken(token: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// The latest stamp of each region, in the order of the regions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LatestStamps(Vec<Stamp>);
+
+impl LatestStamps {
+    /// Adds a stamp, unless a later one of its region is there.
+    pub fn add(&mut self, stamp: Stamp) {
+        match self.0.binary_search_by(|known| known.region.cmp(&stamp.region)) {
+            Ok(place) => {
+                if self.0[place] < stamp {
+                    self.0[place] = stamp;
+                }
+            }
+            Err(place) => self.0.insert(place, stamp),
+        }
+    }
+
+    /// Whether there is a stamp that is later than what `other` has of its region.
+    #[must_use]
+    pub fn has_later_than(&self, other: &LatestStamps) -> bool {
+        self.0.iter().any(|stamp| !other.0.iter().any(|seen| seen.region == stamp.region && seen >= stamp))
+    }
+
+    fn merge(&mut self, other: LatestStamps) {
+        other.0.into_iter().for_each(|stamp| self.add(stamp));
+    }
+
+    /// The latest of all, and the others.
+    fn split(mut self) -> (Option<Stamp>, Vec<Stamp>) {
+        let latest = self.0.iter().max().cloned();
+        self.0.retain(|stamp| Some(stamp) != latest.as_ref());
+        (latest, self.0)
+    }
+
+    fn joined(latest: Option<Stamp>, others: Vec<Stamp>) -> Self {
+        let mut all = LatestStamps::default();
+        latest.into_iter().chain(others).for_each(|stamp| all.add(stamp));
+        all
+    }
+}
+
 /// One register of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenFacet", into = "WrittenFacet")]
 pub struct Facet {
     /// When the value was written.
-    #[serde(rename = "s")]
     pub stamp: Stamp,
     /// The value; null is "not set".
-    #[serde(rename = "v", default, skip_serializing_if = "Value::is_null")]
     pub value: Value,
-    /// The latest denial ever written, for guarded facets.
-    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
-    pub denied: Option<Stamp>,
-    /// The latest denial that a later writer had seen when it set something else.
-    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
-    pub cleared: Option<Stamp>,
+    /// The denials ever written, for guarded facets.
+    pub denied: LatestStamps,
+    /// The denials that a later writer had seen when it set something else.
+    pub cleared: LatestStamps,
+}
+
+/// A register as it stands in a stream. What is not the latest denial is written apart, since earlier builds know one
+/// alone.
+#[derive(Serialize, Deserialize)]
+struct WrittenFacet {
+    s: Stamp,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    v: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    d: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    c: Option<Stamp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    other_d: Vec<Stamp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    other_c: Vec<Stamp>,
+}
+
+impl From<WrittenFacet> for Facet {
+    fn from(written: WrittenFacet) -> Self {
+        Facet {
+            stamp: written.s,
+            value: written.v,
+            denied: LatestStamps::joined(written.d, written.other_d),
+            cleared: LatestStamps::joined(written.c, written.other_c),
+        }
+    }
+}
+
+impl From<Facet> for WrittenFacet {
+    fn from(facet: Facet) -> Self {
+        let ((d, other_d), (c, other_c)) = (facet.denied.split(), facet.cleared.split());
+        WrittenFacet { s: facet.stamp, v: facet.value, d, c, other_d, other_c }
+    }
 }
 
 impl Facet {
     /// Whether a denial stands that nobody who saw it has lifted.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        self.denied > self.cleared
+        self.denied.has_later_than(&self.cleared)
     }
 
     fn merge(&mut self, other: Facet) {
@@ -244,8 +318,8 @@ impl Facet {
             self.stamp = other.stamp;
             self.value = other.value;
         }
-        self.denied = self.denied.take().max(other.denied);
-        self.cleared = self.cleared.take().max(other.cleared);
+        self.denied.merge(other.denied);
+        self.cleared.merge(other.cleared);
     }
 }
 
@@ -292,8 +366,8 @@ impl Record {
 
     /// Sets a facet.
     pub fn set(&mut self, name: &str, value: Value, stamp: &Stamp) {
-        self.facets
-            .insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied: None, cleared: None });
+        let (denied, cleared) = Default::default();
+        self.facets.insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied, cleared });
     }
 
     /// The value of a guarded facet: `Some(false)` while a denial stands.
@@ -306,14 +380,11 @@ impl Record {
     /// Sets a guarded facet. `Some(false)` denies; anything else lifts the denials that this record shows.
     pub fn set_guarded(&mut self, name: &str, value: Option<bool>, stamp: &Stamp) {
         let old = self.facets.remove(name);
-        let (denied, cleared) = match old {
-            Some(old) => (old.denied, old.cleared),
-            None => (None, None),
-        };
-        let (denied, cleared) = match value {
-            Some(false) => (denied.max(Some(stamp.clone())), cleared),
-            _ => (denied.clone(), cleared.max(denied)),
-        };
+        let (mut denied, mut cleared) = old.map(|old| (old.denied, old.cleared)).unwrap_or_default();
+        match value {
+            Some(false) => denied.add(stamp.clone()),
+            _ => cleared.merge(denied.clone()),
+        }
         let value = value.map_or(Value::Null, Value::Bool);
         self.facets.insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied, cleared });
     }
@@ -349,6 +420,8 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -402,6 +475,38 @@ mod tests {
             }
         }
 
+        /// Each region's clock goes its own way.
+        #[test]
+        fn a_denial_stands_until_somebody_who_has_seen_it_lifts_it(
+            steps in proptest::collection::vec((0usize..3, 0usize..3, 0u8..6), 1..40)
+        ) {
+            let mut replicas = vec![(Record::default(), BTreeSet::new()); 3];
+            let (mut denials, mut lifted) = (BTreeSet::new(), BTreeSet::new());
+            for (step, (at, from, action)) in steps.into_iter().enumerate() {
+                let stamp = stamp([0, 1_000, 20][at] + step as u64, ["eu", "us", "ap"][at]);
+                let other = replicas[from].clone();
+                let (record, seen) = &mut replicas[at];
+                match action {
+                    0 => {
+                        record.set_guarded("marketing", Some(false), &stamp);
+                        seen.insert(step);
+                        denials.insert(step);
+                    }
+                    1 => {
+                        record.set_guarded("marketing", Some(true), &stamp);
+                        lifted.extend(seen.iter().copied());
+                    }
+                    _ => {
+                        record.merge(other.0);
+                        seen.extend(other.1);
+                    }
+                }
+            }
+            let all = replicas.iter().fold(Record::default(), |all, (record, _)| merged(&all, record));
+            let is_denied = all.facets.get("marketing").is_some_and(Facet::is_denied);
+            prop_assert_eq!(is_denied, !denials.is_subset(&lifted));
+        }
+
         #[test]
         fn tokens_are_injective_and_safe_in_subjects(text in any::<String>()) {
             let token = token(&text);
@@ -422,6 +527,24 @@ mod tests {
         let mut knowing = merged(&here, &there);
         knowing.set_guarded("marketing", Some(true), &stamp(4, "eu"));
         assert_eq!(merged(&knowing, &there).allowed("marketing"), Some(true));
+    }
+
+    #[test]
+    fn an_opt_out_outlives_the_lifting_of_another_one() {
+        let mut here = Record::default();
+        let mut there = here.clone();
+        there.set_guarded("marketing", Some(false), &stamp(1, "us"));
+        here.set_guarded("marketing", Some(false), &stamp(2, "eu"));
+        here.set_guarded("marketing", Some(true), &stamp(3, "eu"));
+        assert_eq!(here.allowed("marketing"), Some(true));
+        let both = merged(&here, &there);
+        assert_eq!(both.allowed("marketing"), Some(false), "nobody who knew of it has lifted that of us");
+        let text = serde_json::to_value(&both).unwrap();
+        assert_eq!(
+            text["facets"]["marketing"],
+            serde_json::json!({"s": "3.0.eu", "v": true, "d": "2.0.eu", "c": "2.0.eu", "other_d": ["1.0.us"]})
+        );
+        assert_eq!(serde_json::from_value::<Record>(text).unwrap(), both);
     }
 
     #[test]

@@ -80,6 +80,10 @@ impl StateWriter {
                 Some(known) => known,
                 None => self.fetch(key).await?,
             };
+            // A clock that is behind may have been started since: what is written now is later than what stands there.
+            if let Some(latest) = before.latest() {
+                self.hybrid.observe(latest);
+            }
             let mut record = before.clone();
             let stamp = self.hybrid.stamp();
             change(&mut record, &stamp)?;
@@ -154,9 +158,6 @@ impl StateWriter {
         let own = self.last(&self.subjects.state_stream(), &self.subjects.state(key.as_str())).await?;
         let (sequence, mut record) = own.unwrap_or_default();
         self.merge_others(key, &mut record).await?;
-        if let Some(stamp) = record.latest() {
-            self.hybrid.observe(stamp);
-        }
         Ok((sequence, record))
     }
 

@@ -24,6 +24,8 @@ use sha2::{Digest as _, Sha256};
 use crate::app::App;
 use crate::http::problem::Problem;
 
+/// A refusal as young as this, in milliseconds, is not said once more.
+const SAID_AGAIN_MS: u64 = 60_000;
 const STYLE: &str = include_str!("../../templates/unsubscribe.css");
 /// What a page may do in the browser: have its style, and post its form to where it came from.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
@@ -91,8 +93,12 @@ async fn stop(app: &App, link: &Unsubscribe) -> Result<(), Problem> {
     }
     let key = app.catalog.recipient_key(&link.app, &link.recipient)?;
     // Whoever was erased gets nothing, and a link may be called as often as anybody likes.
-    let settled =
-        |record: &Record| !is_there(record) || preferences::is_refused(record, &link.category, link.channel);
+    let now_ms = u64::try_from(app.clock.now_ms()).unwrap_or(0);
+    let was_just_refused = |record: &Record| {
+        let refused = preferences::refused_at(record, &link.category, link.channel);
+        refused.is_some_and(|at| now_ms.saturating_sub(at.ms) < SAID_AGAIN_MS)
+    };
+    let settled = |record: &Record| !is_there(record) || was_just_refused(record);
     if app.mirror.get(&key)?.as_ref().is_none_or(settled) {
         return Ok(());
     }

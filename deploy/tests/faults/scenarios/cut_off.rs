@@ -100,7 +100,8 @@ async fn run(
     let at_ms = now_ms();
     link.cut();
     prefer(us, false).await?;
-    // Somebody who can't know of it says the opposite, later.
+    // Somebody who can't know of it opts out as well, and changes their mind, later.
+    prefer(eu, false).await?;
     prefer(eu, true).await?;
     // Both make a recipient that the other one has not heard of. The key that us made is not the one that sealed last.
     for (region, number) in [(eu, 1), (&*us, 2), (eu, MADE_LAST)] {

@@ -1,15 +1,18 @@
 //! State on its way through the hub.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use peal_common::clock::{Clock, HybridClock, Stamp};
 use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::connect::Connection;
-use peal_nats::state::WriteError;
+use peal_nats::state::{StateWriter, WriteError};
 use peal_nats::topology::{ALL_STATE, Current, OTHERS_STATE, apply, plan, state_to};
 use serde_json::json;
 
-use super::{World, applied, busy, hub_topology, named};
+use super::{Place, World, applied, busy, hub_topology, named, recipient};
 use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,4 +249,24 @@ async fn a_stream_is_not_made_while_what_it_missed_cannot_be_sent_again() {
         us.connection.stream_state(OTHERS_STATE).await.is_ok_and(|state| state.messages == 1)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_writes_later_than_what_stands_there() {
+    let world = World::start().await;
+    let eu = &world.eu;
+    eu.write(&recipient(), 1).await;
+    eventually("the mirror has it", async || eu.record(&recipient()).is_some()).await;
+    // A gateway that was started again, with what its mirror held and a clock that is wrong.
+    let slow = Arc::new(HybridClock::new(Clock::manual(Timestamp::UNIX_EPOCH), named("eu")));
+    let writer = StateWriter::new(eu.connection.clone(), eu.mirror.clone(), slow);
+    let change = |record: &mut Record, stamp: &Stamp| {
+        record.set("number", json!(2), stamp);
+        Ok::<_, WriteError>(())
+    };
+    writer.update(&recipient(), change).await.unwrap();
+    let number = |place: &Place| place.record(&recipient())?.get("number").cloned();
+    for place in [eu, &world.us] {
+        eventually("everybody has what was written last", async || number(place) == Some(json!(2))).await;
+    }
 }
