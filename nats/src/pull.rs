@@ -1,7 +1,7 @@
 //! Pulling work from a durable consumer, with a permit for every message in hand, and acknowledging it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -30,6 +30,9 @@ const SILENCE: Duration = Duration::from_millis(2_500);
 const BREAK: Duration = Duration::from_secs(2);
 /// How often the server is told that a message is still in hand; well below the consumers' acknowledgement wait.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// How long after it heard of us last the server may hand a message to somebody else: somewhat before the consumers'
+/// acknowledgement wait of 30 s. A process that stood still for so long does not know what is still its own.
+const LAPSE: Duration = Duration::from_secs(25);
 /// How long a lane that has hardly a permit left waits for more of them before it asks again.
 const GATHER: Duration = Duration::from_millis(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -52,6 +55,9 @@ pub struct Job {
     pub session: Session,
     /// How many waited behind it.
     behind: u64,
+    received: Instant,
+    /// When the server was told last that it is in hand, in milliseconds after it was received.
+    told_ms: AtomicU64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -106,7 +112,12 @@ impl Session {
 pub struct AckError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl Job {
-    fn new(message: Message, session: Session, permit: OwnedSemaphorePermit) -> Option<Self> {
+    fn new(
+        message: Message,
+        session: Session,
+        received: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<Self> {
         let (sequence, deliveries, at_ms, stream, consumer, behind) = {
             let info = message.info().ok()?;
             let at_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok()?;
@@ -119,7 +130,19 @@ impl Job {
                 info.pending,
             )
         };
-        Some(Job { message, sequence, deliveries, at_ms, stream, consumer, session, behind, _permit: permit })
+        Some(Job {
+            message,
+            sequence,
+            deliveries,
+            at_ms,
+            stream,
+            consumer,
+            session,
+            behind,
+            received,
+            told_ms: AtomicU64::new(0),
+            _permit: permit,
+        })
     }
 
     /// Whether an earlier consumer of this name may have handed it out: this one was made later than the message.
@@ -174,9 +197,23 @@ impl Job {
         }
     }
 
-    /// Still at it: the acknowledgement wait starts again.
+    /// Still at it: the acknowledgement wait starts again. Not where that may be over.
     async fn progress(&self) -> Result<(), AckError> {
+        if self.has_lapsed() {
+            return Ok(());
+        }
+        self.told_ms.store(self.age_ms(), Ordering::Relaxed);
         self.message.ack_with(AckKind::Progress).await.map_err(AckError)
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the acknowledgement wait may be over.
+    fn has_lapsed(&self) -> bool {
+        let silent_ms = self.age_ms().saturating_sub(self.told_ms.load(Ordering::Relaxed));
+        u128::from(silent_ms) >= LAPSE.as_millis()
     }
 
     /// Does `work` and tells the server meanwhile that the message is still in hand. Without it the server hands the message
@@ -197,10 +234,13 @@ impl Job {
         }
     }
 
-    /// Whether the connection stands over which it came. A server that was started again may have handed the message to
-    /// somebody else.
+    /// Whether nobody else can have it: the connection stands over which it came, and this process has not stood still. A server
+    /// that was started again, or that heard nothing of us, may have handed the message to somebody else.
     #[must_use]
     pub fn is_ours(&self) -> bool {
+        if self.has_lapsed() {
+            return false;
+        }
         let client = self.message.context.client();
         client.connection_state() == State::Connected && !self.session.is_over(&client)
     }
@@ -281,6 +321,9 @@ enum PullError {
     /// The subscription has ended.
     #[error("the connection is closed")]
     Closed,
+    /// What comes now may have been on its way for so long that others have it.
+    #[error("this process stood still")]
+    StoodStill,
 }
 
 /// A pull request as the server takes it (JetStream API, CONSUMER.MSG.NEXT). Times are in nanoseconds.
@@ -400,6 +443,11 @@ impl Lane {
                     () = stop.cancelled() => return Ok(()),
                     incoming = receive(&mut subscriber) => incoming?,
                 };
+                let last = heard.map_or(session.began, |(_, last)| last);
+                if last.elapsed() >= LAPSE {
+                    return Err(PullError::StoodStill);
+                }
+                let now = Instant::now();
                 if !matches!(incoming, Incoming::BrokenOff) {
                     // The client keeps a request that it could not send, and sends it to the next server.
                     if session.is_over(&connection.client) {
@@ -415,7 +463,7 @@ impl Lane {
                         *pause = FIRST_PAUSE;
                         let Some(permit) = held.split(1) else { break };
                         let message = Message { message: *message, context: connection.jetstream.clone() };
-                        if let Some(job) = Job::new(message, session, permit) {
+                        if let Some(job) = Job::new(message, session, now, permit) {
                             is_empty = job.behind == 0;
                             handle(job);
                         }
