@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use peal_common::channel::Channel;
+use peal_common::channel::{Channel, Priority};
 use peal_common::clock::Clock;
 use peal_common::event::EventType;
 use peal_nats::follow::StateError;
 use peal_nats::mirror::Mirror;
 use peal_nats::publish::Outgoing;
-use peal_nats::topology::{EVENTS, INTAKE, LIMITS, OTHERS_STATE};
+use peal_nats::topology::{EVENTS, INTAKE, LIMITS, OTHERS_STATE, fanout_consumer};
 use peal_nats::{Connection, Region, Subjects};
 use tokio::time::Instant;
 
@@ -26,6 +26,8 @@ const RESTART_LIMIT: Duration = Duration::from_secs(5);
 /// How long the mirror may take to take in what the hub told, before the hub is asked again: it follows within milliseconds.
 const TAKEN_IN: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often it is told that JetStream does not answer.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What only dispatchers say. Gateways tell of receipts, and write again what the hub missed, before any dispatcher is back.
 const BY_DISPATCHERS: [EventType; 11] = [
@@ -129,29 +131,37 @@ async fn is_known(connection: &Connection, hub: &Region, mirror: &Mirror) -> boo
 pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, patience: Patience, doubt: &Doubt) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     // Without JetStream there is nothing to deliver.
-    let (limit, was_silent) = loop {
+    let mut told: Option<Instant> = None;
+    let (limit, silent_until) = loop {
         look.tick().await;
         let silence = match doubt.read(connection).await {
-            Ok(()) => silence_ms(connection, clock).await,
+            Ok(()) => silence(connection).await,
             Err(error) => Err(error),
         };
         match silence {
             Ok(None) => return,
-            Ok(Some(silent_ms)) if u128::from(silent_ms) >= patience.silence.as_millis() => {
-                break (patience.limit, true);
+            Ok(Some(Silence { ms, until_ms })) if u128::from(ms) >= patience.silence.as_millis() => {
+                break (patience.limit, Some(until_ms));
             }
-            Ok(Some(_)) => break (RESTART_LIMIT, false),
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "JetStream does not answer yet");
+            Ok(Some(_)) => break (RESTART_LIMIT, None),
+            Err(error) if told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) => {
+                told = Some(Instant::now());
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "nothing is delivered until JetStream answers; see `peal topology check`"
+                );
             }
+            Err(_) => {}
         }
     };
     let began = Instant::now();
     while !matches!(connection.state_missing(hub).await, Ok(Some(0))) {
         if began.elapsed() >= limit {
-            if was_silent {
+            if let Some(until_ms) = silent_until {
                 tracing::warn!("the hub does not answer: what others took over may be delivered twice");
-                doubt.0.store(clock.now_ms(), Ordering::Relaxed);
+                // Gateways say by their own clocks when they accepted something.
+                doubt.0.store(until_ms.max(clock.now_ms()), Ordering::Relaxed);
                 // Before anything is said: from then on nobody who starts finds the region silent.
                 while !doubt.write(connection).await {
                     look.tick().await;
@@ -164,9 +174,16 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, patience
     doubt.0.store(0, Ordering::Relaxed);
 }
 
-/// How long ago a dispatcher of the region said something last: for ever when nothing of that is left, or never was. `None`
-/// when the region never accepted anything: then there is nothing to take over.
-async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64>, StateError> {
+/// The time since a dispatcher of the region said something last, by the clock of the servers.
+struct Silence {
+    /// In milliseconds: for ever when nothing of that is left, or never was.
+    ms: u64,
+    /// Its end, which is now, in milliseconds since the Unix epoch.
+    until_ms: i64,
+}
+
+/// How long the region has been silent. `None` when it never accepted anything: then there is nothing to take over.
+async fn silence(connection: &Connection) -> Result<Option<Silence>, StateError> {
     if connection.stream_state(EVENTS).await?.last == 0 && connection.stream_state(INTAKE).await?.last == 0 {
         return Ok(None);
     }
@@ -177,6 +194,7 @@ async fn silence_ms(connection: &Connection, clock: &Clock) -> Result<Option<u64
         let last = connection.last_at_leader(EVENTS, subject).await?;
         last_ms = last_ms.max(last.map(|last| last.at_ms));
     }
-    let age = |last_ms| u64::try_from(clock.now_ms().saturating_sub(last_ms)).unwrap_or(0);
-    Ok(Some(last_ms.map_or(u64::MAX, age)))
+    let until_ms = connection.consumer_standing(INTAKE, &fanout_consumer(Priority::Normal)).await?.now_ms;
+    let since = |last_ms| u64::try_from(until_ms.saturating_sub(last_ms)).unwrap_or(0);
+    Ok(Some(Silence { ms: last_ms.map_or(u64::MAX, since), until_ms }))
 }

@@ -126,11 +126,14 @@ pub async fn run_reloading(
 
     let in_flight = TaskTracker::new();
     for priority in Priority::ALL {
-        tasks.spawn(fanout::run(Arc::clone(&context), priority, in_flight.clone(), stop.clone()));
+        let run = fanout::run(Arc::clone(&context), priority, in_flight.clone(), stop.clone());
+        tasks.spawn(once_ready(Arc::clone(&context), stop.clone(), run));
     }
     let only = settings.dispatcher.channels.clone();
-    tasks.spawn(lanes::run(Arc::clone(&context), only, in_flight.clone(), stop.clone()));
-    tasks.spawn(due::run(Arc::clone(&context), in_flight.clone(), stop.clone()));
+    let run = lanes::run(Arc::clone(&context), only, in_flight.clone(), stop.clone());
+    tasks.spawn(once_ready(Arc::clone(&context), stop.clone(), run));
+    let run = due::run(Arc::clone(&context), in_flight.clone(), stop.clone());
+    tasks.spawn(once_ready(Arc::clone(&context), stop.clone(), run));
     tasks.spawn(sweep::run(Arc::clone(&context), stop.clone()));
     tasks.spawn(reload::run(Arc::clone(&context), channels, reloads, stop.clone()));
     tracing::info!(region = %context.connection.region, "the dispatcher runs");
@@ -157,6 +160,14 @@ pub async fn run_reloading(
     mirror_stop.cancel();
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Runs what takes messages once the mirror can tell what is to be done with them: one that is given back has been handed out,
+/// which counts as an attempt.
+async fn once_ready(context: Shared, stop: CancellationToken, run: impl Future<Output = ()>) {
+    if stop.run_until_cancelled(context.mirror.until_ready()).await.is_some() {
+        run.await;
+    }
 }
 
 async fn settle_doubt(context: Shared, hub: Region, stop: CancellationToken) {

@@ -146,6 +146,12 @@ impl Account {
         found
     }
 
+    /// Whether its provider may have taken a message all the same that it is to be asked for again.
+    #[must_use]
+    pub fn may_have_taken(&self, reason: &str, after: Option<Duration>) -> bool {
+        self.provider.may_have_taken(reason, after)
+    }
+
     /// Whether its provider can be asked for a message whose call was broken off.
     #[must_use]
     pub const fn is_searchable(&self) -> bool {

@@ -315,6 +315,20 @@ impl Provider {
         }
     }
 
+    /// Whether a call that is to be repeated may have been taken all the same. Where repeating does no harm that is no matter for
+    /// the provider itself, but another one knows nothing of the first call.
+    fn may_have_taken(&self, reason: &str, after: Option<Duration>) -> bool {
+        match self {
+            // They call that ambiguous.
+            Provider::Smtp(_)
+            | Provider::Twilio(_)
+            | Provider::Vonage(_)
+            | Provider::SmsHttp(_)
+            | Provider::Aligo(_) => false,
+            _ => outcomes::is_unclear(reason, after),
+        }
+    }
+
     /// Whether it tries another channel by itself where it reaches nobody.
     const fn has_failover(&self) -> bool {
         match self {
@@ -366,6 +380,16 @@ pub(crate) mod outcomes {
 
     pub(crate) fn retry(reason: impl Into<String>, after: Option<Duration>) -> Outcome {
         Outcome::Retry { reason: reason.into(), after }
+    }
+
+    /// Whether the reason to try again leaves open whether the provider took it: there was no answer, or none of its own. A 503
+    /// with a wait says that nothing was done (RFC 9110 §15.6.4).
+    pub(crate) fn is_unclear(reason: &str, after: Option<Duration>) -> bool {
+        match reason {
+            "timeout" | "connection_lost" | "unreadable_answer" | "http_408" => true,
+            "http_503" => after.is_none(),
+            _ => reason.starts_with("http_5"),
+        }
     }
 
     pub(crate) fn held_back(reason: impl Into<String>, after: Option<Duration>) -> Outcome {

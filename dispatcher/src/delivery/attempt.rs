@@ -213,7 +213,7 @@ pub(super) async fn send(
     loop {
         let (outcome, account) = admitted.send(&message, &context.clock).await;
         crate::metrics::attempt(work.channel, account.name(), &outcome);
-        if passes_on(&outcome)
+        if passes_on(account, &outcome)
             && latest.is_none_or(|latest| Instant::now() < latest)
             && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
         {
@@ -224,10 +224,12 @@ pub(super) async fn send(
     }
 }
 
-/// Whether the next account is tried: this one failed. Its own limits are no failure: the others have theirs.
-fn passes_on(outcome: &Outcome) -> bool {
+/// Whether the next account is tried: this one failed, and has certainly not taken the message. Its own limits are no failure:
+/// the others have theirs.
+fn passes_on(account: &Account, outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Unavailable { .. } | Outcome::Retry { .. } => true,
+        Outcome::Unavailable { .. } => true,
+        Outcome::Retry { reason, after } => !account.may_have_taken(reason, *after),
         Outcome::HeldBack { reason, .. } => reason.starts_with(CIRCUIT_OPEN) || reason == PROVIDER_PAUSED,
         _ => false,
     }

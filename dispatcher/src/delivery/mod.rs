@@ -71,8 +71,8 @@ pub enum DeliveryError {
     /// It was not acknowledged.
     #[error(transparent)]
     Ack(#[from] AckError),
-    /// The server that handed it out is gone, or was.
-    #[error("the connection to the NATS server was lost meanwhile")]
+    /// The server that handed it out is gone, or was, or has not heard of us for too long.
+    #[error("others may have it by now: the NATS server was lost meanwhile, or this process stood still")]
     Disconnected,
 }
 

@@ -83,7 +83,10 @@ pub(super) async fn ask(context: &Context, job: &Job, look: Look) -> Result<(), 
     };
     match account.result(&look.provider_id, contact, &context.clock).await {
         Ok(Some(outcome)) => {
-            suppress::after(context, work, recipient.registered_ms, &outcome).await;
+            // Whom Aligo reaches by a text message in its place is reached again so.
+            if !account.has_failover() {
+                suppress::after(context, work, recipient.registered_ms, &outcome).await;
+            }
             tell(context, account, &look, &outcome).await?;
         }
         unknown => {

@@ -144,6 +144,13 @@ impl Mirror {
         self.inner.generations[kind as usize].load(Ordering::Acquire)
     }
 
+    /// Waits until it is ready, however long that takes.
+    pub async fn until_ready(&self) {
+        let mut position = self.inner.position.subscribe();
+        // The other end is here.
+        let _ = position.wait_for(|_| self.is_ready()).await;
+    }
+
     /// Waits until the mirror is ready and has seen `sequence` of this region's state stream.
     ///
     /// # Errors

@@ -225,6 +225,8 @@ pub(super) struct Texts {
 struct Known {
     texts: HashMap<String, Arc<Registered>>,
     read_at: Option<Instant>,
+    /// When Aligo could not tell last, and what it said instead.
+    failed: Option<(Instant, Outcome)>,
 }
 
 impl Known {
@@ -243,11 +245,19 @@ impl Texts {
         code: &str,
         read: impl AsyncFnOnce() -> Result<List, Outcome>,
     ) -> Result<Option<Arc<Registered>>, Outcome> {
+        let came = Instant::now();
         let mut known = self.known.lock().await;
         let found = known.texts.get(code).cloned();
         let is_due = known.is_older_than(if found.is_some() { FRESH } else { MISSED });
         if !is_due {
             return Ok(found);
+        }
+        // Whoever waited for an answer that did not come need not ask, each in turn. Nor is a text asked for again and again
+        // that is known.
+        if let Some((at, outcome)) = &known.failed
+            && (*at >= came || (found.is_some() && at.elapsed() < MISSED))
+        {
+            return found.map(Some).ok_or_else(|| outcome.clone());
         }
         match (read().await, found) {
             (Ok(list), _) => {
@@ -255,15 +265,13 @@ impl Texts {
                     .list
                     .iter()
                     .map(|entry| (entry.templt_code.clone(), Arc::new(Registered::new(entry))));
-                *known = Known { texts: texts.collect(), read_at: Some(Instant::now()) };
+                *known = Known { texts: texts.collect(), read_at: Some(Instant::now()), failed: None };
                 Ok(known.texts.get(code).cloned())
             }
-            (Err(_), Some(found)) => {
-                // Asked again with the next message that comes later than this.
-                known.read_at = known.read_at.map(|at| (at + MISSED).max(at));
-                Ok(Some(found))
+            (Err(outcome), found) => {
+                known.failed = Some((Instant::now(), outcome.clone()));
+                found.map(Some).ok_or(outcome)
             }
-            (Err(outcome), None) => Err(outcome),
         }
     }
 }

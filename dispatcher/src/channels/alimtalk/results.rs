@@ -1,11 +1,11 @@
 //! What became of messages: Aligo tells it batch by batch, some seconds after it took them.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use peal_common::outcome::Outcome;
@@ -36,9 +36,12 @@ struct Entry {
 /// By number, as it is dialled in Korea.
 type Results = HashMap<String, Option<Outcome>>;
 
-/// The answers of the last moments.
+/// What Aligo said of one batch, once it has.
+type Answer = Arc<OnceCell<Result<Results, Outcome>>>;
+
+/// The answers of the last moments, each with when its batch was asked for.
 #[derive(Default)]
-pub(super) struct Asked(Mutex<VecDeque<(String, Instant, Arc<Results>)>>);
+pub(super) struct Asked(Mutex<VecDeque<(String, Instant, Answer)>>);
 
 impl Asked {
     /// What became of the message to `receiver` in `batch`; `None` while nobody knows. `read` asks Aligo, once for
@@ -52,21 +55,24 @@ impl Asked {
         receiver: &str,
         read: impl AsyncFnOnce() -> Result<Detail, Outcome>,
     ) -> Result<Option<Outcome>, Outcome> {
-        let mut asked = self.0.lock().await;
-        asked.retain(|(_, at, _)| at.elapsed() < FRESH);
-        let known = asked.iter().find(|(known, ..)| known == batch).map(|(.., results)| Arc::clone(results));
-        let results = match known {
-            Some(results) => results,
-            None => {
-                let results = Arc::new(results(read().await?));
-                if asked.len() == KEPT {
-                    asked.pop_front();
-                }
-                asked.push_back((batch.to_owned(), Instant::now(), Arc::clone(&results)));
-                results
-            }
-        };
+        let answer = self.of(batch);
+        let said = answer.get_or_init(|| async { read().await.map(results) }).await;
+        let results = said.as_ref().map_err(Clone::clone)?;
         Ok(results.get(receiver).cloned().flatten())
+    }
+
+    fn of(&self, batch: &str) -> Answer {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|(_, at, _)| at.elapsed() < FRESH);
+        if let Some((.., answer)) = asked.iter().find(|(known, ..)| known == batch) {
+            return Arc::clone(answer);
+        }
+        if asked.len() == KEPT {
+            asked.pop_front();
+        }
+        let answer = Answer::default();
+        asked.push_back((batch.to_owned(), Instant::now(), Arc::clone(&answer)));
+        answer
     }
 }
 

@@ -1,5 +1,7 @@
 //! How fast a bot may send, all dispatchers together, and the pause that Telegram asks for.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -7,7 +9,7 @@ use peal_common::channel::Priority;
 use peal_common::outcome::Outcome;
 use peal_nats::turns::{NoTurn, Rate, Turns};
 use sha2::Sha256;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::request::Chat;
 use crate::channels::PROVIDER_PAUSED;
@@ -30,7 +32,12 @@ pub(super) struct Limits {
     turns: Turns,
     key: Hmac<Sha256>,
     overall: String,
+    lines: Mutex<HashMap<(String, Priority), Arc<Line>>>,
 }
+
+/// Who of this process waits for a chat's turn, each priority for itself and one behind the other. All at once would each take a
+/// turn of the bot for the one that the chat has.
+type Line = tokio::sync::Mutex<()>;
 
 impl Limits {
     /// Those of the bot with this token. Neither it nor a chat can be read from the names of the buckets.
@@ -38,7 +45,17 @@ impl Limits {
         // A key of HMAC may have any length (RFC 2104 §2).
         let key = Hmac::new_from_slice(token.as_bytes()).unwrap_or_else(|_| Hmac::new(&Default::default()));
         let overall = format!("telegram.{}", digest(&key, ""));
-        Limits { turns, key, overall }
+        Limits { turns, key, overall, lines: Mutex::default() }
+    }
+
+    /// The line of a chat and priority, and how many stand in it already.
+    fn line(&self, chat: &str, priority: Priority) -> (Arc<Line>, u32) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        // Beside whoever stands in a line the map has it.
+        lines.retain(|_, line| Arc::strong_count(line) > 1);
+        let line = Arc::clone(lines.entry((chat.to_owned(), priority)).or_default());
+        let before = u32::try_from(Arc::strong_count(&line).saturating_sub(2)).unwrap_or(u32::MAX);
+        (line, before)
     }
 
     /// Waits for the turn of a message to `chat`, at most `max_wait`.
@@ -55,6 +72,14 @@ impl Limits {
         let (of_chat, of_group) = (self.name_of(chat), format!("{}.group", self.name_of(chat)));
         let mut own = vec![(of_chat.as_str(), CHAT)];
         own.extend(chat.is_group().then_some((of_group.as_str(), GROUP)));
+        let (line, before) = self.line(&of_chat, priority);
+        let behind_them = CHAT.period.saturating_mul(before);
+        if behind_them > max_wait {
+            return Err(no_turn(NoTurn::Later(behind_them)));
+        }
+        let Ok(_turn) = timeout_at(deadline, line.lock()).await else {
+            return Err(no_turn(NoTurn::Later(behind_them.max(AGAIN))));
+        };
         loop {
             // A message that its chat holds back takes no turn from the others.
             let mut wait = Duration::ZERO;
@@ -150,6 +175,31 @@ mod tests {
         assert_eq!(turn(&limits, 1, Priority::Normal).await, None);
         assert_eq!(turn(&limits, 1, Priority::Normal).await, Some(THROTTLED));
         assert_eq!(turn(&limits, 2, Priority::Normal).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_for_one_chat_take_no_turns_from_the_others() {
+        let limits = Arc::new(Limits::new(Turns::local(), "1:a"));
+        let (waiting, max_wait) = (20, Duration::from_secs(60));
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..waiting {
+            let limits = Arc::clone(&limits);
+            all.spawn(async move { limits.turn(&Chat::Id(1), Priority::Normal, max_wait).await });
+        }
+        // The chat has just had another turn.
+        sleep(CHAT.period * 3 + AGAIN).await;
+        for other in 2..5 {
+            assert_eq!(turn(&limits, other, Priority::Normal).await, None, "{other}");
+        }
+        let began = Instant::now();
+        assert!(all.join_all().await.iter().all(Result::is_ok));
+        assert!(began.elapsed() <= CHAT.period * waiting);
+        // Who would stand too far back is told at once.
+        let (_line, _) = limits.line(&limits.name_of(&Chat::Id(1)), Priority::Normal);
+        let (_another, before) = limits.line(&limits.name_of(&Chat::Id(1)), Priority::Normal);
+        assert_eq!(before, 1);
+        assert_eq!(turn(&limits, 1, Priority::Normal).await, Some(THROTTLED));
+        assert_eq!(limits.lines.lock().unwrap().len(), 1);
     }
 
     #[tokio::test]

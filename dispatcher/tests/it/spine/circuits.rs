@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use peal_common::channel::Channel;
 use peal_common::event::EventType;
-use peal_dispatcher::recording::{Answer, Telegram};
+use peal_dispatcher::recording::{Answer, Mandrill, Sendgrid, Telegram};
 use serde_json::{Value, json};
 
 use super::region::{Region, eventually, intake};
@@ -177,6 +177,44 @@ async fn another_account_takes_what_one_refuses_and_none_takes_what_was_meant_fo
     let retried = region.event("n-4", EventType::Retried).await;
     assert_eq!(retried.reason.as_deref(), Some("token_refused"));
     assert_eq!(general.count(), 1);
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_e_mail_that_may_be_out_is_not_passed_on() {
+    let region = Region::start().await;
+    let (sendgrid, mandrill) = (Sendgrid::start().await.unwrap(), Mandrill::start().await.unwrap());
+    region.category("orders", json!({ "class": "transactional" })).await;
+    let state = region.recipient("u", &[(Channel::Email, "u@example.com")], json!({})).await;
+    let settings = format!(
+        "[channels.email.sendgrid]\nkey = \"SG.k\"\nfrom = \"shop@example.com\"\nbase_url = \"{}\"\n\
+         [channels.email.mandrill]\nkey = \"k\"\nfrom = \"shop@example.com\"\nbase_url = \"{}\"\n",
+        sendgrid.base_url(),
+        mandrill.base_url()
+    );
+    let dispatcher = region.dispatcher(&settings);
+    for (id, answer) in [
+        ("n-1", Sendgrid::error(429, None)),
+        ("n-2", Sendgrid::error(503, None).header("retry-after", "1")),
+        ("n-3", Sendgrid::error(401, None)),
+    ] {
+        sendgrid.answer(answer);
+        region.accept(&intake(id, &["u"], state)).await;
+        let sent = region.event(id, EventType::Sent).await;
+        assert_eq!(sent.provider.as_deref(), Some("mandrill"), "{id}");
+    }
+    dispatcher.end().await;
+
+    // Its circuit is open; another process has one of its own.
+    let dispatcher = region.dispatcher(&settings);
+    sendgrid.answer(Sendgrid::error(502, None));
+    region.accept(&intake("n-4", &["u"], state)).await;
+    let retried = region.event("n-4", EventType::Retried).await;
+    assert_eq!(retried.provider.as_deref(), Some("sendgrid"));
+    sendgrid.answer(Answer::status(202).header("x-message-id", "m-4"));
+    let sent = region.event("n-4", EventType::Sent).await;
+    assert_eq!(sent.provider.as_deref(), Some("sendgrid"));
+    assert_eq!(mandrill.requests().len(), 3);
     dispatcher.end().await;
 }
 
