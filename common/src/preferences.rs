@@ -197,7 +197,7 @@ impl Preferences {
             record.facets.keys().filter(|name| name.starts_with(ALLOW)).cloned().collect();
         for name in existing {
             if !wanted.contains_key(&name)
-                && record.facets.get(&name).is_some_and(|facet| !facet.value.is_null())
+                && record.facets.get(&name).is_some_and(|facet| !facet.value.is_null() || facet.is_denied())
             {
                 record.set_guarded(&name, None, stamp);
             }
@@ -223,7 +223,7 @@ impl Preferences {
     }
 }
 
-/// When a category was refused on a channel last, by a switch of its own; `None` when it is not refused.
+/// When the switch was written last that refuses a category on a channel; `None` when it does not.
 #[must_use]
 pub fn refused_at<'r>(record: &'r Record, category: &CategoryId, channel: Channel) -> Option<&'r Stamp> {
     let switch = channel_switch(category, channel);
@@ -330,6 +330,19 @@ mod tests {
         here.merge(there);
         assert_eq!(Preferences::read(&here).marketing, Some(false));
         assert!(refused_at(&here, &news, Channel::Email).is_some());
+    }
+
+    #[test]
+    fn what_is_left_out_lifts_a_refusal_that_came_from_elsewhere() {
+        let marketing = |wanted| Preferences { marketing: wanted, ..Preferences::default() };
+        let (mut here, mut there) = (Record::default(), Record::default());
+        marketing(Some(false)).write(&mut there, &Stamp { region: "us".parse().unwrap(), ..stamp(1) });
+        marketing(Some(false)).write(&mut here, &stamp(2));
+        marketing(None).write(&mut here, &stamp(3));
+        here.merge(there);
+        assert_eq!(Preferences::read(&here).marketing, Some(false));
+        marketing(None).write(&mut here, &stamp(4));
+        assert_eq!(Preferences::read(&here).marketing, None);
     }
 
     #[test]

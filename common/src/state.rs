@@ -221,7 +221,7 @@ pub struct LatestStamps(Vec<Stamp>);
 
 impl LatestStamps {
     /// Adds a stamp, unless a later one of its region is there.
-    pub fn add(&mut self, stamp: Stamp) {
+    fn add(&mut self, stamp: Stamp) {
         match self.0.binary_search_by(|known| known.region.cmp(&stamp.region)) {
             Ok(place) => {
                 if self.0[place] < stamp {
@@ -232,10 +232,10 @@ impl LatestStamps {
         }
     }
 
-    /// Whether there is a stamp that is later than what `other` has of its region.
-    #[must_use]
-    pub fn has_later_than(&self, other: &LatestStamps) -> bool {
-        self.0.iter().any(|stamp| !other.0.iter().any(|seen| seen.region == stamp.region && seen >= stamp))
+    /// Whether there is a stamp that is later than what `other` has of its region, and than `all`.
+    fn has_later_than(&self, other: &LatestStamps, all: Option<&Stamp>) -> bool {
+        let is_seen = |stamp: &Stamp| other.0.iter().any(|seen| seen.region == stamp.region && seen >= stamp);
+        self.0.iter().any(|stamp| Some(stamp) > all && !is_seen(stamp))
     }
 
     fn merge(&mut self, other: LatestStamps) {
@@ -264,14 +264,16 @@ pub struct Facet {
     pub stamp: Stamp,
     /// The value; null is "not set".
     pub value: Value,
-    /// The denials ever written, for guarded facets.
+    /// The latest denial of each region, for guarded facets.
     pub denied: LatestStamps,
-    /// The denials that a later writer had seen when it set something else.
+    /// Those of them that a later writer had seen when it set something else.
     pub cleared: LatestStamps,
+    /// Earlier builds said up to when all denials were lifted, of whatever region.
+    pub cleared_until: Option<Stamp>,
 }
 
-/// A register as it stands in a stream. What is not the latest denial is written apart, since earlier builds know one
-/// alone.
+/// A register as it stands in a stream. What is not the latest denial is written apart, since earlier builds know one alone;
+/// where `other_c` is missing, one of them wrote `c`.
 #[derive(Serialize, Deserialize)]
 struct WrittenFacet {
     s: Stamp,
@@ -283,17 +285,24 @@ struct WrittenFacet {
     c: Option<Stamp>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     other_d: Vec<Stamp>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    other_c: Vec<Stamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    other_c: Option<Vec<Stamp>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    all_c: Option<Stamp>,
 }
 
 impl From<WrittenFacet> for Facet {
     fn from(written: WrittenFacet) -> Self {
+        let (cleared, cleared_until) = match written.other_c {
+            Some(others) => (LatestStamps::joined(written.c, others), written.all_c),
+            None => (LatestStamps::default(), written.all_c.max(written.c)),
+        };
         Facet {
             stamp: written.s,
             value: written.v,
             denied: LatestStamps::joined(written.d, written.other_d),
-            cleared: LatestStamps::joined(written.c, written.other_c),
+            cleared,
+            cleared_until,
         }
     }
 }
@@ -301,15 +310,24 @@ impl From<WrittenFacet> for Facet {
 impl From<Facet> for WrittenFacet {
     fn from(facet: Facet) -> Self {
         let ((d, other_d), (c, other_c)) = (facet.denied.split(), facet.cleared.split());
-        WrittenFacet { s: facet.stamp, v: facet.value, d, c, other_d, other_c }
+        let (c, other_c, all_c) = match c {
+            Some(c) => (Some(c), Some(other_c), facet.cleared_until),
+            None => (facet.cleared_until, None, None),
+        };
+        WrittenFacet { s: facet.stamp, v: facet.value, d, c, other_d, other_c, all_c }
     }
 }
 
 impl Facet {
+    fn new(value: Value, stamp: &Stamp) -> Self {
+        let (denied, cleared) = Default::default();
+        Facet { stamp: stamp.clone(), value, denied, cleared, cleared_until: None }
+    }
+
     /// Whether a denial stands that nobody who saw it has lifted.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        self.denied.has_later_than(&self.cleared)
+        self.denied.has_later_than(&self.cleared, self.cleared_until.as_ref())
     }
 
     fn merge(&mut self, other: Facet) {
@@ -320,6 +338,7 @@ impl Facet {
         }
         self.denied.merge(other.denied);
         self.cleared.merge(other.cleared);
+        self.cleared_until = self.cleared_until.take().max(other.cleared_until);
     }
 }
 
@@ -366,8 +385,7 @@ impl Record {
 
     /// Sets a facet.
     pub fn set(&mut self, name: &str, value: Value, stamp: &Stamp) {
-        let (denied, cleared) = Default::default();
-        self.facets.insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied, cleared });
+        self.facets.insert(name.to_owned(), Facet::new(value, stamp));
     }
 
     /// The value of a guarded facet: `Some(false)` while a denial stands.
@@ -379,14 +397,15 @@ impl Record {
 
     /// Sets a guarded facet. `Some(false)` denies; anything else lifts the denials that this record shows.
     pub fn set_guarded(&mut self, name: &str, value: Option<bool>, stamp: &Stamp) {
-        let old = self.facets.remove(name);
-        let (mut denied, mut cleared) = old.map(|old| (old.denied, old.cleared)).unwrap_or_default();
-        match value {
-            Some(false) => denied.add(stamp.clone()),
-            _ => cleared.merge(denied.clone()),
+        let mut facet = Facet::new(value.map_or(Value::Null, Value::Bool), stamp);
+        if let Some(Facet { denied, cleared, cleared_until, .. }) = self.facets.remove(name) {
+            facet = Facet { denied, cleared, cleared_until, ..facet };
         }
-        let value = value.map_or(Value::Null, Value::Bool);
-        self.facets.insert(name.to_owned(), Facet { stamp: stamp.clone(), value, denied, cleared });
+        match value {
+            Some(false) => facet.denied.add(stamp.clone()),
+            _ => facet.cleared.merge(facet.denied.clone()),
+        }
+        self.facets.insert(name.to_owned(), facet);
     }
 
     /// Erases the record: every facet goes, and whatever was written without knowing of it goes when it arrives.
@@ -542,9 +561,36 @@ mod tests {
         let text = serde_json::to_value(&both).unwrap();
         assert_eq!(
             text["facets"]["marketing"],
-            serde_json::json!({"s": "3.0.eu", "v": true, "d": "2.0.eu", "c": "2.0.eu", "other_d": ["1.0.us"]})
+            serde_json::json!({
+                "s": "3.0.eu", "v": true, "d": "2.0.eu", "other_d": ["1.0.us"], "c": "2.0.eu", "other_c": []
+            })
         );
         assert_eq!(serde_json::from_value::<Record>(text).unwrap(), both);
+    }
+
+    #[test]
+    fn what_an_earlier_build_lifted_stays_lifted() {
+        let read = |facet: Value| {
+            let text = serde_json::json!({"v": 1, "facets": {"marketing": facet}});
+            serde_json::from_value::<Record>(text).unwrap()
+        };
+        // eu refuses; us lifts that, refuses, and lifts again.
+        let eu = read(serde_json::json!({"s": "3.0.eu", "v": false, "d": "3.0.eu"}));
+        let us = read(serde_json::json!({"s": "6.0.us", "v": true, "d": "5.0.us", "c": "5.0.us"}));
+        let mut both = merged(&us, &eu);
+        assert_eq!(both.allowed("marketing"), Some(true));
+        assert_eq!(serde_json::to_value(&us).unwrap()["facets"]["marketing"]["c"], "5.0.us");
+        both.set_guarded("marketing", Some(false), &stamp(7, "eu"));
+        let lifted_in_us = {
+            let mut lifted = both.clone();
+            lifted.set_guarded("marketing", Some(true), &stamp(8, "us"));
+            lifted
+        };
+        both.set_guarded("marketing", Some(false), &stamp(9, "eu"));
+        assert_eq!(lifted_in_us.allowed("marketing"), Some(true));
+        assert_eq!(merged(&lifted_in_us, &both).allowed("marketing"), Some(false));
+        let text = serde_json::to_value(&lifted_in_us).unwrap();
+        assert_eq!(serde_json::from_value::<Record>(text).unwrap(), lifted_in_us);
     }
 
     #[test]

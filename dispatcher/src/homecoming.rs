@@ -19,7 +19,7 @@ use peal_nats::mirror::Mirror;
 use peal_nats::publish::Outgoing;
 use peal_nats::topology::{EVENTS, INTAKE, LIMITS, OTHERS_STATE, fanout_consumer};
 use peal_nats::{Connection, Region, Subjects};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How long the hub may take after a mere restart: a link that stands tells within a moment.
 const RESTART_LIMIT: Duration = Duration::from_secs(5);
@@ -76,6 +76,7 @@ impl Doubt {
     /// Ends when the hub has told what was taken over and the mirror has it; at once where there is no doubt.
     pub async fn until_gone(&self, connection: &Connection, hub: &Region, mirror: &Mirror) {
         let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut written: Option<Instant> = None;
         while self.0.load(Ordering::Relaxed) > 0 {
             look.tick().await;
@@ -135,7 +136,7 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, patience
     let (limit, silent_until) = loop {
         look.tick().await;
         let silence = match doubt.read(connection).await {
-            Ok(()) => silence(connection).await,
+            Ok(()) => silence(connection, clock).await,
             Err(error) => Err(error),
         };
         match silence {
@@ -174,7 +175,7 @@ pub async fn wait(connection: &Connection, hub: &Region, clock: &Clock, patience
     doubt.0.store(0, Ordering::Relaxed);
 }
 
-/// The time since a dispatcher of the region said something last, by the clock of the servers.
+/// The time since a dispatcher of the region said something last, by the clock of the servers where they tell it.
 struct Silence {
     /// In milliseconds: for ever when nothing of that is left, or never was.
     ms: u64,
@@ -183,7 +184,7 @@ struct Silence {
 }
 
 /// How long the region has been silent. `None` when it never accepted anything: then there is nothing to take over.
-async fn silence(connection: &Connection) -> Result<Option<Silence>, StateError> {
+async fn silence(connection: &Connection, clock: &Clock) -> Result<Option<Silence>, StateError> {
     if connection.stream_state(EVENTS).await?.last == 0 && connection.stream_state(INTAKE).await?.last == 0 {
         return Ok(None);
     }
@@ -194,7 +195,9 @@ async fn silence(connection: &Connection) -> Result<Option<Silence>, StateError>
         let last = connection.last_at_leader(EVENTS, subject).await?;
         last_ms = last_ms.max(last.map(|last| last.at_ms));
     }
-    let until_ms = connection.consumer_standing(INTAKE, &fanout_consumer(Priority::Normal)).await?.now_ms;
+    // A consumer that is missing keeps its own lane from working, and no other one.
+    let standing = connection.consumer_standing(INTAKE, &fanout_consumer(Priority::Normal)).await;
+    let until_ms = standing.map_or_else(|_| clock.now_ms(), |standing| standing.now_ms);
     let since = |last_ms| u64::try_from(until_ms.saturating_sub(last_ms)).unwrap_or(0);
     Ok(Some(Silence { ms: last_ms.map_or(u64::MAX, since), until_ms }))
 }

@@ -30,8 +30,8 @@ const SILENCE: Duration = Duration::from_millis(2_500);
 const BREAK: Duration = Duration::from_secs(2);
 /// How often the server is told that a message is still in hand; well below the consumers' acknowledgement wait.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// How long after it heard of us last the server may hand a message to somebody else: somewhat before the consumers'
-/// acknowledgement wait of 30 s. A process that stood still for so long does not know what is still its own.
+/// A message is ours for so long after the server heard of us last: somewhat less than the consumers' acknowledgement wait of
+/// 30 s, after which it is handed to somebody else. A process that stood still for longer does not know what is its own.
 const LAPSE: Duration = Duration::from_secs(25);
 /// How long a lane that has hardly a permit left waits for more of them before it asks again.
 const GATHER: Duration = Duration::from_millis(2);
@@ -55,6 +55,7 @@ pub struct Job {
     pub session: Session,
     /// How many waited behind it.
     behind: u64,
+    /// When it was received at the earliest: it may have waited in a buffer.
     received: Instant,
     /// When the server was told last that it is in hand, in milliseconds after it was received.
     told_ms: AtomicU64,
@@ -220,7 +221,7 @@ impl Job {
     /// to somebody else when its wait is over, who knows nothing of what is done here.
     pub async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
-        let mut progress = tokio::time::interval_at(Instant::now() + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
+        let mut progress = tokio::time::interval_at(self.received + PROGRESS_INTERVAL, PROGRESS_INTERVAL);
         loop {
             // Cancel-safe: the work is pinned outside the loop and goes on.
             tokio::select! {
@@ -447,7 +448,6 @@ impl Lane {
                 if last.elapsed() >= LAPSE {
                     return Err(PullError::StoodStill);
                 }
-                let now = Instant::now();
                 if !matches!(incoming, Incoming::BrokenOff) {
                     // The client keeps a request that it could not send, and sends it to the next server.
                     if session.is_over(&connection.client) {
@@ -463,7 +463,7 @@ impl Lane {
                         *pause = FIRST_PAUSE;
                         let Some(permit) = held.split(1) else { break };
                         let message = Message { message: *message, context: connection.jetstream.clone() };
-                        if let Some(job) = Job::new(message, session, now, permit) {
+                        if let Some(job) = Job::new(message, session, last, permit) {
                             is_empty = job.behind == 0;
                             handle(job);
                         }

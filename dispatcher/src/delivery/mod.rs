@@ -255,6 +255,10 @@ async fn make(
                 take_back(context, job, work).await?;
                 return Err(error.into());
             }
+            // By now somebody else may have found the intent, and asked the provider.
+            if is_declared && !job.is_ours() {
+                return Err(DeliveryError::Disconnected);
+            }
             let latest = is_declared.then(|| Instant::now() + TRY_NEXT);
             let attempted = match admitted {
                 Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted, latest).await,

@@ -187,6 +187,10 @@ async fn fan_out(
         since: suspicion.and_then(|suspicion| settled_since(job, suspicion)),
     };
     let mut decided = deliveries::decide(context, &intake, now, repeat)?;
+    // Somebody else may have fanned it out, so long ago that the queues do not recognise it any more.
+    if !job.is_ours() {
+        return Err(DeliveryError::Disconnected.into());
+    }
     for work in std::mem::take(&mut decided.put_aside) {
         put_aside(context, work).await?;
     }

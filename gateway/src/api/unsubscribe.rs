@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::http::problem::Problem;
 
 /// A refusal as young as this, in milliseconds, is not said once more.
-const SAID_AGAIN_MS: u64 = 60_000;
+const SAID_AGAIN_MS: u64 = 2_000;
 const STYLE: &str = include_str!("../../templates/unsubscribe.css");
 /// What a page may do in the browser: have its style, and post its form to where it came from.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {

@@ -302,11 +302,11 @@ impl MirrorTask {
             if let Some(others) = &mut others {
                 others.look_for_target(&self.connection).await;
             }
-            if let Some(others) = &others {
-                self.inner.others.send_replace(others.reached);
-            }
             if own.is_level() && others.as_ref().is_none_or(Following::is_level) {
                 self.become_ready(own.reached);
+            }
+            if let Some(others) = &others {
+                self.inner.others.send_replace(others.reached);
             }
             let (feed, followed) = tokio::select! {
                 () = stop.cancelled() => break,

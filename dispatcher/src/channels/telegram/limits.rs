@@ -73,7 +73,8 @@ impl Limits {
         let mut own = vec![(of_chat.as_str(), CHAT)];
         own.extend(chat.is_group().then_some((of_group.as_str(), GROUP)));
         let (line, before) = self.line(&of_chat, priority);
-        let behind_them = CHAT.period.saturating_mul(before);
+        let slowest = own.iter().map(|(_, rate)| rate.period).max().unwrap_or_default();
+        let behind_them = slowest.saturating_mul(before);
         if behind_them > max_wait {
             return Err(no_turn(NoTurn::Later(behind_them)));
         }
@@ -169,6 +170,10 @@ mod tests {
         }
     }
 
+    fn is_throttled(outcome: &Result<(), Outcome>) -> bool {
+        matches!(outcome, Err(Outcome::HeldBack { reason, .. }) if reason == THROTTLED)
+    }
+
     #[tokio::test]
     async fn one_chat_has_to_wait_and_others_do_not() {
         let limits = Limits::new(Turns::local(), "1:a");
@@ -195,11 +200,13 @@ mod tests {
         assert!(all.join_all().await.iter().all(Result::is_ok));
         assert!(began.elapsed() <= CHAT.period * waiting);
         // Who would stand too far back is told at once.
-        let (_line, _) = limits.line(&limits.name_of(&Chat::Id(1)), Priority::Normal);
-        let (_another, before) = limits.line(&limits.name_of(&Chat::Id(1)), Priority::Normal);
-        assert_eq!(before, 1);
-        assert_eq!(turn(&limits, 1, Priority::Normal).await, Some(THROTTLED));
-        assert_eq!(limits.lines.lock().unwrap().len(), 1);
+        let chat = limits.name_of(&Chat::Id(9));
+        let (_first, _second) = (limits.line(&chat, Priority::Normal), limits.line(&chat, Priority::Normal));
+        let began = Instant::now();
+        let refused = limits.turn(&Chat::Id(9), Priority::Normal, CHAT.period).await;
+        assert!(is_throttled(&refused) && began.elapsed().is_zero(), "{refused:?}");
+        assert_eq!(limits.turn(&Chat::Id(9), Priority::High, CHAT.period).await, Ok(()));
+        assert_eq!(limits.lines.lock().unwrap().len(), 2);
     }
 
     #[tokio::test]

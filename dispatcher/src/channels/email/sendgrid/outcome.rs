@@ -38,7 +38,8 @@ pub(super) fn of_answer(answer: &Answer, sandbox_mode: bool, now: Timestamp) -> 
         404 | 405 => out("not_found"),
         413 => permanent("payload_too_large"),
         429 => retry("http_429", after()),
-        code @ (408 | 425 | 500..) => retry(format!("http_{code}"), after()),
+        // When the pace is looked at again says nothing of whether it was taken.
+        code @ (408 | 425 | 500..) => retry(format!("http_{code}"), retry_after::parse(&answer.headers, now)),
         code => permanent(format!("http_{code}")),
     }
 }
