@@ -13,6 +13,7 @@ pub mod clock;
 pub mod decide;
 pub mod envelope;
 pub mod event;
+pub mod facet;
 pub mod fallback;
 pub mod id;
 pub mod key;
