@@ -220,9 +220,9 @@ impl Context {
     /// Deals with a message that can't be read. One of a later version is left to the newer dispatchers beside this one
     /// for a while, as in a rolling upgrade.
     pub async fn unreadable(&self, job: &Job, channel: Option<Channel>, error: &DecodeError) {
-        let age = self.clock.now_ms().saturating_sub(job.at_ms);
-        let is_young = u128::try_from(age).is_ok_and(|age_ms| age_ms < self.policy.upgrade.as_millis());
-        if matches!(error, DecodeError::Version(_)) && is_young {
+        // Not by its age: behind a backlog it may be old before anybody looks at it.
+        let left_for = UPGRADE_PAUSE * job.deliveries.saturating_sub(1);
+        if matches!(error, DecodeError::Version(_)) && left_for < self.policy.upgrade {
             tracing::warn!(stream = %job.stream, sequence = job.sequence, %error, "a message is left to others");
             if let Err(error) = job.nak(UPGRADE_PAUSE).await {
                 tracing::warn!(error = &error as &dyn std::error::Error, "it will come again");

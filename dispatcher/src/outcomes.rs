@@ -10,12 +10,12 @@
 //! of the time before are stored by then, but for what other dispatchers had in hand. They are read once for each session,
 //! in its first half minute for whoever asks at the same moment; further questions cost no request.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use peal_common::envelope::{Envelope as _, Work};
-use peal_common::event::{Event, Status};
+use peal_common::event::{Event, EventType, Status};
 use peal_common::id::DeliveryId;
 use peal_nats::Connection;
 use peal_nats::follow::{Followed, Follower, StateError, Stored, StreamState};
@@ -36,7 +36,7 @@ const SKEW_MS: i64 = 2_000;
 const UNSAID: Duration = Duration::from_secs(30);
 /// How old an answer may be: when reading took longer, what was stored meanwhile is read as well.
 const FRESH: Duration = Duration::from_millis(500);
-/// The most settled deliveries that are remembered, about 100 bytes each.
+/// The most deliveries that are remembered, about 100 bytes each.
 const CAPACITY: usize = 500_000;
 
 /// The question could not be answered in time.
@@ -72,8 +72,17 @@ struct Index {
     /// Everything has been read that was stored before this moment; `None` while the end has not been reached yet, which
     /// whoever comes next goes on with.
     complete_at: Option<Instant>,
-    settled: HashSet<(DeliveryId, u32)>,
+    known: HashMap<(DeliveryId, u32), Known>,
     order: VecDeque<(DeliveryId, u32)>,
+}
+
+/// What events tell of a delivery, or of one of its replays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Known {
+    /// Whether it has been settled.
+    pub is_settled: bool,
+    /// How many attempts they tell of.
+    pub attempts: u32,
 }
 
 impl RecentOutcomes {
@@ -101,22 +110,17 @@ impl RecentOutcomes {
         self.up_to_date(&Question::of(job, Suspicion::Forgotten), |_| ()).await
     }
 
-    /// Whether a delivery has been settled whose message is suspected.
+    /// What is known of a delivery whose message is suspected.
     ///
     /// # Errors
     /// [`UnknownOutcome`] when nobody can tell now.
-    pub async fn is_settled(
-        &self,
-        work: &Work,
-        job: &Job,
-        suspicion: Suspicion,
-    ) -> Result<bool, UnknownOutcome> {
+    pub async fn known(&self, work: &Work, job: &Job, suspicion: Suspicion) -> Result<Known, UnknownOutcome> {
         let mut question = Question::of(job, suspicion);
         if let (Some(since), Some(repeated)) = (question.since_ms, work.repeat_since) {
             question.since_ms = Some(since.min(repeated.as_millisecond()));
         }
         let key = (work.delivery.clone(), work.replays);
-        self.up_to_date(&question, |index| index.settled.contains(&key)).await
+        self.up_to_date(&question, |index| index.known.get(&key).copied().unwrap_or_default()).await
     }
 
     async fn up_to_date<T>(
@@ -191,7 +195,7 @@ impl RecentOutcomes {
             from_ms,
             position: 0,
             complete_at: None,
-            settled: HashSet::new(),
+            known: HashMap::new(),
             order: VecDeque::new(),
         })
     }
@@ -231,16 +235,20 @@ impl Index {
 
     fn note(&mut self, message: &Stored) {
         let Ok(event) = Event::decode(&message.payload) else { return };
-        let settles = event.kind.status().is_some_and(Status::is_settled);
-        let Some(delivery) = event.delivery.filter(|_| settles) else { return };
+        let is_settled = event.kind.status().is_some_and(Status::is_settled);
+        let tells = is_settled || event.kind == EventType::Retried;
+        let Some(delivery) = event.delivery.filter(|_| tells) else { return };
         let key = (delivery, event.replays.unwrap_or(0));
-        if self.settled.insert(key.clone()) {
+        let known = self.known.entry(key.clone()).or_insert_with(|| {
             self.order.push_back(key);
-        }
+            Known::default()
+        });
+        known.is_settled |= is_settled;
+        known.attempts = known.attempts.max(event.attempts.unwrap_or(0));
         if self.order.len() > CAPACITY
             && let Some(oldest) = self.order.pop_front()
         {
-            self.settled.remove(&oldest);
+            self.known.remove(&oldest);
         }
     }
 }

@@ -254,9 +254,21 @@ impl Reader {
     /// # Errors
     /// [`StateError`] when there is no such stream or nobody answers.
     pub async fn open(connection: &Connection, stream: &str) -> Result<Self, StateError> {
+        Self::of_subjects(connection, stream, "").await
+    }
+
+    /// The same of the subjects of `filter` alone.
+    ///
+    /// # Errors
+    /// [`StateError`] when there is no such stream or nobody answers.
+    pub async fn of_subjects(
+        connection: &Connection,
+        stream: &str,
+        filter: &str,
+    ) -> Result<Self, StateError> {
         let state = connection.stream_state(stream).await?;
         let end = if state.messages == 0 { 0 } else { state.last };
-        let follower = Follower::new(connection.clone(), stream, "", Some(state.created), 0);
+        let follower = Follower::new(connection.clone(), stream, filter, Some(state.created), 0);
         Ok(Reader { follower, stream: stream.to_owned(), end, waiting: VecDeque::new() })
     }
 

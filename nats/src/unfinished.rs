@@ -92,21 +92,27 @@ pub async fn unfinished(
 }
 
 /// When the first notification of a region that INTAKE still has was accepted, or a little earlier: nothing that happened
-/// to it has an earlier time. The time of the message does not tell: the hub may have got events before it. Where the hub
-/// missed some and got them later, nobody knows which of them was the first.
+/// to it has an earlier time. The time of the message does not tell: the hub may have got events before it.
 async fn first_accepted(connection: &Connection, region: &Region) -> Result<Timestamp, StateError> {
     let subjects = Subjects::new(region);
-    if *region != connection.region
-        && connection.first_at_leader(INTAKE, &subjects.intake_again(), 0).await?.is_some()
-    {
-        return Ok(Timestamp::MIN);
-    }
     let first = connection.first_at_leader(INTAKE, &subjects.intake_all(), 0).await?;
-    let accepted = first.map(|first| {
-        let intake = Intake::decode(&first.payload);
-        intake.map_or(timestamp(first.at_ms), |intake| intake.notification.accepted_at)
-    });
-    Ok(accepted.and_then(|at| at.checked_sub(CLOCKS).ok()).unwrap_or_default())
+    let mut earliest = first.map(|first| accepted_at(&first));
+    // What the hub missed and got later stands behind what was accepted after it.
+    let again = subjects.intake_again();
+    if *region != connection.region && connection.first_at_leader(INTAKE, &again, 0).await?.is_some() {
+        let mut again = Reader::of_subjects(connection, INTAKE, &again).await?;
+        while again.peek().await?.is_some() {
+            let late = again.take().map(|late| accepted_at(&late));
+            earliest = earliest.into_iter().chain(late).min();
+        }
+    }
+    Ok(earliest.and_then(|at| at.checked_sub(CLOCKS).ok()).unwrap_or_default())
+}
+
+/// When a notification was accepted; of one that can't be read, when its message came.
+fn accepted_at(message: &Stored) -> Timestamp {
+    let intake = Intake::decode(&message.payload);
+    intake.map_or(timestamp(message.at_ms), |intake| intake.notification.accepted_at)
 }
 
 /// App and id of an accepted notification, which its message is recognised by.

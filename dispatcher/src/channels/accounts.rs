@@ -237,6 +237,12 @@ pub struct Admitted<'a> {
 }
 
 impl<'a> Admitted<'a> {
+    /// The account.
+    #[must_use]
+    pub const fn account(&self) -> &'a Account {
+        self.account
+    }
+
     /// Calls it when its turn has come. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the
     /// account is back was held back like them: it burns no attempt.
     pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {

@@ -16,11 +16,11 @@ use peal_nats::catalog::{CatalogError, FoundRecipient};
 use peal_nats::pull::Job;
 use tokio::time::Instant;
 
-use super::attempt_number;
+use super::intents::{self, OpenCall};
 use crate::channels::{
-    Account, Admitted, CIRCUIT_OPEN, CallTime, Found, Message, PROVIDER_PAUSED, Providers, Sought,
+    Account, Admitted, CIRCUIT_OPEN, Found, Message, PROVIDER_PAUSED, Providers, Sought, TRY_NEXT,
 };
-use crate::context::Context;
+use crate::context::{Context, SayError};
 
 /// What is to be done with a delivery now.
 pub(super) enum Decision {
@@ -166,9 +166,17 @@ impl<'a> Way<'a> {
         Ok(Way { work, class, address })
     }
 
-    /// Whether whoever may have been called can be asked for it.
-    pub(super) fn is_searchable(&self, providers: &Providers) -> bool {
-        providers.taking(self.work.channel, &self.sought()).any(Account::is_searchable)
+    /// Whether whoever may have been called can be asked for it. `account` is who was, where that is known.
+    pub(super) fn is_searchable(&self, providers: &Providers, account: Option<&str>) -> bool {
+        self.called(providers, account).into_iter().any(Account::is_searchable)
+    }
+
+    /// Who may have been called. Nobody, when the account that was called is not there any more.
+    fn called<'p>(&self, providers: &'p Providers, account: Option<&str>) -> Vec<&'p Account> {
+        match account {
+            Some(name) => providers.named(self.work.channel, name).into_iter().collect(),
+            None => providers.taking(self.work.channel, &self.sought()).collect(),
+        }
     }
 
     /// The class of its category.
@@ -197,8 +205,28 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Calls the account, and when that did certainly not take the message, the channel's next ones, if there is time for that
-/// until `latest`.
+/// The intent that stands in the log for a call that must not be made twice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Declared {
+    /// Until when another account may be called, if the one before did certainly not take the message.
+    latest: Instant,
+    is_second: bool,
+}
+
+/// Makes the intent to call an account durable. See [`intents::declare`].
+pub(super) async fn declare(
+    context: &Context,
+    work: &Work,
+    admitted: &Admitted<'_>,
+    is_second: bool,
+) -> Result<Declared, SayError> {
+    let latest = Instant::now() + TRY_NEXT;
+    intents::declare(context, work, admitted.account().name(), is_second).await?;
+    Ok(Declared { latest, is_second })
+}
+
+/// Calls the account, and when that did certainly not take the message, the channel's next ones. Where the call was `declared`
+/// there must be time for that, and the intent names the next one before it is called.
 pub(super) async fn send(
     context: &Context,
     job: &Job,
@@ -206,21 +234,48 @@ pub(super) async fn send(
     ready: &Ready,
     providers: &Providers,
     mut admitted: Admitted<'_>,
-    latest: Option<Instant>,
+    declared: Option<Declared>,
 ) -> Attempted {
     let work = way.work;
-    let message = message(context, job, work, ready);
+    let message = message(context, work, ready);
     loop {
         let (outcome, account) = admitted.send(&message, &context.clock).await;
         crate::metrics::attempt(work.channel, account.name(), &outcome);
         if passes_on(account, &outcome)
-            && latest.is_none_or(|latest| Instant::now() < latest)
+            && declared.is_none_or(|declared| Instant::now() < declared.latest)
             && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
+            && may_call(context, job, work, &next, declared).await
         {
             admitted = next;
             continue;
         }
+        let outcome = match outcome {
+            Outcome::Retry { reason, after }
+                if declared.is_some() && account.may_have_taken(&reason, after) =>
+            {
+                Outcome::Ambiguous { reason }
+            }
+            outcome => outcome,
+        };
         return Attempted { outcome, provider: Some(Arc::clone(account.name())) };
+    }
+}
+
+/// Whether the next account may be called: not while the intent can't name it, or somebody else may have found that.
+async fn may_call(
+    context: &Context,
+    job: &Job,
+    work: &Work,
+    next: &Admitted<'_>,
+    declared: Option<Declared>,
+) -> bool {
+    let Some(Declared { is_second, .. }) = declared else { return true };
+    match intents::declare(context, work, next.account().name(), is_second).await {
+        Ok(()) => job.is_ours(),
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no other account is tried now");
+            false
+        }
     }
 }
 
@@ -241,16 +296,15 @@ fn passes_on(account: &Account, outcome: &Outcome) -> bool {
 /// The outcome of the question, when one of them can't be asked now.
 pub(super) async fn find(
     context: &Context,
-    job: &Job,
     way: &Way<'_>,
     ready: &Ready,
     providers: &Providers,
-    call: CallTime,
+    call: &OpenCall,
 ) -> Result<(Found, Option<Arc<str>>), Outcome> {
-    let message = message(context, job, way.work, ready);
+    let message = message(context, way.work, ready);
     let mut all = None;
-    for account in providers.taking(way.work.channel, &way.sought()) {
-        match account.find(&message, call).await? {
+    for account in way.called(providers, call.account.as_deref()) {
+        match account.find(&message, call.time).await? {
             taken @ Found::Taken(_) => return Ok((taken, Some(Arc::clone(account.name())))),
             Found::NotTaken => all = all.or(Some(Found::NotTaken)),
             Found::Unknown => all = Some(Found::Unknown),
@@ -260,7 +314,7 @@ pub(super) async fn find(
 }
 
 /// What an account is asked to deliver.
-fn message<'a>(context: &'a Context, job: &Job, work: &'a Work, ready: &'a Ready) -> Message<'a> {
+fn message<'a>(context: &'a Context, work: &'a Work, ready: &'a Ready) -> Message<'a> {
     let notification = &work.notification;
     Message {
         region: &context.connection.region,
@@ -277,7 +331,7 @@ fn message<'a>(context: &'a Context, job: &Job, work: &'a Work, ready: &'a Ready
         attachments: &notification.attachments,
         accepted_at: notification.accepted_at,
         expires_at: notification.expires_at,
-        attempt: attempt_number(work, job),
+        attempt: work.attempts.saturating_add(1),
         collapse_key: notification.collapse_key.as_deref(),
         unsubscribe: ready.unsubscribe.as_deref(),
         metadata: &notification.metadata,

@@ -24,6 +24,8 @@ use crate::context::{Context, SayError};
 const SETTLED_TTL: Duration = Duration::from_secs(60);
 /// What stands in the place of an intent that is settled or withdrawn.
 const SETTLED: &[u8] = b"-";
+/// The header of an intent that names the account.
+const ACCOUNT_HEADER: &str = "Peal-Account";
 /// An intent that is younger may be that of a call under way: a server that was started again hands out once more what
 /// others have in hand.
 const YOUNG: Duration = CALL_LIMIT.saturating_add(TRY_NEXT);
@@ -50,17 +52,26 @@ pub(super) enum Intent {
 }
 
 /// A call of which nobody here can tell how it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OpenCall {
     /// When it began.
     pub(super) time: CallTime,
     /// Whether it was made because the one before it had not reached the provider.
     pub(super) is_second: bool,
+    /// The account that was called, unless the intent was written by a version that did not say it.
+    pub(super) account: Option<String>,
 }
 
-/// Makes the intent to call durable. `is_second`: the call before it had not reached the provider.
-pub(super) async fn declare(context: &Context, work: &Work, is_second: bool) -> Result<(), SayError> {
-    let intent = Outgoing::new(subject(context, work), said(work, is_second));
+/// Makes the intent to call an account durable; it replaces that to call another one before. `is_second`: the call before it had
+/// not reached the provider.
+pub(super) async fn declare(
+    context: &Context,
+    work: &Work,
+    account: &str,
+    is_second: bool,
+) -> Result<(), SayError> {
+    // In a header, where a version that knows nothing of it reads the rest as before.
+    let intent = Outgoing::new(subject(context, work), said(work, is_second)).header(ACCOUNT_HEADER, account);
     context.connection.publish(intent).await?;
     Ok(())
 }
@@ -106,7 +117,8 @@ pub(super) async fn find(context: &Context, work: &Work, is_taken_back: bool) ->
         return Ok(Intent::Young(left));
     }
     let began = Timestamp::from_millisecond(found.at_ms).unwrap_or_else(|_| context.clock.now());
-    Ok(Intent::Open(OpenCall { time: CallTime::declared_at(began), is_second }))
+    let account = found.header(ACCOUNT_HEADER).map(str::to_owned);
+    Ok(Intent::Open(OpenCall { time: CallTime::declared_at(began), is_second, account }))
 }
 
 fn settled(context: &Context, work: &Work) -> Outgoing {

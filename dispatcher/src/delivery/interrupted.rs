@@ -42,8 +42,8 @@ pub(super) async fn settle(
     let mut to = untried(context, job, None, &way, &providers);
     let ambiguous = |reason: &str| Outcome::Ambiguous { reason: reason.to_owned() };
     let outcome = match attempt::decide(context, work, None)? {
-        Decision::Send(ready) if way.is_searchable(&providers) => {
-            match attempt::find(context, job, &way, &ready, &providers, call.time).await {
+        Decision::Send(ready) if way.is_searchable(&providers, call.account.as_deref()) => {
+            match attempt::find(context, &way, &ready, &providers, &call).await {
                 Ok((Found::Taken(outcome), provider)) => {
                     to.provider = provider;
                     outcome

@@ -26,12 +26,11 @@ use peal_nats::publish::PublishError;
 use peal_nats::pull::{AckError, Job, Lane};
 use peal_nats::put_off;
 use peal_nats::topology::{deliver_consumer, work_stream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::channels::Providers;
 use crate::channels::outcomes::held_back;
-use crate::channels::{Providers, TRY_NEXT};
 use crate::context::{Context, SayError, Shared};
 use crate::outcomes::{Suspicion, UnknownOutcome};
 use at_once::Plan;
@@ -165,14 +164,7 @@ async fn settled_or_repeated(job: &Job, channel: Channel, settled: Result<(), De
 #[error("the delivery belongs to another channel")]
 struct WrongChannel;
 
-/// Which attempt of a delivery comes next, from 1.
-fn attempt_number(work: &Work, job: &Job) -> u32 {
-    // The first time that one which has to wait is handed out is none.
-    let waited = u32::from(work.not_before.is_some() && job.deliveries > 1);
-    work.attempts.saturating_add(job.deliveries.max(1) - waited)
-}
-
-async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), DeliveryError> {
+async fn deliver(context: &Context, job: &Job, mut work: Box<Work>) -> Result<(), DeliveryError> {
     // The first time that it is handed out is for the wait, even if that is over by then.
     if let Some(at) = work.not_before.filter(|_| job.deliveries == 1) {
         return Ok(job.nak(left_until(context, at)).await?);
@@ -191,10 +183,13 @@ async fn deliver(context: &Context, job: &Job, work: Box<Work>) -> Result<(), De
         true => Some(Suspicion::Repeated),
         false => context.outcomes.suspicion(job),
     };
-    if let Some(suspicion) = suspicion
-        && (context.outcomes.is_settled(&work, job, suspicion).await? || waits(context, &work).await?)
-    {
-        return Ok(job.ack().await?);
+    if let Some(suspicion) = suspicion {
+        let known = context.outcomes.known(&work, job, suspicion).await?;
+        if known.is_settled || waits(context, &work).await? {
+            return Ok(job.ack().await?);
+        }
+        // It comes again as it was. Not each time that it was handed out it was tried, too.
+        work.attempts = work.attempts.max(known.attempts);
     }
     let mut is_second = false;
     if let Some(suspicion) = suspicion {
@@ -249,26 +244,35 @@ async fn make(
                 let to = untried(context, job, plan, &way, &providers);
                 return settle(&to, work, ready.class, &outcome, false).await;
             }
-            let is_declared = admitted.is_ok() && intents::are_kept(work.channel, ready.class);
-            if is_declared && let Err(error) = intents::declare(context, work, is_second).await {
-                // It may stand there all the same, and nobody was called.
-                take_back(context, job, work).await?;
-                return Err(error.into());
+            let mut declared = None;
+            if let Ok(admitted) = &admitted
+                && intents::are_kept(work.channel, ready.class)
+            {
+                match attempt::declare(context, work, admitted, is_second).await {
+                    Ok(intent) => declared = Some(intent),
+                    Err(error) => {
+                        // It may stand there all the same, and nobody was called.
+                        take_back(context, job, work).await?;
+                        return Err(error.into());
+                    }
+                }
+                // By now somebody else may have found the intent, and asked the provider.
+                if !job.is_ours() {
+                    return Err(DeliveryError::Disconnected);
+                }
             }
-            // By now somebody else may have found the intent, and asked the provider.
-            if is_declared && !job.is_ours() {
-                return Err(DeliveryError::Disconnected);
-            }
-            let latest = is_declared.then(|| Instant::now() + TRY_NEXT);
+            let is_declared = declared.is_some();
             let attempted = match admitted {
-                Ok(admitted) => attempt::send(context, job, &way, &ready, &providers, admitted, latest).await,
+                Ok(admitted) => {
+                    attempt::send(context, job, &way, &ready, &providers, admitted, declared).await
+                }
                 Err(held_back) => held_back,
             };
             suppress::after(context, work, ready.recipient.registered_ms, &attempted.outcome).await;
             let to = Settling { context, job, plan, provider: attempted.provider };
             if is_declared
                 && let Outcome::Ambiguous { reason } = &attempted.outcome
-                && way.is_searchable(&providers)
+                && way.is_searchable(&providers, to.provider.as_deref())
             {
                 return settle::ask_first(&to, work, reason).await;
             }

@@ -16,7 +16,7 @@ use peal_nats::pull::Job;
 use peal_nats::put_off::{self, PutOffError};
 
 use super::at_once::Plan;
-use super::{DeliveryError, attempt_number, results};
+use super::{DeliveryError, results};
 use crate::context::{Context, SayError};
 use crate::fanout::{self, fallback};
 
@@ -50,7 +50,7 @@ pub(super) async fn after_attempt(
     class: Class,
     outcome: &Outcome,
 ) -> Result<(), DeliveryError> {
-    let attempts = attempt_number(work, to.job);
+    let attempts = work.attempts.saturating_add(1);
     match outcome {
         Outcome::Delivered { provider_id } => {
             sent(to, work, EventType::Delivered, attempts, provider_id.as_deref()).await
@@ -194,7 +194,7 @@ async fn give_up(
 /// It may have been sent or not, and the provider can be asked: it comes again with its intent, which has it asked
 /// ([`super::interrupted`]).
 pub(super) async fn ask_first(to: &Settling<'_>, work: &Work, reason: &str) -> Result<(), DeliveryError> {
-    let attempts = attempt_number(work, to.job);
+    let attempts = work.attempts.saturating_add(1);
     let mut event = event(to, work, EventType::Retried, attempts);
     event.reason = Some(format!("ambiguous: {reason}"));
     event.until = Some(later(to.context, ASK_PAUSE));
@@ -229,7 +229,7 @@ pub(super) async fn without_attempt(
     kind: EventType,
     reason: &str,
 ) -> Result<(), DeliveryError> {
-    let mut event = event(to, work, kind, attempt_number(work, to.job) - 1);
+    let mut event = event(to, work, kind, work.attempts);
     event.reason = Some(reason.to_owned());
     to.context.event(&event).await?;
     if matches!(kind, EventType::Failed | EventType::Suppressed) {
@@ -243,7 +243,6 @@ pub(super) async fn hold(to: &Settling<'_>, mut work: Work, until: Timestamp) ->
     let mut event = event(to, &work, EventType::Held, work.attempts);
     event.reason = Some("quiet_hours".to_owned());
     event.until = Some(until);
-    work.attempts = attempt_number(&work, to.job) - 1;
     // It was not settled until now.
     work.repeat_since = None;
     reschedule(to.context, work, until).await?;

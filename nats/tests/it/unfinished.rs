@@ -97,8 +97,13 @@ async fn what_ended_counts_though_it_was_accepted_before_the_first_that_the_hub_
     hub.publish(Outgoing::new(eu.of_event(&failed), failed.encode().unwrap())).await.unwrap();
     // It was missed, and is written again.
     publish(eu.again(INTAKE, 1), &early).await;
+    // What ended before all that is known is not kept in mind.
+    let at = early.notification.accepted_at.checked_sub(1.hour()).unwrap();
+    let old = Event::new(EventType::Failed, at, app.clone(), "old".parse().unwrap());
+    hub.publish(Outgoing::new(eu.of_event(&old), old.encode().unwrap())).await.unwrap();
 
     let told = unfinished(&hub, &regions[0], |_, _| {}).await.unwrap();
+    assert_eq!(told.unfinished.len(), 2);
     let rest = told.unfinished.finish().rest;
     assert_eq!((told.accepted, rest.len(), rest[0].place), (2, 1, 1), "the first has ended");
 }

@@ -81,13 +81,27 @@ async fn an_alert_that_may_have_been_sent_is_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_certainly_nobody_heard_is_called_again() {
     let (region, bot, settings, state) = set_up("marketing").await;
-    bot.answer_next(Answer::status(502));
-    bot.answer_next(Answer::status(502));
+    // With a wait it says that nothing was done.
+    bot.answer_next(Answer::status(503).header("retry-after", "1"));
+    bot.answer_next(Answer::status(503).header("retry-after", "1"));
     let dispatcher = region.dispatcher(&settings);
     region.accept(&intake("n-1", &["u"], state)).await;
     let sent = region.event("n-1", EventType::Sent).await;
     assert_eq!(sent.attempts, Some(3));
     assert_eq!(bot.count(), 3);
     region.drained().await;
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_advertisement_that_somebody_on_the_way_gave_up_on_is_not_sent_again() {
+    let (region, bot, settings, state) = set_up("marketing").await;
+    bot.answer_next(Answer::status(502));
+    let dispatcher = region.dispatcher(&settings);
+    region.accept(&intake("n-1", &["u"], state)).await;
+    let ambiguous = region.event("n-1", EventType::Ambiguous).await;
+    assert_eq!(ambiguous.reason.as_deref(), Some("http_502"));
+    region.drained().await;
+    assert_eq!((bot.count(), region.dead_letters().await.len()), (1, 1));
     dispatcher.end().await;
 }

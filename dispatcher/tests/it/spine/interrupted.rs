@@ -30,6 +30,14 @@ fn sms(twilio: &Twilio) -> String {
     )
 }
 
+fn sms_of_two(twilio: &Twilio, vonage: &Vonage) -> String {
+    format!(
+        "{}[channels.sms.vonage]\napi_key = \"k\"\napi_secret = \"s\"\nfrom = \"Shop\"\nbase_url = \"{}\"\n",
+        sms(twilio),
+        vonage.base_url()
+    )
+}
+
 fn text(state: u64) -> Intake {
     text_as("n-1", state)
 }
@@ -124,11 +132,7 @@ async fn an_answer_that_got_lost_is_asked_for() {
 async fn a_text_that_may_be_out_is_not_passed_on() {
     let (region, state) = region("transactional", Channel::Sms).await;
     let (twilio, vonage) = (Twilio::start().await.unwrap(), Vonage::start().await.unwrap());
-    let dispatcher = region.dispatcher(&format!(
-        "{}[channels.sms.vonage]\napi_key = \"k\"\napi_secret = \"s\"\nfrom = \"Shop\"\nbase_url = \"{}\"\n",
-        sms(&twilio),
-        vonage.base_url()
-    ));
+    let dispatcher = region.dispatcher(&sms_of_two(&twilio, &vonage));
     // What Twilio certainly did not take is.
     twilio.answer_next(Twilio::error(429, 20429));
     region.accept(&text_as("n-1", state)).await;
@@ -143,14 +147,29 @@ async fn a_text_that_may_be_out_is_not_passed_on() {
         assert_eq!(retried.reason.as_deref(), Some("ambiguous: no_answer_after_send"));
         assert_eq!(retried.provider.as_deref(), Some("twilio"));
     }
-    // Twilio does not have it. Vonage might, as far as anybody knows later, and can't be asked.
+    // Twilio does not have it, and the intent says that nobody else was called.
     for id in ids {
-        let ambiguous = region.event(id, EventType::Ambiguous).await;
-        assert_eq!(ambiguous.reason.as_deref(), Some("provider_unsure"));
+        let sent = region.event(id, EventType::Sent).await;
+        assert_eq!(sent.provider.as_deref(), Some("twilio"));
     }
     region.drained().await;
-    assert_eq!((vonage.count(), twilio.taken()), (1, 0));
-    assert_eq!(region.dead_letters().await.len(), 2);
+    assert_eq!((vonage.count(), twilio.taken()), (1, 2));
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_called_is_asked_and_nobody_else() {
+    let (region, state) = region("transactional", Channel::Sms).await;
+    let (twilio, vonage) = (Twilio::start().await.unwrap(), Vonage::start().await.unwrap());
+    twilio.answer_next(Twilio::error(429, 20429));
+    vonage.answer_next(Answer::hang());
+    let settings = sms_of_two(&twilio, &vonage);
+    let dispatcher = interrupted(&region, &settings, state, || vonage.count() == 1).await;
+    // Twilio, which can be asked, did certainly not take it; whether Vonage did nobody can know.
+    let (ambiguous, _) = last(&region, EventType::Ambiguous).await;
+    assert_eq!(ambiguous.reason.as_deref(), Some("dispatcher_lost"));
+    assert_eq!((twilio.count(), vonage.count()), (1, 1));
+    assert_eq!(region.dead_letters().await.len(), 1);
     dispatcher.end().await;
 }
 
