@@ -3,16 +3,18 @@
 use axum::extract::{Request, State};
 use peal_common::category::Class;
 use peal_common::clock::Stamp;
+use peal_common::id::AppId;
 use peal_common::problem::FieldError;
-use peal_common::settings::{AccountSettings, is_account_name};
+use peal_common::settings::{AccountSettings, CallbackSettings, SettingsError, is_account_name};
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_nats::catalog::{ACCOUNT_FACET, AppAccount, read_account};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::page::{Page, PageQuery};
 use crate::app::App;
+use crate::callbacks::Keys;
 use crate::http::auth::Caller;
 use crate::http::json::{self, Json};
 use crate::http::params::{Id, Query};
@@ -20,6 +22,13 @@ use crate::http::problem::{NoContent, Problem, ProblemBody, Put};
 
 /// The most accounts of an app: every dispatcher keeps connections to each.
 const MAX_ACCOUNTS: usize = 32;
+
+/// Why no file may be named.
+const NO_FILES: &str =
+    "an account that is handed in has its secrets in it: files are for the dispatchers' settings";
+
+/// What an account's provider signs its reports with, sealed like the account. Dispatchers have no use for it.
+const CALLBACKS_FACET: &str = "callbacks";
 
 /// An account, without what is secret in it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -54,6 +63,10 @@ impl AccountView {
 /// Makes or replaces an account. The body has the keys of `[channels.accounts.<name>]` in the settings, but for files:
 /// `{"for": {"classes": ["marketing"]}, "smtp": {"host": "…", "from": "…"}}`. It takes messages of the key's app alone, and
 /// these go out with no other account then, where it fits. Dispatchers use it for what is accepted after the answer.
+///
+/// Beside them, `callbacks` has the keys of `[callbacks]`, but for files and apps: `{"callbacks": {"sendgrid": {"keys":
+/// ["…"]}}}`. What the account's provider posts to `/v1/callbacks/{provider}?app={app}` is taken when one of them signed it;
+/// Twilio signs with the account's `auth_token`, which need not be written again.
 #[utoipa::path(put, path = "/v1/accounts/{name}", tag = "accounts", request_body = Object,
     params(("name" = String, Path, description = "1 to 32 characters of a-z 0-9 -")),
     responses(
@@ -70,9 +83,12 @@ pub async fn put(
 ) -> Result<Put<AccountView>, Problem> {
     check_name(&name)?;
     let body = json::json_bytes(request).await?;
-    let settings: AccountSettings = json::parse_object(&body)?;
-    let raw: Value = json::parse_object(&body)?;
+    let mut raw: Map<String, Value> = json::parse_object(&body)?;
+    let callbacks = raw.remove("callbacks").unwrap_or_else(|| Value::Object(Map::new()));
+    let raw = Value::Object(raw);
+    let settings: AccountSettings = json::parse_object(&raw.to_string().into_bytes())?;
     check(&settings, &raw, &caller)?;
+    let callbacks = signed_with(callbacks, &settings)?;
     let key = RecordKey::new(Kind::Account, &caller.app, &name);
     let before = app.catalog.list(Kind::Account, &caller.app, None, MAX_ACCOUNTS, |_, key, record| {
         Ok(record.get(ACCOUNT_FACET).map(|_| key.clone()))
@@ -80,18 +96,76 @@ pub async fn put(
     if before.len() == MAX_ACCOUNTS && before.iter().all(|(_, own)| *own != key) {
         return Err(Problem::conflict("too_many", "an app has at most 32 accounts; delete one first"));
     }
-    let sealed = app.catalog.sealer().seal_secret(&raw.to_string(), key.as_str(), &mut rand::rng());
-    let sealed = Value::String(sealed.map_err(|_| Problem::internal())?);
+    let seal = |text: &Value| {
+        let sealed = app.catalog.sealer().seal_secret(&text.to_string(), key.as_str(), &mut rand::rng());
+        sealed.map(Value::String).map_err(|_| Problem::internal())
+    };
+    let (sealed, callbacks) = (seal(&raw)?, seal(&callbacks)?);
     let mut is_new = false;
     let change = |record: &mut Record, stamp: &Stamp| {
         is_new = record.get(ACCOUNT_FACET).is_none();
         record.set(ACCOUNT_FACET, sealed.clone(), stamp);
+        record.set(CALLBACKS_FACET, callbacks.clone(), stamp);
         Ok::<_, Problem>(())
     };
     let written = app.writer.update(&key, change).await?;
     app.settle(&key, &written).await;
     let view = AccountView::of(AppAccount { app: caller.app.clone(), name, settings, written: None });
     Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
+}
+
+/// What stands in `callbacks`, and what Twilio signs with.
+fn signed_with(callbacks: Value, account: &AccountSettings) -> Result<Value, Problem> {
+    #[derive(Deserialize)]
+    struct Given {
+        callbacks: CallbackSettings,
+    }
+    let mut given = json!({ "callbacks": callbacks });
+    if let Some(field) = file_in(&given, "") {
+        return Err(Problem::invalid_field(&field, "not_allowed", NO_FILES));
+    }
+    let Given { callbacks } = json::parse_object(given.to_string().as_bytes())?;
+    if callbacks.telegram.is_some_and(|bot| !bot.apps.is_empty()) {
+        let detail = "the bot writes for the key's own app; leave it out";
+        return Err(Problem::invalid_field("callbacks.telegram.apps", "other_app", detail));
+    }
+    if let Some(token) = account.twilio.as_ref().and_then(|twilio| twilio.auth_token.as_ref())
+        && callbacks.twilio.is_none()
+    {
+        given["callbacks"]["twilio"] = json!({ "keys": [token.expose()] });
+    }
+    let callbacks = given["callbacks"].take();
+    Keys::from_settings(&read_callbacks(&callbacks)?).map_err(|error| in_field(&error))?;
+    Ok(callbacks)
+}
+
+fn read_callbacks(callbacks: &Value) -> Result<CallbackSettings, Problem> {
+    CallbackSettings::deserialize(callbacks).map_err(|_| Problem::internal())
+}
+
+/// What providers sign with that report of an app's own accounts.
+///
+/// # Errors
+/// [`Problem`] while the mirror can't answer.
+pub fn callback_keys(app: &App, owner: &AppId) -> Result<Keys, Problem> {
+    let read = |_: &str, key: &RecordKey, record: &Record| {
+        let Some(sealed) = record.get(CALLBACKS_FACET).and_then(Value::as_str) else { return Ok(None) };
+        Ok(Some(app.catalog.sealer().open_secret(sealed, key.as_str())?))
+    };
+    let mut keys = Keys::default();
+    for (_, callbacks) in app.catalog.list(Kind::Account, owner, None, MAX_ACCOUNTS, read)? {
+        let callbacks = serde_json::from_str(&callbacks).map_err(|_| Problem::internal())?;
+        keys.extend(Keys::from_settings(&callbacks).map_err(|_| Problem::internal())?);
+    }
+    Ok(keys)
+}
+
+/// An error of settings as one of the field that it names.
+fn in_field(error: &SettingsError) -> Problem {
+    let text = error.to_string();
+    let text = text.strip_prefix("settings: ").unwrap_or(&text);
+    let (field, detail) = text.split_once(": ").unwrap_or(("", text));
+    vec![FieldError::new(field, "invalid_value", detail)].into()
 }
 
 fn check_name(name: &str) -> Result<(), Problem> {
@@ -105,9 +179,7 @@ fn check_name(name: &str) -> Result<(), Problem> {
 
 fn check(settings: &AccountSettings, raw: &Value, caller: &Caller) -> Result<(), Problem> {
     if let Some(field) = file_in(raw, "") {
-        let detail =
-            "an account that is handed in has its secrets in it: files are for the dispatchers' settings";
-        return Err(Problem::invalid_field(&field, "not_allowed", detail));
+        return Err(Problem::invalid_field(&field, "not_allowed", NO_FILES));
     }
     if settings.route.apps.iter().any(|app| *app != caller.app) {
         return Err(Problem::invalid_field(
@@ -116,12 +188,7 @@ fn check(settings: &AccountSettings, raw: &Value, caller: &Caller) -> Result<(),
             "it takes messages of the key's own app; leave it out",
         ));
     }
-    settings.check_own().map_err(|error| {
-        let text = error.to_string();
-        let text = text.strip_prefix("settings: ").unwrap_or(&text);
-        let (field, detail) = text.split_once(": ").unwrap_or(("", text));
-        Problem::from(vec![FieldError::new(field, "invalid_value", detail)])
-    })
+    settings.check_own().map_err(|error| in_field(&error))
 }
 
 /// The first key that names a file.

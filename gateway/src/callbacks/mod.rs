@@ -5,6 +5,7 @@
 //! late, twice and in any order: what is known already changes nothing, so an old one that somebody posts again is harmless.
 
 mod again;
+mod keys;
 pub mod take;
 
 mod mandrill;
@@ -21,12 +22,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
 use jiff::Timestamp;
-use p256::ecdsa::VerifyingKey;
 use peal_common::channel::Channel;
 use peal_common::event::EventType;
 use peal_common::id::AppId;
 use peal_common::receipt::Reference;
-use peal_common::settings::{Secret, Settings, SettingsError};
+use peal_common::settings::{Settings, SettingsError};
+
+pub use keys::Keys;
 
 /// A provider that reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,7 @@ pub enum Report {
 /// A report that is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// The settings have no key for this provider.
+    /// There is no key for this provider.
     NotSetUp,
     /// No key has made the signature.
     Signature,
@@ -125,16 +127,12 @@ pub enum Refused {
     Malformed,
 }
 
-/// The keys of all providers.
+/// The keys of all providers that the settings name.
 #[derive(Debug, Default)]
 pub struct Callbacks {
     /// The address under which providers reach the gateway, without a slash at its end.
     base: String,
-    twilio: Option<Vec<Secret>>,
-    vonage: Option<Vec<Secret>>,
-    sendgrid: Option<Vec<VerifyingKey>>,
-    mandrill: Option<Vec<Secret>>,
-    telegram: Option<Vec<Secret>>,
+    keys: Keys,
     /// Those that the bot writes for.
     pub bot_apps: Vec<AppId>,
 }
@@ -147,40 +145,29 @@ impl Callbacks {
     pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
         let callbacks = &settings.callbacks;
         let base = settings.gateway.public_base().unwrap_or_default().to_owned();
-        let keys = |given: &Option<_>, section| {
-            given.as_ref().map(|it: &peal_common::settings::SignedSettings| it.read(section)).transpose()
-        };
-        let twilio = keys(&callbacks.twilio, "callbacks.twilio")?;
-        let mandrill = keys(&callbacks.mandrill, "callbacks.mandrill")?;
-        if base.is_empty() && (twilio.is_some() || mandrill.is_some()) {
+        let keys = Keys::from_settings(callbacks)?;
+        if base.is_empty() && keys.sign_addresses() {
             let advice =
                 "gateway.public_url: write it, callbacks.twilio and callbacks.mandrill sign the address";
             return Err(SettingsError::Invalid(advice.to_owned()));
         }
-        let sendgrid = keys(&callbacks.sendgrid, "callbacks.sendgrid")?;
         let telegram = callbacks.telegram.as_ref();
         if telegram.is_some_and(|bot| bot.apps.is_empty()) {
             let advice = "callbacks.telegram.apps: write the apps that the bot writes for";
             return Err(SettingsError::Invalid(advice.to_owned()));
         }
-        Ok(Callbacks {
-            base,
-            twilio,
-            vonage: keys(&callbacks.vonage, "callbacks.vonage")?,
-            sendgrid: sendgrid.map(|keys| keys.iter().map(sendgrid::verifying_key).collect()).transpose()?,
-            mandrill,
-            telegram: telegram.map(|bot| bot.read("callbacks.telegram")).transpose()?,
-            bot_apps: telegram.map(|bot| bot.apps.clone()).unwrap_or_default(),
-        })
+        Ok(Callbacks { base, keys, bot_apps: telegram.map(|bot| bot.apps.clone()).unwrap_or_default() })
     }
 
-    /// Checks the signature of what was posted, and reads it.
+    /// Checks the signature of what was posted, and reads it. `own` are the keys of an app's accounts, which count in the place
+    /// of those of the settings.
     ///
     /// # Errors
     /// [`Refused`]
     pub fn read(
         &self,
         provider: Provider,
+        own: Option<&Keys>,
         uri: &Uri,
         headers: &HeaderMap,
         body: &[u8],
@@ -188,14 +175,7 @@ impl Callbacks {
         // Over HTTP/2 an address is whole, and its host that of a proxy perhaps.
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let posted = Posted { url: format!("{}{path}", self.base), query: uri.query(), headers, body };
-        let keys = |keys: &Option<Vec<Secret>>| keys.clone().ok_or(Refused::NotSetUp);
-        match provider {
-            Provider::Twilio => twilio::read(&keys(&self.twilio)?, &posted),
-            Provider::Vonage => vonage::read(&keys(&self.vonage)?, &posted),
-            Provider::Sendgrid => sendgrid::read(self.sendgrid.as_deref().ok_or(Refused::NotSetUp)?, &posted),
-            Provider::Mandrill => mandrill::read(&keys(&self.mandrill)?, &posted),
-            Provider::Telegram => telegram::read(&keys(&self.telegram)?, &posted),
-        }
+        own.unwrap_or(&self.keys).read(provider, &posted)
     }
 }
 

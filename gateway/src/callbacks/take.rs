@@ -82,18 +82,26 @@ struct Suppress {
 }
 
 /// Takes over what a provider reported, here or in the regions that it is about. When this fails, the provider posts all
-/// of it again.
+/// of it again. `own` is the app whose account signed it: what is said of other apps' deliveries is left.
 ///
 /// # Errors
 /// [`Problem`] when something that is needed does not answer.
-pub async fn reported(app: &App, provider: Provider, reports: Vec<Report>) -> Result<(), Problem> {
+pub async fn reported(
+    app: &App,
+    provider: Provider,
+    reports: Vec<Report>,
+    own: Option<&AppId>,
+) -> Result<(), Problem> {
+    let callbacks = app.callbacks.get();
+    let bot_apps = own.map_or(callbacks.bot_apps.as_slice(), std::slice::from_ref);
     let mut by_region = BTreeMap::<Region, Vec<Receipt>>::new();
     for report in reports {
         match report {
             Report::Chat { chat, blocked, at } => {
                 let now = app.clock.now();
-                turn(app, &chat, blocked, at.map_or(now, |at| at.min(now))).await?;
+                turn(app, bot_apps, &chat, blocked, at.map_or(now, |at| at.min(now))).await?;
             }
+            Report::Delivery { reference, .. } if own.is_some_and(|own| reference.app != *own) => {}
             Report::Delivery { reference, step, at, reason, provider_id, dead, passes } => {
                 let now = app.clock.now();
                 let channel = provider.channel();
@@ -339,14 +347,20 @@ async fn suppress_address(
     Ok(())
 }
 
-/// Suppresses a chat that blocked the bot at `since`, or lets it be written to again.
-async fn turn(app: &App, chat: &str, blocked: bool, since: Timestamp) -> Result<(), Problem> {
+/// Suppresses a chat that blocked the bot of these apps at `since`, or lets it be written to again.
+async fn turn(
+    app: &App,
+    owners: &[AppId],
+    chat: &str,
+    blocked: bool,
+    since: Timestamp,
+) -> Result<(), Problem> {
     // Times are in whole seconds. What a dispatcher was answered it noted by its own clock, after the answer.
     let is_later = |found: &Suppression| {
         let slack = if found.reason == BLOCKED { 0 } else { CLOCKS_DIFFER };
         found.since.as_second() > since.as_second() + slack
     };
-    for owner in &app.callbacks.get().bot_apps {
+    for owner in owners {
         let index = app.catalog.blind_index(owner, Channel::Telegram, chat);
         let pinned = is_pinned(app, owner, &index)?;
         let change = |record: &mut Record, stamp: &Stamp| {

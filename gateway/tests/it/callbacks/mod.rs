@@ -2,6 +2,7 @@
 
 mod again;
 mod consequences;
+mod own;
 
 use std::sync::atomic::Ordering;
 
