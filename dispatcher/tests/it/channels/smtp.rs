@@ -197,14 +197,14 @@ async fn refusals_are_told_apart_by_where_they_come() {
     let cases = [
         (Command::Rcpt, "550 5.1.1 no such user", address_dead("smtp_550_5.1.1")),
         (Command::Rcpt, "550-5.1.1 no such\r\n550 5.1.1 user", address_dead("smtp_550_5.1.1")),
-        (Command::Rcpt, "550 5.7.1 not from you", permanent("smtp_550_5.7.1")),
+        (Command::Rcpt, "550 5.7.1 not from you", unavailable("smtp_550_5.7.1")),
         (Command::Rcpt, "550 mailbox unavailable", permanent("smtp_550")),
         (Command::Rcpt, "450 4.2.0 greylisted", retry("smtp_450_4.2.0")),
         (Command::Rcpt, "252 maybe", retry("unexpected_answer")),
         (Command::Data, "554 5.5.1 no valid recipients", permanent("smtp_554_5.5.1")),
         (Command::Data, "250 what?", retry("unexpected_answer")),
         (Command::Data, "421 4.3.2 shutting down", retry("smtp_421_4.3.2")),
-        (Command::Text, "550 5.7.1 spam", permanent("smtp_550_5.7.1")),
+        (Command::Text, "550 5.7.1 spam", unavailable("smtp_550_5.7.1")),
         (Command::Text, "552 5.3.4 too large", permanent("smtp_552_5.3.4")),
         (Command::Text, "451 4.3.0 later", retry("smtp_451_4.3.0")),
         (Command::Text, "454 Throttling failure: Maximum sending rate exceeded.", retry("smtp_454")),
@@ -239,6 +239,36 @@ async fn a_refused_recipient_does_not_cost_the_connection() {
     assert_eq!(server.connections(), 1);
     assert_eq!(server.commands().iter().filter(|command| *command == "RSET").count(), 2);
     assert_eq!(server.mails()[0].to, ["kim@example.org"]);
+}
+
+#[tokio::test]
+async fn whom_a_policy_is_against_waits_alone_and_is_given_up_when_the_others_are_served() {
+    let server = recording::Smtp::start().await.unwrap();
+    server.reply_to(Command::Rcpt, "partner@", Reply::say("550 5.7.1 not from you"));
+    let smtp = smtp(&settings(&server));
+    let (other, partner) = (to("kim@example.org"), to("partner@example.net"));
+    // It has not taken any yet: the account may be what it is against.
+    assert_eq!(smtp.send(&partner.message()).await, unavailable("smtp_550_5.7.1"));
+    for wait in [60, 120, 240, 480] {
+        assert_eq!(smtp.send(&other.message()).await, sent(&other));
+        let waits = Some(Duration::from_secs(wait));
+        let held_back = Outcome::HeldBack { reason: "smtp_550_5.7.1".to_owned(), after: waits };
+        assert_eq!(smtp.send(&partner.message()).await, held_back);
+    }
+    assert_eq!(smtp.send(&other.message()).await, sent(&other));
+    assert_eq!(smtp.send(&partner.message()).await, permanent("smtp_550_5.7.1"));
+
+    // A relay that has us no longer.
+    server.reply(Command::Rcpt, Reply::say("554 5.7.1 relay access denied"));
+    assert!(matches!(smtp.send(&other.message()).await, Outcome::HeldBack { .. }));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    tokio::time::resume();
+    for _ in 0..6 {
+        assert_eq!(smtp.send(&other.message()).await, unavailable("smtp_554_5.7.1"));
+    }
+    server.as_usual(Command::Rcpt);
+    assert_eq!(smtp.send(&other.message()).await, sent(&other));
 }
 
 #[tokio::test]

@@ -111,8 +111,8 @@ async fn an_email_given_up_after_its_text_does_not_lend_its_answer_to_the_next()
         outcome = smtp.send(&message) => panic!("the server has not answered: {outcome:?}"),
         texts = server.wait_for(2, SOON) => { texts.unwrap(); }
     }
-    server.reply_next(Command::Text, Reply::say("550 5.7.1 refused"));
-    assert_eq!(smtp.send(&to("park@example.org").message()).await, permanent("smtp_550_5.7.1"));
+    server.reply_next(Command::Text, Reply::say("550 5.6.0 refused"));
+    assert_eq!(smtp.send(&to("park@example.org").message()).await, permanent("smtp_550_5.6.0"));
     assert_eq!(accepted(&server), 1);
     assert_eq!(server.connections(), 2);
 }

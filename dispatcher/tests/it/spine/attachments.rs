@@ -94,7 +94,7 @@ async fn only_e_mails_carry_them_and_nothing_tells_of_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_was_given_up_has_them_when_it_is_replayed() {
     let (region, mails, state) = set_up().await;
-    mails.reply_next(Command::Text, Reply::say("554 5.7.1 not today"));
+    mails.reply_next(Command::Text, Reply::say("554 5.6.0 not today"));
     let dispatcher = region.dispatcher(&settings(&mails));
     region.accept(&attached("n-1", &["mail"], state)).await;
     region.event("n-1", EventType::Failed).await;

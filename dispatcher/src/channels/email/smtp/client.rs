@@ -12,6 +12,7 @@ use peal_common::outcome::Outcome;
 use super::Options;
 use super::connection::{Connection, Failed};
 use super::outcome::{self, Step};
+use super::refusals::Refusals;
 use super::request::{self, Mail};
 use crate::channels::outcomes::{held_back, permanent};
 use crate::channels::probe::Probe;
@@ -25,6 +26,7 @@ pub struct Smtp {
     permits: Semaphore,
     /// The connection used last is taken first, so that the others can grow old and be closed.
     idle: Mutex<Vec<Connection>>,
+    refusals: Refusals,
 }
 
 impl fmt::Debug for Smtp {
@@ -38,7 +40,7 @@ impl Smtp {
     #[must_use]
     pub fn new(options: Options, clock: Clock) -> Self {
         let permits = Semaphore::new(options.max_connections);
-        Smtp { options, clock, permits, idle: Mutex::default() }
+        Smtp { options, clock, permits, idle: Mutex::default(), refusals: Refusals::default() }
     }
 
     /// Sends one e-mail. Dropping the future closes its connection.
@@ -55,8 +57,16 @@ impl Smtp {
             Err(error) => return permanent(error.reason()),
         };
         match self.deliver(&mail, started + self.options.timeout).await {
-            Ok(()) => Outcome::Sent { provider_id: Some(mail.message_id) },
-            Err((step, failure)) => outcome::of(step, &failure),
+            Ok(()) => {
+                self.refusals.taken(message.delivery);
+                Outcome::Sent { provider_id: Some(mail.message_id) }
+            }
+            Err((step, failure)) => match outcome::of(step, &failure) {
+                Outcome::Unavailable { reason, .. } if outcome::is_policy(step, &failure) => {
+                    self.refusals.judge(message.delivery, reason)
+                }
+                outcome => outcome,
+            },
         }
     }
 

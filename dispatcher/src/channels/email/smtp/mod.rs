@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod options;
 mod outcome;
+mod refusals;
 mod request;
 
 pub use client::Smtp;

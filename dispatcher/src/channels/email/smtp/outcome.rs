@@ -111,6 +111,14 @@ pub(super) fn of(step: Step, failure: &Failure) -> Outcome {
     }
 }
 
+/// Whether a policy is against the e-mail once its recipient is named: against this one, or against all of ours. Which of both,
+/// one answer does not tell.
+pub(super) const fn is_policy(step: Step, failure: &Failure) -> bool {
+    matches!(step, Step::Rcpt | Step::Data | Step::Text | Step::End)
+        && matches!(failure, Failure::Refused { code: 500.., enhanced: Some(Enhanced(5, 7, _)) })
+        && !matches!(failure, Failure::Refused { code: 530 | 534 | 535, .. })
+}
+
 fn of_refusal(step: Step, code: u16, enhanced: Option<Enhanced>) -> Outcome {
     let reason = match enhanced {
         Some(Enhanced(class, subject, detail)) => format!("smtp_{code}_{class}.{subject}.{detail}"),
@@ -137,6 +145,8 @@ fn of_refusal(step: Step, code: u16, enhanced: Option<Enhanced>) -> Outcome {
         (_, Some(Enhanced(5, 1, 1 | 2 | 6 | 10) | Enhanced(5, 2, 1))) => address_dead(reason),
         // The mailbox is full (RFC 3463 §3.3).
         (_, Some(Enhanced(5, 2, 2))) => Outcome::AddressFull { reason },
+        // Security or policy (RFC 3463 §3.8): a relay that does not take us for one of its own says so of every e-mail.
+        (_, Some(Enhanced(5, 7, _))) => unavailable(reason),
         _ => permanent(reason),
     }
 }
@@ -160,8 +170,11 @@ mod tests {
             (Step::End, 550, "5.1.1", address_dead("smtp_550_5.1.1")),
             (Step::Rcpt, 550, "no such user", permanent("smtp_550")),
             (Step::Rcpt, 552, "5.2.2 full", Outcome::AddressFull { reason: "smtp_552_5.2.2".to_owned() }),
-            (Step::Rcpt, 550, "5.7.1 policy", permanent("smtp_550_5.7.1")),
-            (Step::End, 554, "5.7.1 spam", permanent("smtp_554_5.7.1")),
+            (Step::Rcpt, 550, "5.7.1 policy", unavailable("smtp_550_5.7.1")),
+            (Step::Rcpt, 554, "5.7.1 relay access denied", unavailable("smtp_554_5.7.1")),
+            (Step::Data, 550, "5.7.60 not as this sender", unavailable("smtp_550_5.7.60")),
+            (Step::End, 554, "5.7.1 spam", unavailable("smtp_554_5.7.1")),
+            (Step::Rcpt, 451, "4.7.1 later", retry("smtp_451_4.7.1", None)),
             (Step::End, 552, "5.3.4", permanent("smtp_552_5.3.4")),
             (Step::Mail, 552, "5.3.4", permanent("smtp_552_5.3.4")),
             (Step::Mail, 550, "5.7.1", unavailable("sender_refused")),
@@ -179,6 +192,23 @@ mod tests {
         ];
         for (step, code, text, expected) in cases {
             assert_eq!(refused(step, code, text), expected, "{step:?} {code} {text}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_one_from_the_recipient_on() {
+        let of = |step, code, text: &str| {
+            is_policy(step, &Failure::Refused { code, enhanced: Enhanced::parse(text) })
+        };
+        for step in [Step::Rcpt, Step::Data, Step::Text, Step::End] {
+            assert!(of(step, 550, "5.7.1") && of(step, 554, "5.7.26"), "{step:?}");
+            for (code, text) in [(550, "5.1.1"), (550, ""), (450, "4.7.1"), (450, "5.7.1"), (530, "5.7.0")] {
+                assert!(!of(step, code, text), "{step:?} {code} {text}");
+            }
+            assert!(!is_policy(step, &Failure::Lost));
+        }
+        for step in [Step::Connect, Step::Hello, Step::Tls, Step::Auth, Step::Reset, Step::Mail] {
+            assert!(!of(step, 550, "5.7.1"), "{step:?}");
         }
     }
 

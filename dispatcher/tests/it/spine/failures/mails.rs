@@ -79,9 +79,10 @@ pub(super) fn smtp() -> Vec<Row> {
         (Command::Auth, say("535 5.7.8 wrong"), "authentication_failed", Out(0)),
         (Command::Greeting, hang_up("554 5.7.1 blocked"), "server_refused", Out(0)),
         (Command::Mail, say("550 5.7.1 not as this sender"), "sender_refused", Out(0)),
-        // Once a recipient is named, a policy is about this e-mail.
-        (Command::Rcpt, say("550 5.7.1 policy"), "smtp_550_5.7.1", Wrong),
-        (Command::Text, say("554 5.7.1 spam"), "smtp_554_5.7.1", Wrong),
+        // Nothing was taken since it began. What follows when something was, the tests beside `refusals.rs` tell.
+        (Command::Rcpt, say("554 5.7.1 relay access denied"), "smtp_554_5.7.1", Out(0)),
+        (Command::Data, say("550 5.7.60 not as this sender"), "smtp_550_5.7.60", Out(0)),
+        (Command::Text, say("550 5.7.1 policy"), "smtp_550_5.7.1", Out(0)),
         (Command::Text, Reply::Close, "no_answer_after_data", Repeated),
     ];
     let row = |(command, reply, reason, meaning): (Command, Reply, &'static str, Meaning)| {
