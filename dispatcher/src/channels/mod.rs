@@ -24,6 +24,7 @@ mod found;
 mod http;
 mod jwt;
 mod limit;
+mod metadata;
 mod probe;
 mod providers;
 mod retry_after;

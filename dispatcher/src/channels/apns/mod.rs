@@ -13,3 +13,4 @@ mod request;
 
 pub use client::Client;
 pub use options::Options;
+pub(in crate::channels) use payload::{Aps, is_noticed_alone};

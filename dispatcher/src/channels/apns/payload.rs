@@ -1,14 +1,12 @@
 //! What a device gets (Apple, "Generating a remote notification").
 
-use serde::ser::{Serialize, Serializer};
-use serde_json::{Map, Value};
-
 use peal_common::channel::Priority;
-use peal_common::push::apns::{self, InterruptionLevel, Overrides, PushType, Sound};
+use peal_common::push::apns::{InterruptionLevel, Overrides, PushType, Sound};
 use peal_common::template::Button;
 use peal_common::template::size::MAX_APNS_BYTES;
 
 use crate::channels::Message;
+use crate::channels::metadata::ForApp;
 
 /// Why there is no payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +37,14 @@ struct Top<'a> {
     url: Option<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     actions: Vec<Action<'a>>,
-    #[serde(skip_serializing_if = "Metadata::is_empty")]
-    metadata: Metadata<'a>,
+    #[serde(skip_serializing_if = "ForApp::is_empty")]
+    metadata: ForApp<'a>,
 }
 
+/// What the system of a device reads.
 #[derive(Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Aps<'a> {
+pub(in crate::channels) struct Aps<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     alert: Option<Alert<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,25 +92,6 @@ impl<'a> Action<'a> {
     }
 }
 
-/// The metadata without what was meant for this channel.
-struct Metadata<'a>(&'a Map<String, Value>);
-
-impl<'a> Metadata<'a> {
-    fn rest(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.0.iter().filter(|(key, _)| *key != apns::KEY)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.rest().next().is_none()
-    }
-}
-
-impl Serialize for Metadata<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.rest())
-    }
-}
-
 impl Payload {
     /// Writes the payload of a message.
     pub(super) fn of(message: &Message<'_>, overrides: &Overrides<'_>) -> Result<Self, Refused> {
@@ -123,7 +103,7 @@ impl Payload {
             notification: message.notification.as_str(),
             url: rendered.url.as_deref(),
             actions: rendered.buttons.iter().map(Action::of).collect(),
-            metadata: Metadata(message.metadata),
+            metadata: ForApp(message.metadata),
         };
         let mut bytes = Vec::with_capacity(rendered.text.len() + 512);
         serde_json::to_writer(&mut bytes, &top).map_err(|_| Refused::Unwritable)?;
@@ -139,37 +119,69 @@ fn aps<'a>(message: &Message<'a>, overrides: &Overrides<'a>) -> Option<(PushType
     let title = message.rendered.title.as_deref().filter(|title| !title.trim().is_empty());
     let body = message.rendered.text.as_str();
     let is_shown = title.is_some() || !body.trim().is_empty();
-    let is_noticed = is_shown || overrides.badge.is_some() || matches!(overrides.sound, Sound::Named(_));
+    let is_noticed = is_shown || is_noticed_alone(overrides);
     let push_type =
         overrides.push_type.unwrap_or(if is_noticed { PushType::Alert } else { PushType::Background });
     if push_type == PushType::Background {
-        return Some((push_type, Aps { content_available: Some(1), ..Aps::default() }));
+        return Some((push_type, Aps::waking()));
     }
     if !is_noticed {
         return None;
     }
-    let level = overrides.interruption_level.or(match message.priority {
-        Priority::Critical => Some(InterruptionLevel::TimeSensitive),
-        Priority::High | Priority::Normal => None,
-        Priority::Bulk => Some(InterruptionLevel::Passive),
-    });
-    let sound = match overrides.sound {
-        Sound::Named(name) => Some(name),
-        Sound::Unsaid => is_shown.then_some("default"),
-        Sound::Silent => None,
-    };
-    let aps = Aps {
-        alert: is_shown.then_some(Alert { title, body }),
-        badge: overrides.badge,
-        sound: sound.map(|name| match level {
-            Some(InterruptionLevel::Critical) => Sounding::Critical { critical: 1, name, volume: 1.0 },
-            _ => Sounding::Usual(name),
-        }),
-        interruption_level: level,
-        category: overrides.category,
-        thread_id: overrides.thread_id,
-        content_available: overrides.content_available.filter(|is| *is).map(u8::from),
-        mutable_content: overrides.mutable_content.filter(|is| *is).map(u8::from),
-    };
-    Some((push_type, aps))
+    let alert = is_shown.then_some(Alert { title, body });
+    let sound = is_shown.then_some("default");
+    Some((push_type, Aps { alert, ..Aps::noticed(message.priority, overrides, sound) }))
+}
+
+/// Whether people notice a push that has no text.
+pub(in crate::channels) const fn is_noticed_alone(overrides: &Overrides<'_>) -> bool {
+    overrides.badge.is_some() || matches!(overrides.sound, Sound::Named(_))
+}
+
+impl<'a> Aps<'a> {
+    /// What only wakes the app.
+    pub(in crate::channels) fn waking() -> Self {
+        Aps { content_available: Some(1), ..Aps::default() }
+    }
+
+    /// What people notice, but for the text. `sound` is heard where the sender says nothing of one.
+    pub(in crate::channels) fn noticed(
+        priority: Priority,
+        overrides: &Overrides<'a>,
+        sound: Option<&'a str>,
+    ) -> Self {
+        let level = overrides.interruption_level.or(match priority {
+            Priority::Critical => Some(InterruptionLevel::TimeSensitive),
+            Priority::High | Priority::Normal => None,
+            Priority::Bulk => Some(InterruptionLevel::Passive),
+        });
+        let sound = match overrides.sound {
+            Sound::Named(name) => Some(name),
+            Sound::Unsaid => sound,
+            Sound::Silent => None,
+        };
+        Aps {
+            alert: None,
+            badge: overrides.badge,
+            sound: sound.map(|name| match level {
+                Some(InterruptionLevel::Critical) => Sounding::Critical { critical: 1, name, volume: 1.0 },
+                _ => Sounding::Usual(name),
+            }),
+            interruption_level: level,
+            category: overrides.category,
+            thread_id: overrides.thread_id,
+            content_available: overrides.content_available.filter(|is| *is).map(u8::from),
+            mutable_content: overrides.mutable_content.filter(|is| *is).map(u8::from),
+        }
+    }
+
+    /// Has the app woken too.
+    pub(in crate::channels) fn and_waking(self) -> Self {
+        Aps { content_available: Some(1), ..self }
+    }
+
+    /// Lets an extension of the app change it before it is shown.
+    pub(in crate::channels) fn changeable(self) -> Self {
+        Aps { mutable_content: Some(1), ..self }
+    }
 }

@@ -5,14 +5,16 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::Serializer;
-use serde_json::{Map, Value};
 
 use peal_common::channel::Priority;
 use peal_common::outcome::Outcome;
-use peal_common::push::fcm::{self, AndroidPriority, Overrides};
+use peal_common::push::apns as apple;
+use peal_common::push::fcm::{AndroidPriority, Overrides};
 use peal_common::template::Button;
 use peal_common::template::size::MAX_FCM_BYTES;
 
+use crate::channels::apns::{Aps, is_noticed_alone};
+use crate::channels::metadata::ForApp;
 use crate::channels::outcomes::permanent;
 use crate::channels::{Message, webpush};
 
@@ -71,21 +73,8 @@ struct Apns<'a> {
 
 #[derive(Serialize)]
 struct ApnsPayload<'a> {
+    /// FCM puts the text in.
     aps: Aps<'a>,
-}
-
-/// What the system of an Apple device reads beside the text, which FCM puts in.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Aps<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sound: Option<&'a str>,
-    /// Wakes the app.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_available: Option<u8>,
-    /// Lets an extension of the app fetch the image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mutable_content: Option<u8>,
 }
 
 #[derive(Serialize)]
@@ -134,25 +123,12 @@ impl Serialize for Strings<'_> {
     }
 }
 
-/// The metadata without what was meant for this channel.
-struct Metadata<'a>(&'a Map<String, Value>);
-
-impl<'a> Metadata<'a> {
-    fn rest(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
-        self.0.iter().filter(|(key, _)| *key != fcm::KEY)
-    }
-}
-
-impl Serialize for Metadata<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.rest())
-    }
-}
-
 /// A message and what follows from it for all parts of the body.
 struct Draft<'a> {
     message: &'a Message<'a>,
     overrides: Overrides<'a>,
+    /// What is said about pushes to Apple's devices, whichever way they go.
+    apple: apple::Overrides<'a>,
     /// Whether the system shows something.
     is_shown: bool,
     now: Timestamp,
@@ -190,7 +166,9 @@ impl Push<'_> {
 
 impl<'a> Draft<'a> {
     fn of(message: &'a Message<'a>, now: Timestamp) -> Result<Self, Outcome> {
-        let overrides = Overrides::of(message.metadata).ok_or_else(|| permanent("invalid_metadata"))?;
+        let invalid = || permanent("invalid_metadata");
+        let overrides = Overrides::of(message.metadata).ok_or_else(invalid)?;
+        let apple = apple::Overrides::of(message.metadata).ok_or_else(invalid)?;
         let title = message.rendered.title.as_deref().unwrap_or_default();
         let has_text = !title.trim().is_empty() || !message.rendered.text.trim().is_empty();
         // A push that has nothing for people is for the app, unless it was meant to be shown.
@@ -198,7 +176,7 @@ impl<'a> Draft<'a> {
             return Err(permanent("message_empty"));
         }
         let is_shown = has_text && overrides.data_only != Some(true);
-        Ok(Draft { message, overrides, is_shown, now })
+        Ok(Draft { message, overrides, apple, is_shown, now })
     }
 
     /// `None` never happens with data that came from JSON.
@@ -253,8 +231,8 @@ impl<'a> Draft<'a> {
             let actions: Vec<_> = rendered.buttons.iter().map(Action::of).collect();
             data = data.with("actions", serde_json::to_string(&actions).ok()?);
         }
-        let metadata = Metadata(self.message.metadata);
-        if metadata.rest().next().is_some() {
+        let metadata = ForApp(self.message.metadata);
+        if !metadata.is_empty() {
             data = data.with("metadata", serde_json::to_string(&metadata).ok()?);
         }
         Some(data)
@@ -315,13 +293,14 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// For Apple's devices whose app registers with Firebase.
+    /// For Apple's devices whose app registers with Firebase: the same as over APNs.
     fn apns(&self) -> Apns<'a> {
-        // 10 delivers at once, 5 with regard to the device's battery; for what is not shown 10 is an error.
-        let (push_type, priority) = match (self.is_shown, self.message.priority) {
-            (false, _) => ("background", "5"),
-            (true, Priority::Bulk) => ("alert", "5"),
-            (true, _) => ("alert", "10"),
+        let aps = self.aps();
+        // 10 delivers at once, 5 with regard to the device's battery; for what nobody notices 10 is an error.
+        let (push_type, priority) = match (&aps, self.message.priority) {
+            (None, _) => ("background", "5"),
+            (Some(_), Priority::Bulk) => ("alert", "5"),
+            (Some(_), _) => ("alert", "10"),
         };
         // 0 would mean that it is not kept at all.
         let expiration = self.message.expires_at.as_second().max(1);
@@ -330,12 +309,24 @@ impl<'a> Draft<'a> {
             .with("apns-priority", priority)
             .with("apns-expiration", expiration.to_string())
             .with("apns-collapse-id", apns_collapse_id(self.message));
-        let aps = Aps {
-            sound: self.is_shown.then_some(self.overrides.sound.unwrap_or("default")),
-            content_available: (!self.is_shown).then_some(1),
-            mutable_content: self.overrides.image.filter(|_| self.is_shown).map(|_| 1),
-        };
-        Apns { headers, payload: ApnsPayload { aps } }
+        Apns { headers, payload: ApnsPayload { aps: aps.unwrap_or_else(Aps::waking) } }
+    }
+
+    /// What people notice, but for the text. `None` when they are to notice nothing.
+    fn aps(&self) -> Option<Aps<'a>> {
+        if self.is_shown {
+            // With a text it is an alert, whatever is asked for.
+            let sound = self.overrides.sound.unwrap_or("default");
+            let aps = Aps::noticed(self.message.priority, &self.apple, Some(sound));
+            return Some(match self.overrides.image {
+                // An extension of the app fetches it.
+                Some(_) => aps.changeable(),
+                None => aps,
+            });
+        }
+        let is_noticed = self.overrides.data_only != Some(true) && is_noticed_alone(&self.apple);
+        // The app is woken all the same, as on Android.
+        is_noticed.then(|| Aps::noticed(self.message.priority, &self.apple, None).and_waking())
     }
 }
 

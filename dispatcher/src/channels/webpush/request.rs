@@ -4,13 +4,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{Timestamp, Unit};
 use serde::Serialize;
-use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use peal_common::channel::Priority;
 use peal_common::template::Button;
 
 use crate::channels::Message;
+use crate::channels::metadata::ForApp;
 
 /// The longest topic, in characters of base64url (RFC 8030 §5.4).
 const MAX_TOPIC: usize = 32;
@@ -32,8 +32,8 @@ struct Payload<'a> {
     /// As `showNotification` takes it: a later notification of the same tag replaces the one that is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<&'a str>,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    metadata: &'a Map<String, Value>,
+    #[serde(skip_serializing_if = "ForApp::is_empty")]
+    metadata: ForApp<'a>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +60,7 @@ pub(super) fn payload(message: &Message<'_>) -> Option<Vec<u8>> {
         url: rendered.url.as_deref(),
         actions: rendered.buttons.iter().map(Action::of).collect(),
         tag: message.collapse_key,
-        metadata: message.metadata,
+        metadata: ForApp(message.metadata),
     })
     .ok()
 }

@@ -175,6 +175,7 @@ async fn metadata_says_how_a_push_is_shown() {
     for (n, (overrides, aps, headers)) in cases.into_iter().enumerate() {
         let mut fixture = to(DEVICE, 1);
         fixture.metadata.insert("apns".to_owned(), overrides.clone());
+        fixture.metadata.insert("fcm".to_owned(), json!({"channel_id": "orders"}));
         assert_eq!(client.send(&fixture.message()).await, sent(&fixture), "{overrides}");
         let request = &server.received()[n];
         assert_eq!(request.json()["aps"], aps, "{overrides}");

@@ -184,6 +184,104 @@ async fn metadata_says_how_a_push_is_shown() {
 }
 
 #[tokio::test]
+async fn apples_devices_get_what_is_said_under_apns() {
+    let server = Fcm::start().await.unwrap();
+    let client = client(&server);
+    let apns = json!({
+        "badge": 3, "sound": "bell.caf", "interruption_level": "time-sensitive", "category": "ORDER",
+        "thread_id": "orders", "content_available": true, "mutable_content": true,
+    });
+    let all = json!({
+        "badge": 3, "sound": "bell.caf", "interruption-level": "time-sensitive", "category": "ORDER",
+        "thread-id": "orders", "content-available": 1, "mutable-content": 1,
+    });
+    let critical = json!({"critical": 1, "name": "default", "volume": 1.0});
+    let (alert, background) = (["alert", "10"], ["background", "5"]);
+    let (shown, silent) = (device(1).rendered, Rendered::default());
+    let cases = [
+        (Priority::Normal, &shown, json!({}), apns, alert, all),
+        (
+            Priority::Critical,
+            &shown,
+            json!({}),
+            json!({}),
+            alert,
+            json!({"sound": "default", "interruption-level": "time-sensitive"}),
+        ),
+        (
+            Priority::Bulk,
+            &shown,
+            json!({}),
+            json!({"sound": null}),
+            ["alert", "5"],
+            json!({"interruption-level": "passive"}),
+        ),
+        (
+            Priority::Bulk,
+            &shown,
+            json!({"sound": "bell"}),
+            json!({"interruption_level": "active"}),
+            ["alert", "5"],
+            json!({"sound": "bell", "interruption-level": "active"}),
+        ),
+        (
+            Priority::Normal,
+            &shown,
+            json!({"sound": "bell"}),
+            json!({"interruption_level": "critical", "sound": "default"}),
+            alert,
+            json!({"sound": critical, "interruption-level": "critical"}),
+        ),
+        // What is shown elsewhere is shown on an iPhone.
+        (
+            Priority::Normal,
+            &shown,
+            json!({}),
+            json!({"push_type": "background"}),
+            alert,
+            json!({"sound": "default"}),
+        ),
+        (
+            Priority::Normal,
+            &silent,
+            json!({}),
+            json!({"badge": 0}),
+            alert,
+            json!({"badge": 0, "content-available": 1}),
+        ),
+        (
+            Priority::Normal,
+            &silent,
+            json!({}),
+            json!({"category": "ORDER"}),
+            background,
+            json!({"content-available": 1}),
+        ),
+        (
+            Priority::Normal,
+            &shown,
+            json!({"data_only": true}),
+            json!({"badge": 1}),
+            background,
+            json!({"content-available": 1}),
+        ),
+    ];
+    for (n, (priority, rendered, fcm, apns, headers, aps)) in (1..).zip(cases) {
+        let mut fixture = Fixture { rendered: rendered.clone(), ..with(fcm) };
+        fixture.metadata.insert("apns".to_owned(), apns.clone());
+        assert_eq!(client.send(&Message { priority, ..fixture.message() }).await, sent(n));
+        let message = last_push(&server)["message"].take();
+        assert_eq!(message["apns"]["payload"], json!({"aps": aps}), "{apns}");
+        let told = ["apns-push-type", "apns-priority"].map(|name| message["apns"]["headers"][name].clone());
+        assert_eq!(told, headers.map(Value::from), "{apns}");
+        assert_eq!(message["data"]["metadata"], r#"{"order":1042}"#, "neither provider's is the app's");
+    }
+    let mut wrong = device(1);
+    wrong.metadata.insert("apns".to_owned(), json!({"bagde": 1}));
+    assert_eq!(client.send(&wrong.message()).await, permanent("invalid_metadata"));
+}
+
+#[tokio::test]
 async fn what_is_for_the_app_alone_is_not_shown() {
     let server = Fcm::start().await.unwrap();
     let client = client(&server);

@@ -108,7 +108,9 @@ async fn what_is_sent_is_what_google_describes() {
     let client = client_with(&settings, clock());
     let mut for_app = device(1);
     for_app.metadata.insert("fcm".to_owned(), json!({"data_only": true, "analytics_label": "sync"}));
-    for fixture in [complete(), device(1), for_app] {
+    let mut for_apple = complete();
+    for_apple.metadata.insert("apns".to_owned(), json!({"badge": 3, "interruption_level": "critical"}));
+    for fixture in [complete(), device(1), for_app, for_apple] {
         for priority in Priority::ALL {
             let push = pushed(&client, &server, &fixture, priority).await;
             assert_eq!(api.findings("SendMessageRequest", &push), Vec::<String>::new());
