@@ -47,10 +47,23 @@ pub(super) fn head<'a>(message: &Message<'a>) -> Result<Head<'a>, ComposeError> 
     if subject.contains(char::is_control) { Err(ComposeError::Header) } else { Ok(Head { to, subject }) }
 }
 
+/// The identifier of an e-mail, with its angle brackets: the same on every attempt and whoever carries it, so that mailboxes and
+/// people recognise a repetition.
+pub(super) fn message_id(message: &Message<'_>, from: &Mailbox) -> String {
+    // The domain is the sender's, so that the identifier is unique without naming a machine.
+    format!("<{}@{}>", message.delivery.as_str(), from.email.domain())
+}
+
 /// The headers that are the same whoever carries the e-mail. Their values are plain ASCII.
-pub(super) fn headers(message: &Message<'_>) -> Result<Vec<(&'static str, String)>, ComposeError> {
-    // Keeps holiday replies from coming back (RFC 3834 §5).
-    let mut headers = vec![("Auto-Submitted", "auto-generated".to_owned())];
+pub(super) fn headers(
+    message: &Message<'_>,
+    from: &Mailbox,
+) -> Result<Vec<(&'static str, String)>, ComposeError> {
+    let mut headers = vec![
+        ("Message-ID", message_id(message, from)),
+        // Keeps holiday replies from coming back (RFC 3834 §5).
+        ("Auto-Submitted", "auto-generated".to_owned()),
+    ];
     if let Some(link) = message.unsubscribe {
         if !link.bytes().all(is_plain) {
             return Err(ComposeError::Header);

@@ -101,6 +101,11 @@ impl Fixture {
     }
 }
 
+/// The header of an e-mail from `no-reply@example.com`.
+pub fn message_id(fixture: &Fixture) -> String {
+    format!("<{}@example.com>", fixture.delivery)
+}
+
 /// A page, and a table with a name that is not ASCII and lines that mail servers could take for their own.
 pub fn attachments() -> Attachments {
     let of = |filename: &str, content_type: &str, content: &[u8]| Attachment {

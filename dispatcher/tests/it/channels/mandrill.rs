@@ -14,8 +14,8 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{
-    Fixture, SOON, address_dead, ambiguous, attachments, clock, fails, permanent, retry, retry_after,
-    unavailable,
+    Fixture, SOON, address_dead, ambiguous, attachments, clock, fails, message_id, permanent, retry,
+    retry_after, unavailable,
 };
 
 const KEY: &str = "md-TEST_key_0";
@@ -87,7 +87,7 @@ async fn an_email_is_handed_over_whole() {
                 "from_email": "no-reply@example.com",
                 "from_name": "가게 Shop",
                 "to": [{"email": "kim@example.org", "type": "to"}],
-                "headers": {"Auto-Submitted": "auto-generated"},
+                "headers": {"Message-ID": message_id(&fixture), "Auto-Submitted": "auto-generated"},
                 "metadata": {"peal_ref": peal_ref},
                 "track_opens": false,
                 "track_clicks": false,
@@ -128,6 +128,7 @@ async fn a_link_to_unsubscribe_is_a_header() {
     assert_eq!(
         server.requests()[0].json()["message"]["headers"],
         json!({
+            "Message-ID": message_id(&fixture),
             "Auto-Submitted": "auto-generated",
             "List-Unsubscribe": "<https://peal.example.com/u/x>",
             "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",

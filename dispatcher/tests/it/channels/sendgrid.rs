@@ -14,7 +14,8 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::fixture::{
-    Fixture, SOON, ambiguous, attachments, clock, fails, permanent, retry, retry_after, unavailable,
+    Fixture, SOON, ambiguous, attachments, clock, fails, message_id, permanent, retry, retry_after,
+    unavailable,
 };
 
 const KEY: &str = "SG.TEST-key_0";
@@ -78,7 +79,7 @@ async fn an_email_is_handed_over_whole() {
                 {"type": "text/plain", "value": "Order 1042 left our house."},
                 {"type": "text/html", "value": "<p>Order 1042</p>"},
             ],
-            "headers": {"Auto-Submitted": "auto-generated"},
+            "headers": {"Message-ID": message_id(&fixture), "Auto-Submitted": "auto-generated"},
             "custom_args": {"peal_ref": format!("eu.shop.order-1042-shipped.{}", fixture.delivery)},
         })
     );
@@ -122,6 +123,7 @@ async fn a_link_to_unsubscribe_is_a_header() {
     assert_eq!(
         server.requests()[0].json()["headers"],
         json!({
+            "Message-ID": message_id(&fixture),
             "Auto-Submitted": "auto-generated",
             "List-Unsubscribe": "<https://peal.example.com/u/x>",
             "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",

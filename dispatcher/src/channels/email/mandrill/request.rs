@@ -9,14 +9,15 @@ use super::Options;
 use crate::channels::Message;
 use crate::channels::email::compose::{self, ComposeError};
 
-/// The body as JSON, which has the key in it: it is for the provider alone. The reference to the delivery goes along as
-/// metadata that Mailchimp's events repeat.
+/// The body as JSON, which has the key in it: it is for the provider alone. Mailchimp takes most headers (`messages/send`,
+/// `message.headers`), but its events do not repeat them: the reference to the delivery goes along as metadata that they do
+/// repeat.
 ///
 /// # Errors
 /// The stable word for an e-mail that can't be written.
 pub(super) fn body(message: &Message<'_>, options: &Options) -> Result<Vec<u8>, &'static str> {
     let head = compose::head(message).map_err(ComposeError::reason)?;
-    let headers = compose::headers(message).map_err(ComposeError::reason)?;
+    let headers = compose::headers(message, &options.from).map_err(ComposeError::reason)?;
     let headers: Map<String, Value> =
         headers.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let mut mail = json!({

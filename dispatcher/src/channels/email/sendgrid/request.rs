@@ -12,8 +12,8 @@ use crate::channels::email::compose::{self, ComposeError};
 /// SendGrid takes no content without a character (SendGrid, "Mail Send", `content.value`).
 const EMPTY: &str = "message_empty";
 
-/// The body as JSON. Message-ID is SendGrid's to give, so the reference to the delivery goes along as an argument that
-/// its events repeat.
+/// The body as JSON. SendGrid takes any header but those it writes itself ("Mail Send", `headers`), which Message-ID is not
+/// among; but its events do not name that, so the reference to the delivery goes along as an argument that they repeat.
 ///
 /// # Errors
 /// The stable word for an e-mail that can't be written.
@@ -40,7 +40,7 @@ pub(super) fn body(
     if let Some(name) = &from.name {
         sender["name"] = json!(name);
     }
-    let headers = compose::headers(message).map_err(ComposeError::reason)?;
+    let headers = compose::headers(message, from).map_err(ComposeError::reason)?;
     let headers: Map<String, Value> =
         headers.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let mut body = json!({

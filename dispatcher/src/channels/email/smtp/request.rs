@@ -30,15 +30,12 @@ pub(super) struct Mail {
 pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> Result<Mail, ComposeError> {
     let rendered = message.rendered;
     let Head { to, subject } = compose::head(message)?;
-    // The domain is the sender's, so that the identifier is unique without naming a machine.
-    let message_id = format!("<{}@{}>", message.delivery.as_str(), from.email.domain());
     let mut builder = lettre::Message::builder()
         .from(from.clone())
         .to(Mailbox::new(None, to.clone()))
         .subject(subject)
-        .date(system_time(now))
-        .message_id(Some(message_id.clone()));
-    for (name, value) in compose::headers(message)? {
+        .date(system_time(now));
+    for (name, value) in compose::headers(message, from)? {
         // The value is ASCII and, having no spaces to fold at, one line.
         let value = HeaderValue::dangerous_new_pre_encoded(
             HeaderName::new_from_ascii_str(name),
@@ -62,7 +59,7 @@ pub(super) fn compose(message: &Message<'_>, from: &Mailbox, now: Timestamp) -> 
         }
     };
     let text = email.map_err(|_| ComposeError::Message)?.formatted();
-    Ok(Mail { to, message_id, text })
+    Ok(Mail { to, message_id: compose::message_id(message, from), text })
 }
 
 /// The text of an e-mail.
