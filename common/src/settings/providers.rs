@@ -243,9 +243,13 @@ fn default_vonage_url() -> String {
 pub enum SmsHttpMethod {
     /// With everything in the URL.
     Get,
-    /// With a body.
+    /// With a body, as are those below.
     #[default]
     Post,
+    /// For gateways that have a message made under a name of the caller's.
+    Put,
+    /// For gateways that have something changed.
+    Patch,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -197,7 +197,7 @@ pub(crate) async fn call(
 /// The outcome of a status that is no success, where a second request may be a second message and nothing more is known.
 ///
 /// 429 and a 503 with Retry-After (RFC 9110 §15.6.4) say that nothing was done. Behind any other 5xx a gateway may have
-/// given up on a server that has taken the message. Redirections and 404 tell of a base URL that is wrong for everybody.
+/// given up on a server that has taken the message. Redirections, 404 and 405 tell of a base URL that is wrong for everybody.
 pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     let reason = format!("http_{}", status.as_u16());
     let after = retry_after::parse(headers, now);
@@ -205,7 +205,7 @@ pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, now: Timestamp)
         429 => retry(reason, after),
         503 if after.is_some() => retry(reason, after),
         500.. => ambiguous(reason),
-        300..=399 | 401 | 403 | 404 | 407 => unavailable(reason),
+        300..=399 | 401 | 403 | 404 | 405 | 407 => unavailable(reason),
         _ => permanent(reason),
     }
 }
@@ -271,6 +271,7 @@ mod tests {
             (401, None, unavailable("http_401")),
             (403, None, unavailable("http_403")),
             (404, None, unavailable("http_404")),
+            (405, None, unavailable("http_405")),
             (407, None, unavailable("http_407")),
             (400, None, permanent("http_400")),
             (413, None, permanent("http_413")),

@@ -71,7 +71,9 @@ fn of_error(code: u16, answer: &Answer, headers: &HeaderMap, now: Timestamp) -> 
         400 => of_bad_request(answer),
         429 => retry("http_429", after()),
         500.. => retry(format!("http_{code}"), after()),
-        // Bots are not redirected.
+        // Telegram redirects no bot: the Bot API is not, or no longer, where the settings say, or somebody stands in between.
+        300..=399 => unavailable("redirect_refused"),
+        405 | 407 => unavailable(format!("http_{code}")),
         _ => permanent(format!("http_{code}")),
     }
 }
@@ -135,7 +137,12 @@ mod tests {
         }
         assert_eq!(outcome(502, "<html>Bad Gateway</html>"), retry("http_502", None));
         assert_eq!(outcome(403, "<html>Blocked by your company</html>"), unavailable("http_403"));
-        assert_eq!(outcome(301, ""), permanent("http_301"));
+        for status in [301, 302, 307, 308] {
+            assert_eq!(outcome(status, "<html>Moved</html>"), unavailable("redirect_refused"), "{status}");
+        }
+        assert_eq!(outcome(405, "<html>nginx</html>"), unavailable("http_405"));
+        assert_eq!(outcome(407, ""), unavailable("http_407"));
+        assert_eq!(outcome(413, ""), permanent("http_413"));
     }
 
     #[test]

@@ -46,7 +46,12 @@ async fn json_forms_and_urls_take_a_message() {
         Outcome::Sent { provider_id: None }
     );
 
-    let [first, second, third] = server.received().try_into().unwrap();
+    for method in ["PUT", "PATCH"] {
+        let client = client(&server, "/{{ id }}", &format!("method = \"{method}\"\n{form}"));
+        assert_eq!(client.send(&message).await, Outcome::Sent { provider_id: None });
+    }
+
+    let [first, second, third, put, patch] = server.received().try_into().unwrap();
     assert_eq!((first.method.as_str(), first.path.as_str()), ("POST", "/send"));
     assert_eq!(first.header("authorization"), "Bearer s3cret");
     assert_eq!(first.header("content-type"), "application/json");
@@ -55,6 +60,11 @@ async fn json_forms_and_urls_take_a_message() {
     let escaped = "%22a%22%20%26%20b%0A%EC%A3%BC%EB%AC%B8%20%7B%7B%20to%20%7D%7D";
     assert_eq!(second.body, format!("to=%2B821012345678&text={escaped}"));
     assert_eq!(second.header("content-type"), "application/x-www-form-urlencoded");
+    assert_eq!(second.method, "POST");
+    for (request, method) in [(put, "PUT"), (patch, "PATCH")] {
+        assert_eq!((request.method.as_str(), request.path), (method, format!("/{id}")));
+        assert_eq!(request.body, second.body, "{method}");
+    }
     assert_eq!((third.method.as_str(), third.body.len()), ("GET", 0));
     assert_eq!(third.header("content-type"), "");
     assert_eq!(third.path, format!("/%2B821012345678?text={escaped}&ref=eu.shop.order-1042-shipped.{id}"));

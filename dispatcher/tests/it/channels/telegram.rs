@@ -91,7 +91,7 @@ async fn answers_become_outcomes() {
         (Answer::status(200).body("<html>Welcome</html>"), ambiguous("unreadable_answer")),
         (Answer::status(200).body("{\"ok\":tru"), ambiguous("unreadable_answer")),
         (Answer::status(200).endless(), ambiguous("unreadable_answer")),
-        (Answer::status(302).header("location", "http://127.0.0.1:9/"), permanent("http_302")),
+        (Answer::status(302).header("location", "http://127.0.0.1:9/"), unavailable("redirect_refused")),
         (Answer::reset(), ambiguous("no_answer_after_send")),
     ];
     for (answer, expected) in answers {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 
 use peal_common::settings::{Secret, SmsHttpMethod, SmsHttpSettings, secret};
@@ -26,6 +26,7 @@ const RETRY: &str = "channels.sms.http.retry.statuses";
 /// How messages are sent.
 #[derive(Clone)]
 pub struct Options {
+    pub(super) method: Method,
     pub(super) url: Template,
     pub(super) headers: HeaderMap,
     pub(super) body: Option<Body>,
@@ -34,7 +35,7 @@ pub struct Options {
     pub(super) calls: Calls,
 }
 
-/// What is posted, and how values are written in it.
+/// What is sent, and how values are written in it.
 #[derive(Clone)]
 pub(super) struct Body {
     pub(super) template: Template,
@@ -63,11 +64,17 @@ impl Options {
             return Err(ConfigError::invalid("channels.sms.http.from", "write what {{ from }} stands for"));
         }
         Ok(Options {
+            method: match settings.method {
+                SmsHttpMethod::Get => Method::GET,
+                SmsHttpMethod::Post => Method::POST,
+                SmsHttpMethod::Put => Method::PUT,
+                SmsHttpMethod::Patch => Method::PATCH,
+            },
             headers: headers(settings, body.is_some())?,
+            rules: rules(settings, &url)?,
             url,
             body,
             from: settings.from.trim().to_owned(),
-            rules: rules(settings)?,
             calls: Calls::new(
                 "channels.sms.http.tls_ca_file",
                 settings.tls_ca_file.as_deref(),
@@ -111,10 +118,10 @@ fn body(settings: &SmsHttpSettings) -> Result<Option<Body>, ConfigError> {
         (SmsHttpMethod::Get, Some(_)) => {
             return Err(ConfigError::invalid(
                 BODY,
-                "GET has no body: write POST as method, or leave the body out",
+                "GET has no body: write POST, PUT or PATCH as method, or leave the body out",
             ));
         }
-        (SmsHttpMethod::Post, source) => source,
+        (SmsHttpMethod::Post | SmsHttpMethod::Put | SmsHttpMethod::Patch, source) => source,
     };
     let template = Template::parse(BODY, source.as_ref().map_or("", Secret::expose))?;
     let essence = settings.content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -168,7 +175,7 @@ fn headers(settings: &SmsHttpSettings, has_body: bool) -> Result<HeaderMap, Conf
     Ok(headers)
 }
 
-fn rules(settings: &SmsHttpSettings) -> Result<Rules, ConfigError> {
+fn rules(settings: &SmsHttpSettings, url: &Template) -> Result<Rules, ConfigError> {
     let statuses: Option<Vec<_>> = settings.success.status.iter().map(|text| statuses(text)).collect();
     let success = statuses
         .filter(|ranges| !ranges.is_empty())
@@ -188,7 +195,9 @@ fn rules(settings: &SmsHttpSettings) -> Result<Rules, ConfigError> {
             ));
         }
     };
+    let in_path = |place| url.has_before(place, '?');
     Ok(Rules {
+        has_fixed_path: ![Place::To, Place::Id, Place::Reference].into_iter().any(in_path),
         success,
         value,
         contains: settings.success.body_contains.clone(),
@@ -235,6 +244,8 @@ mod tests {
             GOOD,
             "method = \"GET\"\nurl = \"http://127.0.0.1:9/{{ to }}/{{ id }}?t={{ text }}\"",
             "url = \"http://x/?to={{ to }}&text={{ text }}\"",
+            "method = \"PUT\"\nurl = \"http://x/{{ id }}\"\nbody = '{\"to\": \"{{ to }}\", \"text\": \"{{ text }}\"}'",
+            "method = \"PATCH\"\nurl = \"http://x/\"\nbody = '[\"{{ to }}\", \"{{ text }}\"]'",
             "url = \"http://x/\"\nbody = \"{{ to }} {{ text }}\"\ncontent_type = \"text/plain; charset=utf-8\"",
             "url = \"http://x/\"\nbody = \"to={{ to }}&text={{ text }}\"\ncontent_type = \"application/x-www-form-urlencoded\"",
         ] {

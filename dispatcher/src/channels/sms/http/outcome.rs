@@ -15,6 +15,8 @@ use crate::channels::sms::account::provider_id;
 /// How answers are read.
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
+    /// Whether all messages go to one path: nothing of a message stands in it.
+    pub(super) has_fixed_path: bool,
     /// The statuses of which one is needed.
     pub(super) success: Vec<RangeInclusive<u16>>,
     /// A place in the JSON and what is to stand there.
@@ -42,6 +44,10 @@ pub(super) fn of_answer(rules: &Rules, answer: &Answer, now: Timestamp) -> Outco
         // Somebody behind the gateway may have taken it.
         500.. | ..300 => ambiguous(reason),
         300..=399 | 401 | 403 | 407 => unavailable(reason),
+        // The URL, the method or the content type is not the gateway's, or no longer (RFC 9110 §15.5): as they stand in the
+        // settings, every message would be refused.
+        404 | 410 if rules.has_fixed_path => unavailable(reason),
+        405 | 415 => unavailable(reason),
         _ => permanent(reason),
     }
 }
@@ -85,6 +91,7 @@ mod tests {
 
     fn rules() -> Rules {
         Rules {
+            has_fixed_path: true,
             success: vec![200..=200, 202..=299],
             value: None,
             contains: None,
@@ -118,12 +125,22 @@ mod tests {
             (401, unavailable("http_401")),
             (403, unavailable("http_403")),
             (407, unavailable("http_407")),
+            (404, unavailable("http_404")),
+            (405, unavailable("http_405")),
+            (410, unavailable("http_410")),
+            (415, unavailable("http_415")),
             (400, permanent("http_400")),
-            (404, permanent("http_404")),
+            (413, permanent("http_413")),
+            (422, permanent("http_422")),
         ];
         for (status, expected) in cases {
             assert_eq!(outcome(&rules(), status, Some("x")), expected, "{status}");
         }
+        // Where a number or a name stands in the path, it may be what is not found.
+        let varying = Rules { has_fixed_path: false, ..rules() };
+        assert_eq!(outcome(&varying, 404, None), permanent("http_404"));
+        assert_eq!(outcome(&varying, 410, None), permanent("http_410"));
+        assert_eq!(outcome(&varying, 405, None), unavailable("http_405"));
         let trusting = Rules { retries_server_errors: true, ..rules() };
         assert_eq!(outcome(&trusting, 500, None), retry("http_500", seven));
         let strict = Rules { retried: vec![], ..rules() };

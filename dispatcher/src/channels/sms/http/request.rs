@@ -1,6 +1,6 @@
 //! The request that the settings describe.
 
-use reqwest::{Method, Request};
+use reqwest::Request;
 use url::Url;
 
 use super::Options;
@@ -19,8 +19,7 @@ pub(super) fn request(message: &Message<'_>, checked: &Checked<'_>, options: &Op
         reference: &reference,
     };
     let url = Url::parse(&options.url.render(&values, Escape::Percent)).ok()?;
-    let method = if options.body.is_some() { Method::POST } else { Method::GET };
-    let mut request = Request::new(method, url);
+    let mut request = Request::new(options.method.clone(), url);
     *request.headers_mut() = options.headers.clone();
     if let Some(body) = &options.body {
         *request.body_mut() = Some(body.template.render(&values, body.escape).into());

@@ -25,6 +25,8 @@ pub(super) fn telegram() -> Vec<Row> {
             (status(502), "http_502", Later(0)),
             (says(401, "Unauthorized"), "token_refused", Out(0)),
             (says(404, "Not Found"), "token_refused", Out(0)),
+            (status(301).header("location", "https://example.com/"), "redirect_refused", Out(0)),
+            (status(405), "http_405", Out(0)),
             (Answer::reset(), "no_answer_after_send", Repeated),
         ],
     )
