@@ -29,8 +29,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// How long that may take. The status has decided by then, so nobody should wait for a dawdling body.
 const DRAIN_LIMIT: Duration = Duration::from_millis(500);
-/// The most servers in trouble that are remembered, some 200 bytes each. More of them are called as if all was well.
+/// The most servers in trouble that are remembered, some 200 bytes each.
 const CAPACITY: usize = 10_000;
+/// How many of them are forgotten at once when there are more, so that not each new one has all of them looked through.
+const FORGOTTEN: usize = CAPACITY / 10;
 
 /// Calls servers of recipients. One client serves all of them and keeps their connections.
 #[derive(Debug)]
@@ -111,18 +113,23 @@ impl Endpoints {
 
 /// The circuits of servers that are in trouble. One that works is not remembered.
 #[derive(Debug, Default)]
-struct Circuits(Mutex<HashMap<String, Arc<Breaker>>>);
+struct Circuits(Mutex<HashMap<String, Circuit>>);
+
+#[derive(Debug)]
+struct Circuit {
+    breaker: Arc<Breaker>,
+    /// When a message was meant for it last.
+    asked: Instant,
+}
 
 impl Circuits {
     /// Makes a call to the server of `url`, unless that is left alone.
     async fn call(&self, url: &Url, clock: &Clock, call: impl Future<Output = Outcome>) -> Outcome {
         let server = url.origin().ascii_serialization();
-        let known = self.lock().get(&server).cloned();
-        let Some(breaker) = known else {
+        let Some(breaker) = self.known(&server) else {
             let outcome = call.await;
             if breaker::is_trouble(&outcome)
-                && let Some(breaker) = self.remember(server)
-                && let Ok(admission) = breaker.admit(Duration::ZERO).await
+                && let Ok(admission) = self.remember(server).admit(Duration::ZERO).await
             {
                 admission.settle(&outcome, clock.now());
             }
@@ -147,20 +154,47 @@ impl Circuits {
 
     fn refused(&self) -> Option<Opened> {
         let servers = self.lock();
-        let opened = servers.values().filter_map(|breaker| breaker.opened());
+        let opened = servers.values().filter_map(|circuit| circuit.breaker.opened());
         // One that nobody asks any more says nothing about now.
         opened.filter(|opened| !opened.left.is_zero()).find(is_refusal)
     }
 
-    fn remember(&self, server: String) -> Option<Arc<Breaker>> {
+    fn known(&self, server: &str) -> Option<Arc<Breaker>> {
         let mut servers = self.lock();
-        let has_room = servers.len() < CAPACITY || servers.contains_key(&server);
-        has_room.then(|| Arc::clone(servers.entry(server).or_default()))
+        let circuit = servers.get_mut(server)?;
+        circuit.asked = Instant::now();
+        Some(Arc::clone(&circuit.breaker))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Breaker>>> {
+    fn remember(&self, server: String) -> Arc<Breaker> {
+        let mut servers = self.lock();
+        if servers.len() >= CAPACITY && !servers.contains_key(&server) {
+            make_room(&mut servers);
+        }
+        let asked = Instant::now();
+        let circuit = servers.entry(server).or_insert_with(|| Circuit { breaker: Arc::default(), asked });
+        Arc::clone(&circuit.breaker)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Circuit>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Forgets those that are missed least: such as failed a few times before those that are left alone, and of each what nobody has
+/// asked for the longest. One that is still in trouble when it is called again is remembered again.
+fn make_room(servers: &mut HashMap<String, Circuit>) {
+    let rank = |circuit: &Circuit| (circuit.breaker.opened().is_some(), circuit.asked);
+    let mut ranks: Vec<_> = servers.values().map(rank).collect();
+    let place = FORGOTTEN.min(ranks.len().saturating_sub(1));
+    let (_, limit, _) = ranks.select_nth_unstable(place);
+    let (limit, mut left) = (*limit, FORGOTTEN);
+    // Several may have the same rank: no more of them than needed.
+    servers.retain(|_, circuit| {
+        let goes = left > 0 && rank(circuit) <= limit;
+        left -= usize::from(goes);
+        !goes
+    });
 }
 
 /// Whether a server that answers did not want to be called by us, as its status says.
@@ -266,6 +300,33 @@ mod tests {
         for n in 0..CAPACITY + 5 {
             calls.call(&format!("https://{n}.example/"), &retry("dns_failed", None)).await;
         }
-        assert_eq!(calls.circuits.lock().len(), CAPACITY);
+        let remembered = CAPACITY - FORGOTTEN + 5;
+        assert_eq!(calls.circuits.lock().len(), remembered, "they make room for others");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_made_by_those_that_are_missed_least() {
+        let calls = Calls::default();
+        let silent = retry("timeout", None);
+        let fail = async |name: String, times: usize| {
+            for _ in 0..times {
+                calls.call(&format!("https://{name}.example/"), &silent).await;
+            }
+        };
+        fail("open".to_owned(), 10).await;
+        for n in 0..CAPACITY - 1 {
+            fail(n.to_string(), 1).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+        fail("0".to_owned(), 1).await;
+        calls.made();
+        // One more than there is room for is left alone like any other.
+        fail("late".to_owned(), 11).await;
+        assert_eq!(calls.made(), 10, "its circuit is open");
+        let servers = calls.circuits.lock();
+        assert_eq!(servers.len(), CAPACITY - FORGOTTEN + 1);
+        for kept in ["open", "0", "late"] {
+            assert!(servers.contains_key(&format!("https://{kept}.example")), "{kept}");
+        }
     }
 }
