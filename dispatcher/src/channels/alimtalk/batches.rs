@@ -22,6 +22,8 @@ use crate::channels::outcomes::{ambiguous, held_back};
 pub(super) const MAX: usize = 500;
 /// How long the first one waits for others that come at the same moment.
 const GATHER: Duration = Duration::from_millis(10);
+/// Given back unsent, since the task that was to send it broke off.
+const BROKEN_OFF: &str = "batch_broken_off";
 
 /// Sends a batch of one text.
 pub(super) trait Call: Send + Sync + 'static {
@@ -77,15 +79,22 @@ impl<C: Call> Batches<C> {
     }
 }
 
-impl<C: Call> Shared<C> {
+impl<C> Shared<C> {
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, VecDeque<Entry>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl<C: Call> Shared<C> {
     async fn run(self: Arc<Self>, code: String) {
+        let mut task = Task { shared: &self, code: &code, is_over: false };
         loop {
             sleep(GATHER).await;
-            let Some(batch) = self.take(&code) else { return };
+            let Some(batch) = self.take(&code) else {
+                // From here on the text may have another task.
+                task.is_over = true;
+                return;
+            };
             self.send(&code, batch).await;
         }
     }
@@ -137,6 +146,25 @@ impl<C: Call> Shared<C> {
     }
 }
 
+/// The task that sends what comes of one text. Should it break off, the text must not stand there as one that has a task, or
+/// nothing of it would be sent any more.
+struct Task<'a, C> {
+    shared: &'a Shared<C>,
+    code: &'a str,
+    is_over: bool,
+}
+
+impl<C> Drop for Task<'_, C> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let left = self.shared.waiting().remove(self.code);
+        // They were in no call.
+        left.into_iter().flatten().for_each(|entry| entry.tell(held_back(BROKEN_OFF, None)));
+    }
+}
+
 impl Entry {
     fn tell(self, outcome: Outcome) {
         // Nobody may wait any more.
@@ -147,6 +175,7 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use futures_util::future::join_all;
     use tokio::sync::Semaphore;
@@ -241,5 +270,39 @@ mod tests {
         assert_eq!((late, in_time), (held_back(THROTTLED, None), sent()));
         let calls: Vec<_> = noted.calls.lock().unwrap().iter().map(|(_, count)| *count).collect();
         assert_eq!(calls, [1, 1]);
+    }
+
+    /// Waits for a permit and breaks off, the first time.
+    struct Breaking {
+        permits: Semaphore,
+        calls: AtomicU32,
+    }
+
+    impl Call for Arc<Breaking> {
+        async fn call(&self, _code: &str, _messages: &[&Prepared]) -> Sending {
+            self.permits.acquire().await.unwrap().forget();
+            assert!(self.calls.fetch_add(1, Ordering::Relaxed) > 0, "this is meant to break off");
+            Sending::All(sent())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_breaks_off_leaves_its_text_to_another() {
+        let breaking = Arc::new(Breaking { permits: Semaphore::new(0), calls: AtomicU32::new(0) });
+        let batches = Batches::new(Arc::clone(&breaking));
+        let in_call = batches.send("T", to("01".to_owned()), soon());
+        let behind = async {
+            sleep(GATHER * 2).await;
+            let release = async {
+                sleep(GATHER).await;
+                breaking.permits.add_permits(2);
+            };
+            tokio::join!(batches.send("T", to("02".to_owned()), soon()), release).0
+        };
+        let (in_call, behind) = tokio::join!(in_call, behind);
+        assert_eq!(in_call, ambiguous("no_answer_after_send"));
+        assert_eq!(behind, held_back(BROKEN_OFF, None));
+        assert!(batches.shared.waiting().is_empty());
+        assert_eq!(batches.send("T", to("02".to_owned()), soon()).await, sent());
     }
 }
