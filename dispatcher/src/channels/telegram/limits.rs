@@ -209,6 +209,49 @@ mod tests {
         assert_eq!(limits.lines.lock().unwrap().len(), 2);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn no_minute_of_a_group_has_more_than_twenty_messages() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        const MESSAGES: usize = 60;
+        let limits = Arc::new(Limits::new(Turns::local(), "1:a"));
+        let send_all = async |chat: Chat| {
+            let began = Instant::now();
+            let mut all = tokio::task::JoinSet::new();
+            for _ in 0..MESSAGES {
+                let (limits, chat) = (Arc::clone(&limits), chat.clone());
+                all.spawn(async move {
+                    limits.turn(&chat, Priority::Normal, MINUTE * 10).await.unwrap();
+                    began.elapsed()
+                });
+            }
+            let mut sent = all.join_all().await;
+            sent.sort();
+            sent
+        };
+        for group in [Chat::Id(-100_123), Chat::Name("@shop".to_owned())] {
+            let sent = send_all(group).await;
+            for (first, later) in sent.iter().zip(&sent[20..]) {
+                assert!(*later - *first > MINUTE, "{first:?} to {later:?}");
+            }
+            // It is no slower than it has to be.
+            assert!(*sent.last().unwrap() < MINUTE * 4, "{sent:?}");
+        }
+        let person = send_all(Chat::Id(100_123)).await;
+        assert!(*person.last().unwrap() < MINUTE + CHAT.period, "{person:?}");
+        // Who can't wait is told for how long.
+        let group = Chat::Id(-7);
+        for _ in 0..3 {
+            limits.turn(&group, Priority::Normal, MINUTE).await.unwrap();
+        }
+        sleep(CHAT.period).await;
+        match limits.turn(&group, Priority::Normal, Duration::ZERO).await {
+            Err(Outcome::HeldBack { reason, after: Some(after) }) if reason == THROTTLED => {
+                assert!(after < GROUP.period, "{after:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[tokio::test]
     async fn all_chats_together_are_limited_and_paused_together() {
         let turns = Turns::local();

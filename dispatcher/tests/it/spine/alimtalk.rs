@@ -1,14 +1,17 @@
 //! Alimtalk: what becomes of messages after Aligo took them.
 
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use peal_common::channel::Channel;
 use peal_common::envelope::{Intake, Text};
 use peal_common::event::EventType;
-use peal_dispatcher::recording::Aligo;
+use peal_common::fallback::{Fallback, FallbackUntil};
+use peal_dispatcher::recording::{Aligo, Answer, Twilio, Webhooks};
 use serde_json::{Value, json};
 
-use super::region::{Region, intake, kinds};
+use super::fallbacks::gateway;
+use super::region::{Region, eventually, intake, kinds};
 
 const CLASS: &str = "transactional";
 
@@ -139,6 +142,71 @@ async fn where_aligo_sends_a_text_message_peal_sends_nothing_more() {
     assert_eq!(kinds(&events, "n"), [EventType::Planned, EventType::Sent, EventType::Sent]);
     assert_eq!(events.last().unwrap().reason.as_deref(), Some("failover: alimtalk_9999"));
     assert_eq!(aligo.messages().len(), 1);
+    dispatcher.end().await;
+}
+
+/// Somebody whom Alimtalk is tried for first, a text message then, and a webhook in the end.
+async fn falling_back() -> (Arc<Region>, Aligo, Twilio, Webhooks, u64) {
+    let (region, aligo, _) = set_up(&[]).await;
+    let (twilio, hook) = (Twilio::start().await.unwrap(), Webhooks::start().await.unwrap());
+    let channels = ["alimtalk", "sms", "webhook"];
+    region.category("orders", json!({"class": CLASS, "channels": channels})).await;
+    let url = hook.url("/");
+    let contacts = [(Channel::Alimtalk, NUMBER), (Channel::Sms, NUMBER), (Channel::Webhook, url.as_str())];
+    let state = region.recipient("u", &contacts, json!({})).await;
+    (Arc::new(region), aligo, twilio, hook, state)
+}
+
+const NUMBER: &str = "+821000000001";
+
+fn with_twilio(aligo: &Aligo, twilio: &Twilio, more: &str) -> String {
+    let sid = format!("AC{:032}", 1);
+    settings(aligo, more)
+        + &format!(
+            "\n[channels.sms.twilio]\naccount_sid = \"{sid}\"\nauth_token = \"t\"\nfrom = \"+14155550100\"\n\
+             base_url = \"{}\"\n",
+            twilio.base_url()
+        )
+}
+
+fn until_delivered(id: &str, after_seconds: u32, state: u64) -> Intake {
+    let mut intake = message(id, "u", state);
+    intake.notification.fallback = Some(Fallback { after_seconds, until: FallbackUntil::Delivered });
+    intake
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fallback_leaves_text_messages_to_aligo_where_that_sends_them_and_may_have_it() {
+    let (region, aligo, twilio, hook, state) = falling_back().await;
+    let _gateway = gateway(&region).await;
+    aligo.result("01000000001", "9999");
+    let dispatcher = region.dispatcher(&with_twilio(&aligo, &twilio, "failover = true"));
+    // Aligo tells of its text message nothing that Peal could count as delivered.
+    region.accept(&until_delivered("n-1", 1, state)).await;
+    region.event("n-1", EventType::Delivered).await;
+    region.drained().await;
+    assert_eq!((aligo.messages().len(), twilio.count(), hook.count()), (1, 0, 1));
+
+    // What Aligo never took it sends in no way.
+    aligo.answer(Answer::status(413));
+    region.accept(&until_delivered("n-2", 3_600, state)).await;
+    let sent = region.event("n-2", EventType::Sent).await;
+    assert_eq!(sent.channel, Some(Channel::Sms));
+    assert_eq!((aligo.messages().len(), twilio.count(), hook.count()), (1, 1, 1));
+    dispatcher.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fallback_sends_the_text_message_where_aligo_does_not() {
+    let (region, aligo, twilio, hook, state) = falling_back().await;
+    let _gateway = gateway(&region).await;
+    aligo.result("01000000001", "3016");
+    let dispatcher = region.dispatcher(&with_twilio(&aligo, &twilio, ""));
+    region.accept(&until_delivered("n", 3_600, state)).await;
+    let bounced = region.event("n", EventType::Bounced).await;
+    assert_eq!(bounced.channel, Some(Channel::Alimtalk));
+    eventually("the text message is sent", async || twilio.count() == 1).await;
+    assert_eq!((aligo.messages().len(), hook.count()), (1, 0));
     dispatcher.end().await;
 }
 
