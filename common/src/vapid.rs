@@ -8,7 +8,7 @@ use p256::SecretKey;
 use zeroize::Zeroizing;
 
 /// A key of the curve P-256.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct VapidKey(SecretKey);
 
 /// The text is no key. The message says what to write and does not repeat it.

@@ -121,7 +121,7 @@ impl Context {
         self.providers.get()
     }
 
-    /// Puts other settings of the channels in force.
+    /// Puts other settings of the channels in force. Accounts that stay as they are keep their connections, tokens and circuits.
     ///
     /// # Errors
     /// [`BuildError`]; then everything stays as it was.
@@ -132,8 +132,8 @@ impl Context {
 
     fn build(&self, settings: &ChannelSettings) -> Result<Providers, BuildError> {
         let own = self.catalog.accounts()?;
-        let sealer = self.catalog.sealer();
-        Ok(Providers::from_settings(settings, &own, &self.connection, sealer, &self.clock)?)
+        let (before, sealer) = (self.providers.get(), self.catalog.sealer());
+        Ok(Providers::from_settings(settings, &own, &before, &self.connection, sealer, &self.clock)?)
     }
 
     /// Waits until the mirror has seen what a decision depends on.

@@ -123,10 +123,10 @@ pub async fn serve(
 
 async fn measured(State(health): State<Arc<Health>>) -> String {
     crate::metrics::state_sequence(health.context.mirror.position());
-    for (channel, account) in accounts(&health.context.providers()) {
-        crate::metrics::circuit(channel, account.name(), account.opened().is_some());
-    }
-    health.exporter.render()
+    let providers = health.context.providers();
+    let circuits = accounts(&providers)
+        .map(|(channel, account)| (channel, &**account.name(), account.opened().is_some()));
+    health.exporter.render() + &crate::metrics::circuits(circuits)
 }
 
 async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, Json<Readiness>) {

@@ -82,7 +82,14 @@ pub async fn run_reloading(
         clock.clone(),
         Arc::clone(&hybrid),
     );
-    let providers = Providers::from_settings(&settings.channels, &[], &connection, &sealer, &clock)?;
+    let providers = Providers::from_settings(
+        &settings.channels,
+        &[],
+        &Providers::default(),
+        &connection,
+        &sealer,
+        &clock,
+    )?;
     let channels = served(&settings.dispatcher, &providers)?;
     if settings.channels.email.is_set() && settings.gateway.public_url.is_none() {
         tracing::warn!("e-mails of marketing categories have no link to unsubscribe: set gateway.public_url");

@@ -43,8 +43,8 @@ enum ReloadError {
 fn take_over(context: &Context, served: &[Channel], settings: &Settings) -> Result<(), ReloadError> {
     let sealer = context.catalog.sealer();
     // Accounts of apps come and go by themselves.
-    let providers =
-        Providers::from_settings(&settings.channels, &[], &context.connection, sealer, &context.clock)?;
+    let (before, connection, clock) = (context.providers.get(), &context.connection, &context.clock);
+    let providers = Providers::from_settings(&settings.channels, &[], &before, connection, sealer, clock)?;
     let others = crate::served(&settings.dispatcher, &providers)?;
     let other = Channel::ALL.into_iter().find(|it| others.contains(it) != served.contains(it));
     if let Some(channel) = other {

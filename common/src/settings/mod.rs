@@ -53,7 +53,7 @@ pub enum SettingsError {
 }
 
 /// A secret: never shown, wiped when dropped.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 pub struct Secret(Zeroizing<String>);
 

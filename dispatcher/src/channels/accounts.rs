@@ -16,10 +16,11 @@ use super::breaker::{Admission, Breaker, Opened};
 use super::limit::Limit;
 use super::outcomes::retry;
 use super::probe::Probe;
+use super::setup::Setup;
 use super::{CALL_LIMIT, CallTime, Found, Message, Provider};
 
 /// Which messages an account takes: those that fit every rule that it has.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Route {
     apps: Vec<AppId>,
     classes: Vec<Class>,
@@ -62,11 +63,24 @@ impl Route {
     }
 }
 
+/// What an account is made of.
+#[derive(Debug, PartialEq)]
+pub(super) struct MadeOf {
+    /// What tells it from others at the same provider.
+    pub(super) name: Option<String>,
+    /// Which messages it takes.
+    pub(super) route: Route,
+    /// How many messages it is sent in a second at most.
+    pub(super) rate: Option<u32>,
+    /// Its provider, and how that is called.
+    pub(super) setup: Setup,
+}
+
 /// An account at a provider, and whether it is in order.
 #[derive(Debug)]
 pub struct Account {
     name: Arc<str>,
-    route: Route,
+    made_of: MadeOf,
     provider: Provider,
     breaker: Option<Breaker>,
     limit: Option<Limit>,
@@ -75,25 +89,29 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account that takes the messages that `route` says. `name` tells it from others at the same provider.
-    pub(super) fn new(provider: Provider, name: Option<&str>, route: Route) -> Self {
+    /// An account, of which app it is unless the settings name it, and `provider`, which was set up as it says.
+    pub(super) fn new(
+        provider: Provider,
+        made_of: MadeOf,
+        own: Option<AccountVersion>,
+        turns: &Turns,
+    ) -> Self {
         let breaker = provider.is_shared().then(Breaker::default);
-        let name = match name {
+        let name: Arc<str> = match &made_of.name {
             Some(name) => format!("{}:{name}", provider.name()).into(),
             None => provider.name().into(),
         };
-        Account { name, route, provider, breaker, limit: None, own: None }
+        let limit = made_of.rate.map(|per_second| Limit::new(&name, per_second, turns.clone()));
+        Account { name, made_of, provider, breaker, limit, own }
     }
 
-    /// The same, sent no more than so many messages in a second.
-    pub(super) fn limited(self, per_second: Option<u32>, turns: &Turns) -> Self {
-        let limit = per_second.map(|per_second| Limit::new(&self.name, per_second, turns.clone()));
-        Account { limit, ..self }
+    /// Whether it would be made again of this.
+    pub(super) fn is(&self, made_of: &MadeOf, own: Option<&AccountVersion>) -> bool {
+        self.made_of == *made_of && self.own.as_ref() == own
     }
 
-    /// The same, brought along by an app.
-    pub(super) fn brought_along(self, own: Option<AccountVersion>) -> Self {
-        Account { own, ..self }
+    const fn route(&self) -> &Route {
+        &self.made_of.route
     }
 
     /// Of which app it is, unless the settings name it.
@@ -200,7 +218,7 @@ pub(super) struct Accounts(Vec<Arc<Account>>);
 impl Accounts {
     /// Adds one behind those that have as many rules.
     pub(super) fn add(&mut self, account: Arc<Account>) {
-        let place = self.0.partition_point(|other| other.route.rules() >= account.route.rules());
+        let place = self.0.partition_point(|other| other.route().rules() >= account.route().rules());
         self.0.insert(place, account);
     }
 
@@ -217,15 +235,17 @@ impl Accounts {
     /// account is out of order.
     pub(super) fn taking(&self, sought: &Sought<'_>) -> impl Iterator<Item = &Account> + Clone {
         let particular =
-            self.0.iter().any(|account| account.route.rules() > 0 && account.route.takes(sought));
+            self.0.iter().any(|account| account.route().rules() > 0 && account.route().takes(sought));
         let sought = *sought;
         let all = self.0.iter().map(Arc::as_ref);
-        all.filter(move |account| (account.route.rules() > 0) == particular && account.route.takes(&sought))
+        all.filter(move |account| {
+            (account.route().rules() > 0) == particular && account.route().takes(&sought)
+        })
     }
 
     /// Whether it matters where messages go.
     pub(super) fn tell_countries_apart(&self) -> bool {
-        self.0.iter().any(|account| !account.route.countries.is_empty())
+        self.0.iter().any(|account| !account.route().countries.is_empty())
     }
 }
 

@@ -29,17 +29,17 @@ const USER_AGENT: &str = concat!("Peal/", env!("CARGO_PKG_VERSION"));
 
 /// A client builder without redirects and proxies, with TLS from ring. Time limits are for the caller to set.
 pub(crate) fn client_builder() -> Result<reqwest::ClientBuilder, ConfigError> {
-    client_builder_trusting(RootCertStore::empty())
+    client_builder_trusting(Authorities::default())
 }
 
 /// The same, trusting `more` beside the usual authorities.
-pub(crate) fn client_builder_trusting(more: RootCertStore) -> Result<reqwest::ClientBuilder, ConfigError> {
+pub(crate) fn client_builder_trusting(more: Authorities) -> Result<reqwest::ClientBuilder, ConfigError> {
     Ok(builder(tls_config(more)?))
 }
 
 /// Builders of several clients that trust the same authorities: those are read once.
 pub(crate) fn client_builders_trusting(
-    more: RootCertStore,
+    more: Authorities,
     count: usize,
 ) -> Result<Vec<reqwest::ClientBuilder>, ConfigError> {
     let tls = tls_config(more)?;
@@ -49,7 +49,7 @@ pub(crate) fn client_builders_trusting(
 /// The same for a provider that speaks HTTP/2 alone, also without TLS, where the base URL says `http`. A server that does
 /// not speak it is refused in the handshake (RFC 9113 §3.2).
 pub(crate) fn http2_client_builders_trusting(
-    more: RootCertStore,
+    more: Authorities,
     count: usize,
 ) -> Result<Vec<reqwest::ClientBuilder>, ConfigError> {
     let mut tls = tls_config(more)?;
@@ -73,7 +73,7 @@ fn builder(tls: ClientConfig) -> reqwest::ClientBuilder {
 
 /// Trusts what the machine trusts (an operator's own authority among it) and, since a slim image may have no
 /// certificates at all, the bundled list of public authorities.
-fn tls_config(mut roots: RootCertStore) -> Result<ClientConfig, ConfigError> {
+fn tls_config(Authorities(mut roots): Authorities) -> Result<ClientConfig, ConfigError> {
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -86,10 +86,26 @@ fn tls_config(mut roots: RootCertStore) -> Result<ClientConfig, ConfigError> {
     Ok(config)
 }
 
+/// Authorities that are trusted beside the usual ones.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorities(RootCertStore);
+
+impl Default for Authorities {
+    fn default() -> Self {
+        Authorities(RootCertStore::empty())
+    }
+}
+
+impl PartialEq for Authorities {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
+
 /// The authorities in a PEM file that a setting names; none where it names no file.
-pub(crate) fn authorities(key: &'static str, file: Option<&Path>) -> Result<RootCertStore, ConfigError> {
+pub(crate) fn authorities(key: &'static str, file: Option<&Path>) -> Result<Authorities, ConfigError> {
     let mut roots = RootCertStore::empty();
-    let Some(path) = file else { return Ok(roots) };
+    let Some(path) = file else { return Ok(Authorities(roots)) };
     let unreadable = |why: String| ConfigError::invalid(key, format!("{}: {why}", path.display()));
     let certificates = CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
     for certificate in certificates {
@@ -99,7 +115,7 @@ pub(crate) fn authorities(key: &'static str, file: Option<&Path>) -> Result<Root
     if roots.is_empty() {
         return Err(unreadable("there is no certificate in it".to_owned()));
     }
-    Ok(roots)
+    Ok(Authorities(roots))
 }
 
 /// A provider's base URL from the settings, to which paths are added.

@@ -19,6 +19,7 @@ pub mod webpush;
 mod accounts;
 mod breaker;
 mod connections;
+mod current;
 mod endpoints;
 mod found;
 mod http;
@@ -28,12 +29,13 @@ mod metadata;
 mod probe;
 mod providers;
 mod retry_after;
+mod setup;
 mod target;
 
 pub use accounts::{Account, Admitted, Sought};
 pub use breaker::Opened;
+pub use current::CurrentProviders;
 pub use found::{CallTime, Found};
-pub use providers::CurrentProviders;
 pub use target::Hosts;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Which providers carry which channel.
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use peal_common::channel::Channel;
@@ -11,10 +11,10 @@ use peal_common::settings::{AccountSettings, ChannelSettings};
 use peal_nats::Connection;
 use peal_nats::catalog::{AccountVersion, AppAccount};
 use peal_nats::turns::Turns;
-use tokio::sync::Notify;
 
-use super::accounts::{Account, Accounts, Admitted, Route, Sought};
+use super::accounts::{Account, Accounts, Admitted, MadeOf, Route, Sought};
 use super::breaker::Opened;
+use super::setup::Setup;
 use super::{
     ConfigError, Provider, alimtalk, apns, email, fcm, inbox, sandbox, sms, telegram, webhook, webpush,
 };
@@ -25,6 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// The same where another account may serve what comes behind it.
 const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What accounts are set up with.
+struct Tools<'a> {
+    /// The accounts that there were.
+    before: &'a Providers,
+    turns: Turns,
+    clock: &'a Clock,
+}
+
 /// The accounts by channel. A channel without one is refused when deliveries are
 /// planned.
 #[derive(Debug, Default)]
@@ -34,92 +42,111 @@ pub struct Providers {
 
 impl Providers {
     /// Sets up what the settings name, and the accounts that apps brought along; the sandbox takes what the settings leave
-    /// out, if it is on.
+    /// out, if it is on. Accounts of `before` that would be made of the same are kept: they have connections, tokens and
+    /// circuits.
     ///
     /// # Errors
     /// [`ConfigError`] with what to write.
     pub fn from_settings(
         settings: &ChannelSettings,
         own: &[AppAccount],
+        before: &Self,
         connection: &Connection,
         sealer: &Arc<Sealer>,
         clock: &Clock,
     ) -> Result<Self, ConfigError> {
         let mut providers = Providers::default();
-        let turns = Turns::shared(connection.clone());
+        let tools = Tools { before, turns: Turns::shared(connection.clone()), clock };
+        let of_channel = |setup| MadeOf { name: None, route: Route::default(), rate: None, setup };
         if settings.webhook.enabled {
             let options = webhook::Options::from_settings(&settings.webhook)?;
             let sealer = Arc::clone(sealer);
             let secrets = webhook::Secrets::from_settings(&settings.webhook, move |app| {
                 webhook::SigningSecret::parse(&sealer.webhook_secret(app))
             })?;
-            let client = webhook::Client::new(options, secrets, clock.clone())?;
-            providers.add(Channel::Webhook, Provider::Webhook(client));
+            let made_of = of_channel(Setup::Webhook(options.clone(), secrets.fixed().to_vec()));
+            providers.add(&tools, Channel::Webhook, made_of, None, || {
+                Ok(Provider::Webhook(webhook::Client::new(options, secrets, clock.clone())?))
+            })?;
         }
         if let Some(webpush) = &settings.webpush {
             let options = webpush::Options::from_settings(webpush)?;
-            let client = webpush::Client::new(options, clock.clone())?;
-            providers.add(Channel::Webpush, Provider::Webpush(client));
+            let made_of = of_channel(Setup::Webpush(Box::new(options.clone())));
+            providers.add(&tools, Channel::Webpush, made_of, None, || {
+                Ok(Provider::Webpush(webpush::Client::new(options, clock.clone())?))
+            })?;
         }
         if settings.inbox.enabled {
-            providers
-                .add(Channel::Inbox, Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())));
+            providers.add(&tools, Channel::Inbox, of_channel(Setup::Inbox), None, || {
+                Ok(Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())))
+            })?;
         }
-        providers.add_accounts(&settings.unnamed(), None, None, &turns, clock)?;
+        providers.add_accounts(&settings.unnamed(), None, None, &tools)?;
         for (name, account) in &settings.accounts {
             providers
-                .add_accounts(account, Some(name), None, &turns, clock)
+                .add_accounts(account, Some(name), None, &tools)
                 .map_err(|source| ConfigError::Account { name: name.clone(), source: Box::new(source) })?;
         }
         if settings.sandbox.enabled {
             let sandboxed = Channel::ALL.into_iter().filter(|channel| *channel != Channel::Inbox);
             for channel in sandboxed.filter(|channel| !providers.has(*channel)).collect::<Vec<_>>() {
-                let client = sandbox::Client::new(connection.clone(), clock.clone(), channel);
-                providers.add(channel, Provider::Sandbox(client));
+                providers.add(&tools, channel, of_channel(Setup::Sandbox), None, || {
+                    Ok(Provider::Sandbox(sandbox::Client::new(connection.clone(), clock.clone(), channel)))
+                })?;
             }
         }
-        Ok(providers.with_own(own, connection, clock))
+        providers.take_over(own, &tools);
+        Ok(providers)
     }
 
     /// The same with these accounts of apps in the place of those that it has. Whatever stays as it is keeps its connections,
     /// tokens and circuits: one app's change is nobody else's.
     #[must_use]
     pub fn with_own(&self, own: &[AppAccount], connection: &Connection, clock: &Clock) -> Self {
-        let turns = Turns::shared(connection.clone());
         let mut providers = Providers::default();
         for (accounts, before) in providers.by_channel.iter_mut().zip(&self.by_channel) {
             let of_settings = before.all().iter().filter(|account| account.own().is_none());
             of_settings.for_each(|account| accounts.add(Arc::clone(account)));
         }
-        // Of those that are alike the first one is tried first: their order is that of their names.
+        let tools = Tools { before: self, turns: Turns::shared(connection.clone()), clock };
+        providers.take_over(own, &tools);
+        providers
+    }
+
+    /// Adds accounts of apps. Of those that are alike the first one is tried first: their order is that of their names.
+    fn take_over(&mut self, own: &[AppAccount], tools: &Tools<'_>) {
         for account in own {
             let (version, mut stays) = (account.version(), false);
-            for (accounts, before) in providers.by_channel.iter_mut().zip(&self.by_channel) {
+            for (accounts, before) in self.by_channel.iter_mut().zip(&tools.before.by_channel) {
                 for kept in before.all().iter().filter(|kept| kept.own() == Some(&version)) {
                     accounts.add(Arc::clone(kept));
                     stays = true;
                 }
             }
             if !stays {
-                providers.add_own(account, &version, &turns, clock);
+                self.add_own(account, &version, tools);
             }
         }
-        providers
     }
 
     /// Adds an account that an app brought along. One that can't be set up stands for what waits for it.
-    fn add_own(&mut self, own: &AppAccount, version: &AccountVersion, turns: &Turns, clock: &Clock) {
+    fn add_own(&mut self, own: &AppAccount, version: &AccountVersion, tools: &Tools<'_>) {
         let mut settings = own.settings.clone();
         settings.route.apps = vec![own.app.clone()];
         let name = format!("{}/{}", own.app, own.name);
-        if let Err(error) = self.add_accounts(&settings, Some(&name), Some(version), turns, clock) {
+        if let Err(error) = self.add_accounts(&settings, Some(&name), Some(version), tools) {
             tracing::error!(account = name, error = &error as &dyn Error, "an account is unusable");
             self.remove(&name);
-            let route = Route::from_settings(&settings.route);
-            for provider in settings.providers() {
-                let account = Account::new(Provider::Unusable(provider), Some(&name), route.clone());
-                let account = Arc::new(account.brought_along(Some(version.clone())));
-                self.by_channel[channel_of(provider) as usize].add(account);
+            for provider_name in settings.providers() {
+                let made_of = MadeOf {
+                    name: Some(name.clone()),
+                    route: Route::from_settings(&settings.route),
+                    rate: None,
+                    setup: Setup::Unusable(provider_name),
+                };
+                let provider = Provider::Unusable(provider_name);
+                let account = Account::new(provider, made_of, Some(version.clone()), &tools.turns);
+                self.by_channel[channel_of(provider_name) as usize].add(Arc::new(account));
             }
         }
     }
@@ -136,65 +163,105 @@ impl Providers {
         settings: &AccountSettings,
         name: Option<&str>,
         version: Option<&AccountVersion>,
-        turns: &Turns,
-        clock: &Clock,
+        tools: &Tools<'_>,
     ) -> Result<(), ConfigError> {
-        let route = Route::from_settings(&settings.route);
-        let mut add = |channel: Channel, provider: Provider| {
-            let rate = settings.rate_per_second(provider.name());
-            let account = Account::new(provider, name, route.clone());
-            let account = account.limited(rate, turns).brought_along(version.cloned());
-            self.by_channel[channel as usize].add(Arc::new(account));
+        let clock = || tools.clock.clone();
+        let made_of = |provider: &str, setup: Setup| MadeOf {
+            name: name.map(str::to_owned),
+            route: Route::from_settings(&settings.route),
+            rate: settings.rate_per_second(provider),
+            setup,
         };
         if let Some(apns) = &settings.apns {
-            let client = apns::Client::new(apns::Options::from_settings(apns)?, clock.clone())?;
-            add(Channel::Apns, Provider::Apns(client));
+            let options = apns::Options::from_settings(apns)?;
+            let made_of = made_of("apns", Setup::Apns(Box::new(options.clone())));
+            self.add(tools, Channel::Apns, made_of, version, || {
+                Ok(Provider::Apns(apns::Client::new(options, clock())?))
+            })?;
         }
         if let Some(fcm) = &settings.fcm {
-            let client = fcm::Client::new(fcm::Options::from_settings(fcm)?, clock.clone())?;
-            add(Channel::Fcm, Provider::Fcm(client));
+            let options = fcm::Options::from_settings(fcm)?;
+            let made_of = made_of("fcm", Setup::Fcm(Box::new(options.clone())));
+            self.add(tools, Channel::Fcm, made_of, version, || {
+                Ok(Provider::Fcm(fcm::Client::new(options, clock())?))
+            })?;
         }
         if let Some(smtp) = &settings.smtp {
             let options = email::smtp::Options::from_settings(smtp)?;
-            add(Channel::Email, Provider::Smtp(email::Smtp::new(options, clock.clone())));
+            let made_of = made_of("smtp", Setup::Smtp(Box::new(options.clone())));
+            self.add(tools, Channel::Email, made_of, version, || {
+                Ok(Provider::Smtp(email::Smtp::new(options, clock())))
+            })?;
         }
         if let Some(sendgrid) = &settings.sendgrid {
             let options = email::sendgrid::Options::from_settings(sendgrid)?;
-            add(Channel::Email, Provider::Sendgrid(email::sendgrid::Client::new(options, clock.clone())?));
+            let made_of = made_of("sendgrid", Setup::Sendgrid(Box::new(options.clone())));
+            self.add(tools, Channel::Email, made_of, version, || {
+                Ok(Provider::Sendgrid(email::sendgrid::Client::new(options, clock())?))
+            })?;
         }
         if let Some(mandrill) = &settings.mandrill {
             let options = email::mandrill::Options::from_settings(mandrill)?;
-            add(Channel::Email, Provider::Mandrill(email::mandrill::Client::new(options, clock.clone())?));
+            let made_of = made_of("mandrill", Setup::Mandrill(Box::new(options.clone())));
+            self.add(tools, Channel::Email, made_of, version, || {
+                Ok(Provider::Mandrill(email::mandrill::Client::new(options, clock())?))
+            })?;
         }
         if let Some(twilio) = &settings.twilio {
             let options = sms::twilio::Options::from_settings(twilio)?;
-            add(Channel::Sms, Provider::Twilio(sms::twilio::Client::new(options, clock.clone())?));
+            let made_of = made_of("twilio", Setup::Twilio(Box::new(options.clone())));
+            self.add(tools, Channel::Sms, made_of, version, || {
+                Ok(Provider::Twilio(sms::twilio::Client::new(options, clock())?))
+            })?;
         }
         if let Some(vonage) = &settings.vonage {
             let options = sms::vonage::Options::from_settings(vonage)?;
-            add(Channel::Sms, Provider::Vonage(sms::vonage::Client::new(options, clock.clone())?));
+            let made_of = made_of("vonage", Setup::Vonage(Box::new(options.clone())));
+            self.add(tools, Channel::Sms, made_of, version, || {
+                Ok(Provider::Vonage(sms::vonage::Client::new(options, clock())?))
+            })?;
         }
         if let Some(http) = &settings.sms_http {
             let options = sms::http::Options::from_settings(http)?;
-            add(Channel::Sms, Provider::SmsHttp(sms::http::Client::new(options, clock.clone())?));
+            let made_of = made_of("sms_http", Setup::SmsHttp(Box::new(options.clone())));
+            self.add(tools, Channel::Sms, made_of, version, || {
+                Ok(Provider::SmsHttp(sms::http::Client::new(options, clock())?))
+            })?;
         }
         if let Some(bot) = &settings.telegram {
             let options = telegram::Options::from_settings(bot)?;
-            add(
-                Channel::Telegram,
-                Provider::Telegram(telegram::Client::new(options, turns.clone(), clock.clone())?),
-            );
+            let made_of = made_of("telegram", Setup::Telegram(Box::new(options.clone())));
+            self.add(tools, Channel::Telegram, made_of, version, || {
+                Ok(Provider::Telegram(telegram::Client::new(options, tools.turns.clone(), clock())?))
+            })?;
         }
         if let Some(aligo) = &settings.aligo {
             let options = alimtalk::Options::from_settings(aligo)?;
-            add(Channel::Alimtalk, Provider::Aligo(alimtalk::Client::new(options, clock.clone())?));
+            let made_of = made_of("aligo", Setup::Aligo(Box::new(options.clone())));
+            self.add(tools, Channel::Alimtalk, made_of, version, || {
+                Ok(Provider::Aligo(alimtalk::Client::new(options, clock())?))
+            })?;
         }
         Ok(())
     }
 
-    /// Gives a channel one more account, to be tried after those that it has.
-    pub fn add(&mut self, channel: Channel, provider: Provider) {
-        self.by_channel[channel as usize].add(Arc::new(Account::new(provider, None, Route::default())));
+    /// Gives a channel one more account, to be tried after those that it has: that of before, where it is made of the same, or
+    /// what `make` makes.
+    fn add(
+        &mut self,
+        tools: &Tools<'_>,
+        channel: Channel,
+        made_of: MadeOf,
+        version: Option<&AccountVersion>,
+        make: impl FnOnce() -> Result<Provider, ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let before = tools.before.of(channel);
+        let account = match before.iter().find(|account| account.is(&made_of, version)) {
+            Some(account) => Arc::clone(account),
+            None => Arc::new(Account::new(make()?, made_of, version.cloned(), &tools.turns)),
+        };
+        self.by_channel[channel as usize].add(account);
+        Ok(())
     }
 
     /// All accounts of a channel.
@@ -281,65 +348,5 @@ fn channel_of(provider: &str) -> Channel {
         "telegram" => Channel::Telegram,
         "aligo" => Channel::Alimtalk,
         _ => Channel::Email,
-    }
-}
-
-/// The providers as they are set up at present. When settings are read again, or an app changes an account of its own, others
-/// take their place; what is under way ends with those it began with.
-#[derive(Debug)]
-pub struct CurrentProviders {
-    settings: Mutex<ChannelSettings>,
-    /// The providers, and how often apps had changed their accounts by then.
-    built: RwLock<(u64, Arc<Providers>)>,
-    replaced: Notify,
-}
-
-impl CurrentProviders {
-    /// Begins with these, of `settings` alone.
-    #[must_use]
-    pub fn new(settings: ChannelSettings, providers: Providers) -> Self {
-        CurrentProviders {
-            settings: Mutex::new(settings),
-            built: RwLock::new((0, Arc::new(providers))),
-            replaced: Notify::new(),
-        }
-    }
-
-    /// Those of this moment.
-    #[must_use]
-    pub fn get(&self) -> Arc<Providers> {
-        Arc::clone(&self.built.read().unwrap_or_else(PoisonError::into_inner).1)
-    }
-
-    /// How often apps had changed their accounts when those of this moment were set up.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.built.read().unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Puts others in their place. `build` makes them from the settings, which `change` changes first.
-    ///
-    /// # Errors
-    /// What `build` says; then everything stays as it was.
-    pub fn replace<E>(
-        &self,
-        generation: u64,
-        change: Option<ChannelSettings>,
-        build: impl FnOnce(&ChannelSettings) -> Result<Providers, E>,
-    ) -> Result<(), E> {
-        // One at a time: the later one must not be overtaken by the one before.
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        let providers = build(change.as_ref().unwrap_or(&settings))?;
-        if let Some(change) = change {
-            *settings = change;
-        }
-        *self.built.write().unwrap_or_else(PoisonError::into_inner) = (generation, Arc::new(providers));
-        self.replaced.notify_waiters();
-        Ok(())
-    }
-
-    /// Waits until others take their place.
-    pub async fn replaced(&self) {
-        self.replaced.notified().await;
     }
 }

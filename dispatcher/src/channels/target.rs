@@ -56,7 +56,17 @@ fn is_caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
 #[derive(Debug, Clone, Default)]
 pub struct Hosts(Arc<RwLock<HashMap<String, Vec<IpAddr>>>>);
 
+impl PartialEq for Hosts {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.all() == other.all()
+    }
+}
+
 impl Hosts {
+    fn all(&self) -> HashMap<String, Vec<IpAddr>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Makes `name` lead to `addresses` from now on.
     pub fn set(&self, name: &str, addresses: Vec<IpAddr>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), addresses);

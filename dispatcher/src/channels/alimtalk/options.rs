@@ -3,19 +3,19 @@
 use std::fmt;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use url::Url;
 
 use peal_common::address;
 use peal_common::channel::Channel;
 use peal_common::settings::{AligoSettings, Secret, secret};
 
-use crate::channels::{ConfigError, http as shared};
+use crate::channels::ConfigError;
+use crate::channels::http::{self as shared, Authorities};
 
 const KEY: &str = "channels.alimtalk.aligo.api_key";
 
 /// How messages are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// Below it are the calls.
     pub(super) base: Url,
@@ -32,7 +32,7 @@ pub struct Options {
     /// Whether Aligo only checks messages and sends none.
     pub test_mode: bool,
     /// Trusted beside the usual authorities.
-    pub(super) authorities: RootCertStore,
+    pub(super) authorities: Authorities,
     /// How long a call may take. At most 12 s: a message waits for a call before its own, and all of it has to end within
     /// [`crate::channels::CALL_LIMIT`].
     pub timeout: Duration,

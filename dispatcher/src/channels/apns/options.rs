@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::header::HeaderValue;
 use p256::ecdsa::SigningKey;
 use p256::pkcs8::DecodePrivateKey as _;
-use rustls::RootCertStore;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use url::Url;
@@ -15,13 +14,14 @@ use zeroize::Zeroize as _;
 use peal_common::settings::{ApnsSettings, secret};
 
 use super::request;
-use crate::channels::{ConfigError, http as shared};
+use crate::channels::ConfigError;
+use crate::channels::http::{self as shared, Authorities};
 
 /// How long a key id and a team id are, in characters (Apple, "Establishing a token-based connection to APNs").
 const ID_LENGTH: usize = 10;
 
 /// How pushes are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// What signs the provider token.
     pub(super) key: SigningKey,
@@ -32,7 +32,7 @@ pub struct Options {
     /// Below this each device has its path.
     pub(super) devices: Url,
     /// Trusted beside the usual authorities.
-    pub(super) authorities: RootCertStore,
+    pub(super) authorities: Authorities,
     /// How long a push may take. At most 20 s, see [`crate::channels::CALL_LIMIT`].
     pub timeout: Duration,
 }

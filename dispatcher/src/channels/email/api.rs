@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::HeaderMap;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
-use rustls::RootCertStore;
 use tokio::time::Instant;
 use url::Url;
 
@@ -13,7 +12,7 @@ use peal_common::settings::Secret;
 
 use crate::channels::ConfigError;
 use crate::channels::connections::Connections;
-use crate::channels::http::{self as shared, Answer, NoAnswer};
+use crate::channels::http::{self as shared, Answer, Authorities, NoAnswer};
 use crate::channels::probe::Probe;
 
 /// The most HTTP/2 connections of one dispatcher: enough for what may be under way on the channel, unless much more is
@@ -25,12 +24,12 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// Where a provider takes e-mail.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Endpoint {
     /// The call that sends one.
     pub(super) url: Url,
     /// Trusted beside the usual authorities.
-    pub(super) authorities: RootCertStore,
+    pub(super) authorities: Authorities,
     /// How long a call may take. At most 20 s, see [`crate::channels::CALL_LIMIT`].
     pub(super) timeout: Duration,
 }

@@ -3,18 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use url::Url;
 
 use peal_common::settings::{FcmSettings, Secret, secret};
 
 use super::service_account::ServiceAccount;
-use crate::channels::{ConfigError, http as shared};
+use crate::channels::ConfigError;
+use crate::channels::http::{self as shared, Authorities};
 
 const ACCOUNT: &str = "channels.fcm.service_account";
 
 /// How pushes are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// Who sends.
     pub(super) account: ServiceAccount,
@@ -23,7 +23,7 @@ pub struct Options {
     /// Where pushes are sent to: `messages:send` of the project.
     pub(super) endpoint: Url,
     /// Trusted beside the usual authorities.
-    pub(super) authorities: RootCertStore,
+    pub(super) authorities: Authorities,
     /// Whether Firebase only checks messages.
     pub(super) validate_only: bool,
     /// How long a push may take, an access token included. At most 20 s, see [`crate::channels::CALL_LIMIT`].

@@ -40,6 +40,16 @@ struct File {
     token_uri: Option<String>,
 }
 
+impl PartialEq for ServiceAccount {
+    fn eq(&self, other: &Self) -> bool {
+        let ServiceAccount { key, key_id, email, project_id, token_uri } = self;
+        // Of a key its public half tells which it is.
+        key.public().as_ref() == other.key.public().as_ref()
+            && (key_id, email, project_id, token_uri)
+                == (&other.key_id, &other.email, &other.project_id, &other.token_uri)
+    }
+}
+
 impl fmt::Debug for ServiceAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServiceAccount").field("project_id", &self.project_id).finish_non_exhaustive()

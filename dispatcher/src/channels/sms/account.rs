@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use tokio::time::Instant;
 use url::Url;
 
@@ -12,7 +11,7 @@ use peal_common::clock::Clock;
 use peal_common::outcome::Outcome;
 
 use crate::channels::ConfigError;
-use crate::channels::http::{self as shared, Answer};
+use crate::channels::http::{self as shared, Answer, Authorities};
 use crate::channels::probe::Probe;
 
 /// The longest answer that is read.
@@ -23,10 +22,10 @@ const MAX_LIST_BYTES: usize = 512 * 1024;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How an account is called.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Calls {
     /// Trusted beside the usual authorities.
-    authorities: RootCertStore,
+    authorities: Authorities,
     timeout: Duration,
 }
 

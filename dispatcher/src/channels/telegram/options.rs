@@ -15,7 +15,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// How messages are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// Where `sendMessage` is called; contains the token.
     pub(super) endpoint: Url,

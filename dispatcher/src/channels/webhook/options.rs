@@ -10,7 +10,7 @@ use crate::channels::ConfigError;
 use crate::channels::target::{self, Hosts};
 
 /// How webhooks are called.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// How long a call may take, from looking up the name to the answer's status. At most 20 s, see
     /// [`crate::channels::CALL_LIMIT`].

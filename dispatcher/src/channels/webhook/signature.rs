@@ -28,7 +28,7 @@ const MAX_CACHED_APPS: usize = 10_000;
 pub struct SigningSecretError;
 
 /// A secret shared with the receivers of webhooks. Never shown, wiped when dropped.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for SigningSecret {
@@ -85,6 +85,14 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Those that are the same for every app.
+    pub(in crate::channels) fn fixed(&self) -> &[SigningSecret] {
+        match self {
+            Secrets::Fixed(secrets) => secrets,
+            Secrets::PerApp(_) => &[],
+        }
+    }
+
     /// The secrets that the settings give, else one per app from `per_app`.
     ///
     /// # Errors

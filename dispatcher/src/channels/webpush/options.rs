@@ -12,7 +12,7 @@ use crate::channels::ConfigError;
 use crate::channels::target::{self, Hosts};
 
 /// How messages are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// The application server's key.
     pub(super) key: VapidKey,

@@ -18,6 +18,7 @@ mod limits;
 mod own_accounts;
 mod push;
 mod region;
+mod reloads;
 mod retries;
 mod takeovers;
 mod unsubscribe;

@@ -12,7 +12,7 @@ use crate::channels::email::compose;
 use crate::channels::{ConfigError, http as shared};
 
 /// How e-mail is sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// Where `messages/send` is called.
     pub(super) endpoint: Endpoint,

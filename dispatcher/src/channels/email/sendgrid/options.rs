@@ -15,7 +15,7 @@ use crate::channels::{ConfigError, http as shared};
 const KEY: &str = "channels.email.sendgrid.key";
 
 /// How e-mail is sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// Where `mail/send` is called.
     pub(super) endpoint: Endpoint,

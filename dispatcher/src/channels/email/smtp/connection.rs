@@ -57,7 +57,7 @@ impl Connection {
             Protection::Implicit(tls) => {
                 #[expect(deprecated, reason = "see above")]
                 let mut stream = AsyncNetworkStream::use_existing_tokio1(Box::new(line));
-                within(Step::Tls).smtp(stream.upgrade_tls(tls.clone())).await?;
+                within(Step::Tls).smtp(stream.upgrade_tls(tls.parameters.clone())).await?;
                 Box::new(Encrypted(stream.compat()))
             }
             _ => Box::new(line),
@@ -69,7 +69,7 @@ impl Connection {
             if !smtp.can_starttls() {
                 return Err((Step::Tls, Failure::NotOffered));
             }
-            within(Step::Tls).smtp(smtp.starttls(tls.clone(), &options.hello)).await?;
+            within(Step::Tls).smtp(smtp.starttls(tls.parameters.clone(), &options.hello)).await?;
         }
         if let Some(credentials) = &options.credentials {
             let known = [Mechanism::Plain, Mechanism::Login];

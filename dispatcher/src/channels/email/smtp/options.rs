@@ -18,18 +18,32 @@ use crate::channels::email::compose;
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 
 /// How the connection is protected.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum Protection {
     /// Not at all.
     None,
     /// STARTTLS; a server that does not offer it gets no e-mail.
-    Starttls(TlsParameters),
+    Starttls(Tls),
     /// TLS from the first byte.
-    Implicit(TlsParameters),
+    Implicit(Tls),
+}
+
+/// How the server proves who it is.
+#[derive(Clone)]
+pub struct Tls {
+    pub(super) parameters: TlsParameters,
+    /// What the parameters were made of beside the server's name: an authority that is trusted too, as PEM.
+    authority: Option<Vec<u8>>,
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.authority == other.authority
+    }
 }
 
 /// How e-mail is sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// The server's name or address.
     pub host: String,
@@ -119,14 +133,14 @@ fn protection(settings: &SmtpSettings) -> Result<Protection, ConfigError> {
     let key = "channels.email.smtp.tls_ca_file";
     let unusable = || ConfigError::invalid(key, "name a readable file with certificates in PEM form");
     let mut builder = TlsParameters::builder(settings.host.clone());
-    if let Some(path) = &settings.tls_ca_file {
-        let pem = std::fs::read(path).map_err(|_| unusable())?;
-        builder = builder.add_root_certificate(Certificate::from_pem(&pem).map_err(|_| unusable())?);
+    let authority = settings.tls_ca_file.as_ref().map(std::fs::read).transpose().map_err(|_| unusable())?;
+    if let Some(pem) = &authority {
+        builder = builder.add_root_certificate(Certificate::from_pem(pem).map_err(|_| unusable())?);
     }
-    let parameters = builder.build_rustls().map_err(|_| unusable())?;
+    let tls = Tls { parameters: builder.build_rustls().map_err(|_| unusable())?, authority };
     Ok(match settings.tls {
-        SmtpTls::Implicit => Protection::Implicit(parameters),
-        _ => Protection::Starttls(parameters),
+        SmtpTls::Implicit => Protection::Implicit(tls),
+        _ => Protection::Starttls(tls),
     })
 }
 

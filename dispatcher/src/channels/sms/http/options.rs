@@ -24,7 +24,7 @@ const ID_POINTER: &str = "channels.sms.http.provider_id.json_pointer";
 const RETRY: &str = "channels.sms.http.retry.statuses";
 
 /// How messages are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     pub(super) method: Method,
     pub(super) url: Template,
@@ -36,7 +36,7 @@ pub struct Options {
 }
 
 /// What is sent, and how values are written in it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Body {
     pub(super) template: Template,
     pub(super) escape: Escape,

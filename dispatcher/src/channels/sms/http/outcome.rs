@@ -13,7 +13,7 @@ use crate::channels::retry_after;
 use crate::channels::sms::account::provider_id;
 
 /// How answers are read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Rules {
     /// Whether all messages go to one path: nothing of a message stands in it.
     pub(super) has_fixed_path: bool,

@@ -71,14 +71,14 @@ impl Escape {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 enum Piece {
     Fixed(String),
     Place(Place),
 }
 
 /// A text with places. It may contain secrets, so it is never shown.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Template(Vec<Piece>);
 
 impl Template {

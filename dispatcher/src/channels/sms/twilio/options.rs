@@ -22,7 +22,7 @@ pub(super) enum Sender {
 }
 
 /// How messages are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// `Messages.json` of the account.
     pub(super) endpoint: Url,

@@ -13,7 +13,7 @@ use crate::channels::{ConfigError, http as shared};
 const MAX_CALLBACK_CHARS: usize = 100;
 
 /// How messages are sent.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Options {
     /// `/sms/json`.
     pub(super) endpoint: Url,
