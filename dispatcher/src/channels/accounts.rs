@@ -17,7 +17,7 @@ use super::limit::Limit;
 use super::outcomes::retry;
 use super::probe::Probe;
 use super::setup::Setup;
-use super::{CALL_LIMIT, CallTime, Found, Message, Provider};
+use super::{CALL_LIMIT, CallTime, Found, Message, Provider, apns};
 
 /// Which messages an account takes: those that fit every rule that it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,6 +108,14 @@ impl Account {
     /// Whether it would be made again of this.
     pub(super) fn is(&self, made_of: &MadeOf, own: Option<&AccountVersion>) -> bool {
         self.made_of == *made_of && self.own.as_ref() == own
+    }
+
+    /// Its client, where it is one for APNs.
+    pub(super) const fn apns(&self) -> Option<&apns::Client> {
+        match &self.provider {
+            Provider::Apns(client) => Some(client),
+            _ => None,
+        }
     }
 
     const fn route(&self) -> &Route {

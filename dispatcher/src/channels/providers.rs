@@ -65,19 +65,19 @@ impl Providers {
                 webhook::SigningSecret::parse(&sealer.webhook_secret(app))
             })?;
             let made_of = of_channel(Setup::Webhook(options.clone(), secrets.fixed().to_vec()));
-            providers.add(&tools, Channel::Webhook, made_of, None, || {
+            providers.add(&tools, Channel::Webhook, made_of, None, |_| {
                 Ok(Provider::Webhook(webhook::Client::new(options, secrets, clock.clone())?))
             })?;
         }
         if let Some(webpush) = &settings.webpush {
             let options = webpush::Options::from_settings(webpush)?;
             let made_of = of_channel(Setup::Webpush(Box::new(options.clone())));
-            providers.add(&tools, Channel::Webpush, made_of, None, || {
+            providers.add(&tools, Channel::Webpush, made_of, None, |_| {
                 Ok(Provider::Webpush(webpush::Client::new(options, clock.clone())?))
             })?;
         }
         if settings.inbox.enabled {
-            providers.add(&tools, Channel::Inbox, of_channel(Setup::Inbox), None, || {
+            providers.add(&tools, Channel::Inbox, of_channel(Setup::Inbox), None, |_| {
                 Ok(Provider::Inbox(inbox::Client::new(connection.clone(), clock.clone())))
             })?;
         }
@@ -90,7 +90,7 @@ impl Providers {
         if settings.sandbox.enabled {
             let sandboxed = Channel::ALL.into_iter().filter(|channel| *channel != Channel::Inbox);
             for channel in sandboxed.filter(|channel| !providers.has(*channel)).collect::<Vec<_>>() {
-                providers.add(&tools, channel, of_channel(Setup::Sandbox), None, || {
+                providers.add(&tools, channel, of_channel(Setup::Sandbox), None, |_| {
                     Ok(Provider::Sandbox(sandbox::Client::new(connection.clone(), clock.clone(), channel)))
                 })?;
             }
@@ -175,70 +175,71 @@ impl Providers {
         if let Some(apns) = &settings.apns {
             let options = apns::Options::from_settings(apns)?;
             let made_of = made_of("apns", Setup::Apns(Box::new(options.clone())));
-            self.add(tools, Channel::Apns, made_of, version, || {
-                Ok(Provider::Apns(apns::Client::new(options, clock())?))
+            self.add(tools, Channel::Apns, made_of, version, |others| {
+                let others: Vec<_> = others.filter_map(Account::apns).collect();
+                Ok(Provider::Apns(apns::Client::beside(&others, options, clock())?))
             })?;
         }
         if let Some(fcm) = &settings.fcm {
             let options = fcm::Options::from_settings(fcm)?;
             let made_of = made_of("fcm", Setup::Fcm(Box::new(options.clone())));
-            self.add(tools, Channel::Fcm, made_of, version, || {
+            self.add(tools, Channel::Fcm, made_of, version, |_| {
                 Ok(Provider::Fcm(fcm::Client::new(options, clock())?))
             })?;
         }
         if let Some(smtp) = &settings.smtp {
             let options = email::smtp::Options::from_settings(smtp)?;
             let made_of = made_of("smtp", Setup::Smtp(Box::new(options.clone())));
-            self.add(tools, Channel::Email, made_of, version, || {
+            self.add(tools, Channel::Email, made_of, version, |_| {
                 Ok(Provider::Smtp(email::Smtp::new(options, clock())))
             })?;
         }
         if let Some(sendgrid) = &settings.sendgrid {
             let options = email::sendgrid::Options::from_settings(sendgrid)?;
             let made_of = made_of("sendgrid", Setup::Sendgrid(Box::new(options.clone())));
-            self.add(tools, Channel::Email, made_of, version, || {
+            self.add(tools, Channel::Email, made_of, version, |_| {
                 Ok(Provider::Sendgrid(email::sendgrid::Client::new(options, clock())?))
             })?;
         }
         if let Some(mandrill) = &settings.mandrill {
             let options = email::mandrill::Options::from_settings(mandrill)?;
             let made_of = made_of("mandrill", Setup::Mandrill(Box::new(options.clone())));
-            self.add(tools, Channel::Email, made_of, version, || {
+            self.add(tools, Channel::Email, made_of, version, |_| {
                 Ok(Provider::Mandrill(email::mandrill::Client::new(options, clock())?))
             })?;
         }
         if let Some(twilio) = &settings.twilio {
             let options = sms::twilio::Options::from_settings(twilio)?;
             let made_of = made_of("twilio", Setup::Twilio(Box::new(options.clone())));
-            self.add(tools, Channel::Sms, made_of, version, || {
+            self.add(tools, Channel::Sms, made_of, version, |_| {
                 Ok(Provider::Twilio(sms::twilio::Client::new(options, clock())?))
             })?;
         }
         if let Some(vonage) = &settings.vonage {
             let options = sms::vonage::Options::from_settings(vonage)?;
             let made_of = made_of("vonage", Setup::Vonage(Box::new(options.clone())));
-            self.add(tools, Channel::Sms, made_of, version, || {
+            self.add(tools, Channel::Sms, made_of, version, |_| {
                 Ok(Provider::Vonage(sms::vonage::Client::new(options, clock())?))
             })?;
         }
         if let Some(http) = &settings.sms_http {
             let options = sms::http::Options::from_settings(http)?;
             let made_of = made_of("sms_http", Setup::SmsHttp(Box::new(options.clone())));
-            self.add(tools, Channel::Sms, made_of, version, || {
+            self.add(tools, Channel::Sms, made_of, version, |_| {
                 Ok(Provider::SmsHttp(sms::http::Client::new(options, clock())?))
             })?;
         }
         if let Some(bot) = &settings.telegram {
             let options = telegram::Options::from_settings(bot)?;
             let made_of = made_of("telegram", Setup::Telegram(Box::new(options.clone())));
-            self.add(tools, Channel::Telegram, made_of, version, || {
+            self.add(tools, Channel::Telegram, made_of, version, |_| {
                 Ok(Provider::Telegram(telegram::Client::new(options, tools.turns.clone(), clock())?))
             })?;
         }
         if let Some(aligo) = &settings.aligo {
             let options = alimtalk::Options::from_settings(aligo)?;
             let made_of = made_of("aligo", Setup::Aligo(Box::new(options.clone())));
-            self.add(tools, Channel::Alimtalk, made_of, version, || {
+            self.add(tools, Channel::Alimtalk, made_of, version, |_| {
                 Ok(Provider::Aligo(alimtalk::Client::new(options, clock())?))
             })?;
         }
@@ -246,19 +247,23 @@ impl Providers {
     }
 
     /// Gives a channel one more account, to be tried after those that it has: that of before, where it is made of the same, or
-    /// what `make` makes.
+    /// what `make` makes, which may look at the channel's other accounts.
     fn add(
         &mut self,
         tools: &Tools<'_>,
         channel: Channel,
         made_of: MadeOf,
         version: Option<&AccountVersion>,
-        make: impl FnOnce() -> Result<Provider, ConfigError>,
+        make: impl FnOnce(&mut dyn Iterator<Item = &Account>) -> Result<Provider, ConfigError>,
     ) -> Result<(), ConfigError> {
         let before = tools.before.of(channel);
         let account = match before.iter().find(|account| account.is(&made_of, version)) {
             Some(account) => Arc::clone(account),
-            None => Arc::new(Account::new(make()?, made_of, version.cloned(), &tools.turns)),
+            None => {
+                let others = self.of(channel).iter().chain(before);
+                let provider = make(&mut others.map(Arc::as_ref))?;
+                Arc::new(Account::new(provider, made_of, version.cloned(), &tools.turns))
+            }
         };
         self.by_channel[channel as usize].add(account);
         Ok(())

@@ -1,6 +1,7 @@
 //! The call of APNs.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderValue;
@@ -14,12 +15,12 @@ use peal_common::outcome::Outcome;
 use super::provider_token::ProviderToken;
 use super::{Options, outcome, request};
 use crate::channels::connections::Connections;
-use crate::channels::http::NoAnswer;
+use crate::channels::http::{Authorities, NoAnswer};
 use crate::channels::outcomes::permanent;
 use crate::channels::probe::Probe;
 use crate::channels::{ConfigError, Message, http as shared};
 
-/// The most connections of one dispatcher: Apple recommends several to whoever sends much.
+/// The most connections of one dispatcher to one server with one key: Apple recommends several to whoever sends much.
 const CONNECTIONS: usize = 4;
 /// How long looking up a name, connecting and the TLS handshake may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -39,12 +40,43 @@ const DRAIN_LIMIT: Duration = Duration::from_millis(500);
 /// that its GOAWAY counts), is sent again by reqwest, twice at most. Whatever else gets no answer is left to the
 /// delivery, which repeats it under the same ids.
 pub struct Client {
-    connections: Connections,
-    token: ProviderToken,
-    devices: Url,
+    pool: Arc<Pool>,
+    /// That of the key, at whatever server: Apple takes it amiss when one key's token changes often
+    /// (`TooManyProviderTokenUpdates`).
+    token: Arc<ProviderToken>,
     topic: Option<HeaderValue>,
     clock: Clock,
     timeout: Duration,
+}
+
+/// Which server is called, and how it is connected to.
+#[derive(Debug, PartialEq)]
+struct Server {
+    /// Below this each device has its path.
+    devices: Url,
+    /// Trusted beside the usual authorities.
+    authorities: Authorities,
+    connect_limit: Duration,
+}
+
+/// The connections to one server, for all that is sent with one key.
+#[derive(Debug)]
+struct Pool {
+    server: Server,
+    connections: Connections,
+}
+
+impl Pool {
+    fn new(server: Server) -> Result<Self, ConfigError> {
+        let build = |builder: reqwest::ClientBuilder| {
+            let builder = builder.connect_timeout(server.connect_limit).pool_idle_timeout(IDLE);
+            // One that broke while nothing was sent is noticed before the next push is.
+            builder.http2_keep_alive_while_idle(true).build().map_err(ConfigError::Http)
+        };
+        let builders = shared::http2_client_builders_trusting(server.authorities.clone(), CONNECTIONS)?;
+        let clients = builders.into_iter().map(build).collect::<Result<_, _>>()?;
+        Ok(Pool { server, connections: Connections::new(clients) })
+    }
 }
 
 impl fmt::Debug for Client {
@@ -59,21 +91,31 @@ impl Client {
     /// # Errors
     /// [`ConfigError`] when TLS can't be set up.
     pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
-        let build = |builder: reqwest::ClientBuilder| {
-            let builder = builder.connect_timeout(options.timeout.min(CONNECT_LIMIT)).pool_idle_timeout(IDLE);
-            // One that broke while nothing was sent is noticed before the next push is.
-            builder.http2_keep_alive_while_idle(true).build().map_err(ConfigError::Http)
+        Client::beside(&[], options, clock)
+    }
+
+    /// The same, with the connections and the provider token of one of `others` that has the same key and server.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when TLS can't be set up.
+    pub(in crate::channels) fn beside(
+        others: &[&Self],
+        options: Options,
+        clock: Clock,
+    ) -> Result<Self, ConfigError> {
+        let Options { key, key_id, team_id, topic, devices, authorities, timeout } = options;
+        let server = Server { devices, authorities, connect_limit: timeout.min(CONNECT_LIMIT) };
+        let with_key: Vec<_> =
+            others.iter().filter(|other| other.token.is_of(&key, &key_id, &team_id)).collect();
+        let pool = match with_key.iter().find(|other| other.pool.server == server) {
+            Some(other) => Arc::clone(&other.pool),
+            None => Arc::new(Pool::new(server)?),
         };
-        let builders = shared::http2_client_builders_trusting(options.authorities, CONNECTIONS)?;
-        let clients = builders.into_iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Client {
-            connections: Connections::new(clients),
-            token: ProviderToken::new(options.key, &options.key_id, options.team_id),
-            devices: options.devices,
-            topic: options.topic,
-            clock,
-            timeout: options.timeout,
-        })
+        let token = match with_key.first() {
+            Some(other) => Arc::clone(&other.token),
+            None => Arc::new(ProviderToken::new(key, &key_id, team_id)),
+        };
+        Ok(Client { pool, token, topic, clock, timeout })
     }
 
     /// Sends one push.
@@ -111,16 +153,16 @@ impl Client {
         let (Some(topic), Some(authorization)) = (&self.topic, authorization) else {
             return Probe::Unknown;
         };
-        let request = request::to_nobody(&self.devices, topic, authorization);
+        let request = request::to_nobody(&self.pool.server.devices, topic, authorization);
         Probe::of_outcome(self.call(request, Instant::now() + self.timeout).await)
     }
 
     fn request(&self, message: &Message<'_>, authorization: HeaderValue) -> Result<Request, Outcome> {
-        request::request(message, &self.devices, self.topic.as_ref(), authorization)
+        request::request(message, &self.pool.server.devices, self.topic.as_ref(), authorization)
     }
 
     async fn call(&self, request: Request, deadline: Instant) -> Outcome {
-        let place = self.connections.place();
+        let place = self.pool.connections.place();
         let response = match timeout_at(deadline, place.http().execute(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return NoAnswer::of(&error).repeatable(),
@@ -133,5 +175,43 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = timeout_at(deadline, shared::read_capped(response, MAX_BODY_BYTES)).await.ok().flatten();
         outcome::of_answer(status, &headers, body.as_deref(), self.clock.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::SigningKey;
+
+    use super::*;
+
+    fn options(key: u8, key_id: &str, devices: &str) -> Options {
+        Options {
+            key: SigningKey::from_slice(&[key; 32]).unwrap(),
+            key_id: key_id.to_owned(),
+            team_id: "DEF123GHIJ".to_owned(),
+            topic: None,
+            devices: devices.parse().unwrap(),
+            authorities: Authorities::default(),
+            timeout: Duration::from_secs(15),
+        }
+    }
+
+    #[test]
+    fn one_key_has_one_token_and_one_pool_for_each_server() {
+        const PRODUCTION: &str = "https://api.push.apple.com/3/device";
+        const SANDBOX: &str = "https://api.sandbox.push.apple.com/3/device";
+        let first = Client::new(options(1, "ABC123DEFG", PRODUCTION), Clock::System).unwrap();
+        let same = |options| {
+            let client = Client::beside(&[&first], options, Clock::System).unwrap();
+            (Arc::ptr_eq(&client.pool, &first.pool), Arc::ptr_eq(&client.token, &first.token))
+        };
+        let other_topic = Some(HeaderValue::from_static("com.example.app"));
+        assert_eq!(
+            same(Options { topic: other_topic, ..options(1, "ABC123DEFG", PRODUCTION) }),
+            (true, true)
+        );
+        assert_eq!(same(options(1, "ABC123DEFG", SANDBOX)), (false, true));
+        assert_eq!(same(options(2, "ABC123DEFG", PRODUCTION)), (false, false));
+        assert_eq!(same(options(1, "ABC123DEFH", PRODUCTION)), (false, false));
     }
 }

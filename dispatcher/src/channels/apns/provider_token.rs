@@ -53,6 +53,11 @@ impl ProviderToken {
         ProviderToken { key, header, team_id, word: RwLock::new(None) }
     }
 
+    /// Whether it is the token of this key of that team.
+    pub(super) fn is_of(&self, key: &SigningKey, key_id: &str, team_id: &str) -> bool {
+        self.key == *key && self.header["kid"] == key_id && self.team_id == team_id
+    }
+
     /// The value of `authorization`: the same for everybody until it is old. `None` never happens with a token of
     /// ASCII.
     pub(super) fn authorization(&self, now: Timestamp) -> Option<HeaderValue> {
@@ -132,6 +137,16 @@ mod tests {
                 assert_eq!(token.renewed(&first, at(seconds)), Some(then), "for whoever comes second");
             }
         }
+    }
+
+    #[test]
+    fn it_is_that_of_one_key_of_one_team() {
+        let (token, _) = signed();
+        let key = |byte| SigningKey::from_slice(&[byte; 32]).unwrap();
+        assert!(token.is_of(&key(7), "ABC123DEFG", "DEF123GHIJ"));
+        assert!(!token.is_of(&key(8), "ABC123DEFG", "DEF123GHIJ"));
+        assert!(!token.is_of(&key(7), "ABC123DEFH", "DEF123GHIJ"));
+        assert!(!token.is_of(&key(7), "ABC123DEFG", "DEF123GHIK"));
     }
 
     #[test]
