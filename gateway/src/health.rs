@@ -65,6 +65,25 @@ pub struct Readiness {
     pub running: Check,
 }
 
+impl Readiness {
+    /// Why it is not ready, a sentence for each check that is not passed.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        let Readiness { ready: _, nats, mirror, model, storage, running } = self;
+        let named = [
+            ("NATS", nats),
+            ("mirror", mirror),
+            ("read model", model),
+            ("storage", storage),
+            ("gateway", running),
+        ];
+        named
+            .into_iter()
+            .filter_map(|(name, check)| Some(format!("{name}: {}", check.reason.as_ref()?)))
+            .collect()
+    }
+}
+
 /// What is known about the health of this gateway.
 pub struct Health {
     clock: Clock,

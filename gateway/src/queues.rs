@@ -64,6 +64,7 @@ impl Depths {
             sandbox: stream(SANDBOX).is_some(),
             lag: hub.and_then(|hub| {
                 Some(LagView {
+                    notifications: unconfirmed(stream(INTAKE)?, hub.as_str())?,
                     events: unconfirmed(stream(EVENTS)?, hub.as_str())?,
                     state: on_its_way(stream(&state_to(hub))?, hub.as_str())?,
                 })
@@ -174,7 +175,7 @@ mod tests {
     fn lanes_are_read_from_their_consumers() {
         let behind = SourceFacts { from: "eu".to_owned(), lag: 2, silent_for: None };
         let streams = [
-            stream("INTAKE", 900, &[("fanout_critical", 1, 2), ("fanout_bulk", 4, 0)]),
+            stream("INTAKE", 900, &[("fanout_critical", 1, 2), ("fanout_bulk", 4, 0), ("hub", 3, 1)]),
             stream("WORK_SMS", 7, &[("deliver_normal", 5, 1), ("other", 99, 99)]),
             stream("DEAD_LETTERS", 3, &[]),
             stream("EVENTS", 9, &[("hub", 5, 2)]),
@@ -187,7 +188,8 @@ mod tests {
         let [(Channel::Sms, sms)] = depths.channels.as_slice() else { panic!("{depths:?}") };
         assert_eq!(sms[2], Lane { waiting: 5, in_hand: 1 });
         assert_eq!((depths.total(), depths.dead_letters, depths.scheduled), (13, 3, 0));
-        assert_eq!((depths.waiting(), depths.lag), (10, Some(LagView { events: 7, state: 3 })));
+        let lag = LagView { notifications: 4, events: 7, state: 3 };
+        assert_eq!((depths.waiting(), depths.lag), (10, Some(lag)));
         assert!(!depths.sandbox && Depths::of(&streams, None).lag.is_none());
         assert!(Depths::of(&streams[..4], Some(&hub)).lag.is_none(), "nobody knows");
     }

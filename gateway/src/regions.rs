@@ -41,6 +41,13 @@ pub struct RegionView {
     pub reachable: bool,
     /// Whether the gateway that answered is ready to take notifications.
     pub ready: bool,
+    /// How it stands, in a word.
+    // A gateway of an earlier version does not tell; whoever asked judges anyway.
+    #[serde(default)]
+    pub state: RegionState,
+    /// What is not as it should be, for people. None when it is `ready`.
+    #[serde(default)]
+    pub reasons: Vec<String>,
     /// Notifications and deliveries that nobody works on yet; `null` when unknown.
     pub waiting: Option<u64>,
     /// Notifications and deliveries that somebody works on.
@@ -60,9 +67,27 @@ pub struct RegionView {
     pub checked_at: Timestamp,
 }
 
+/// How a region stands, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RegionState {
+    /// It takes notifications, and dispatchers deliver them.
+    Ready,
+    /// It takes notifications, and something else is not as it should be.
+    Degraded,
+    /// Its gateway answers and does not take notifications.
+    NotReady,
+    /// No gateway of it answers.
+    #[default]
+    Unreachable,
+}
+
 /// Messages of a region that the hub has not confirmed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct LagView {
+    /// Notifications that were accepted. What is pinned to the region does not count.
+    #[serde(default)]
+    pub notifications: u64,
     /// Events.
     pub events: u64,
     /// Changes of state: recipients, preferences, templates, keys.
@@ -84,6 +109,8 @@ impl RegionView {
             name,
             reachable: false,
             ready: false,
+            state: RegionState::Unreachable,
+            reasons: vec!["no gateway of it answers".to_owned()],
             waiting: None,
             in_hand: None,
             scheduled: None,
@@ -92,6 +119,23 @@ impl RegionView {
             gateways: Vec::new(),
             dispatchers: Vec::new(),
             checked_at: now,
+        }
+    }
+
+    /// Takes in what was found running, and judges by that, too.
+    fn with_running(&mut self, running: &[Instance]) {
+        self.gateways = named(running, "peal-gateway");
+        self.dispatchers = named(running, "peal-dispatcher");
+        self.state = match self {
+            RegionView { reachable: false, .. } => RegionState::Unreachable,
+            RegionView { ready: false, .. } => RegionState::NotReady,
+            _ => RegionState::Ready,
+        };
+        if self.reachable && self.dispatchers.is_empty() {
+            self.reasons.push("no dispatcher answers: what is accepted waits".to_owned());
+            if self.state == RegionState::Ready {
+                self.state = RegionState::Degraded;
+            }
         }
     }
 }
@@ -125,9 +169,12 @@ impl Regions {
     pub async fn own(&self) -> RegionView {
         let depths = self.queues.depths().await;
         let depths = depths.as_deref();
+        let readiness = self.health.readiness();
         RegionView {
             reachable: true,
-            ready: self.health.readiness().ready,
+            ready: readiness.ready,
+            state: if readiness.ready { RegionState::Ready } else { RegionState::NotReady },
+            reasons: readiness.reasons(),
             waiting: depths.map(|depths| depths.waiting()),
             in_hand: depths.map(|depths| depths.total() - depths.waiting()),
             scheduled: depths.map(|depths| depths.scheduled),
@@ -150,15 +197,14 @@ impl Regions {
             self.connection.instances(INSTANCES_LIMIT)
         );
         let mut by_region = BTreeMap::<String, Vec<Instance>>::new();
+        // Who can't ask is not connected: its own region is not ready then, and the others do not answer.
         for instance in instances.unwrap_or_default() {
             if let Some(region) = instance.metadata.get("region") {
                 by_region.entry(region.clone()).or_default().push(instance);
             }
         }
         for region in &mut regions {
-            let running = by_region.remove(region.name.as_str()).unwrap_or_default();
-            region.gateways = named(&running, "peal-gateway");
-            region.dispatchers = named(&running, "peal-dispatcher");
+            region.with_running(&by_region.remove(region.name.as_str()).unwrap_or_default());
         }
         let regions: Arc<[RegionView]> = regions.into();
         *answer = Some((Instant::now(), Arc::clone(&regions)));

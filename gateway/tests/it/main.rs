@@ -27,6 +27,7 @@ mod lookup;
 mod operation;
 mod outage;
 mod readmodel;
+mod regions;
 mod resources;
 mod suppressions;
 mod templates;
