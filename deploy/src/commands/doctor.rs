@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::api;
 use crate::doctor::{
     Check, ServerPages, Status, accounts, acknowledgements, gateway_of_hub, links, power_loss, processes,
-    region, servers, work,
+    region, running, servers, work,
 };
 use crate::output::{FAILED, Output, chain, table};
 use crate::region::{self as settings_of, ConfigArgs};
@@ -58,6 +58,7 @@ pub async fn run(args: DoctorArgs, output: &Output) -> anyhow::Result<ExitCode> 
             checks.push(power_loss(&settings, &pages));
             checks.extend(acknowledgements(&settings, &pages));
             checks.extend(links(&settings, &connection).await);
+            checks.push(running(&settings, &connection).await);
             checks.extend(work(&connection).await);
         }
         Err(error) => {

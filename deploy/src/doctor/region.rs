@@ -84,12 +84,11 @@ async fn topology(settings: &Settings, connection: &Connection) -> Check {
     let wanted = wanted(settings);
     match topology::check(&connection.jetstream, &wanted).await {
         Ok(report) if report.is_ok() => {
-            let found = format!(
-                "{} streams as they should be, {} replicas",
-                wanted.streams.len(),
-                settings.topology.replicas
-            );
-            Check::ok("topology", found)
+            let copies = match settings.topology.replicas {
+                1 => "one copy of each".to_owned(),
+                copies => format!("{copies} copies of each"),
+            };
+            Check::ok("topology", format!("{} streams as they should be, {copies}", wanted.streams.len()))
         }
         Ok(report) => {
             let found = format!("{} findings, the first: {}", report.findings.len(), report.findings[0]);

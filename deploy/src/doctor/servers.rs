@@ -22,7 +22,10 @@ fn versions(pages: &ServerPages) -> Check {
     let name = "servers";
     let told: Vec<_> =
         pages.pages.iter().map(|page| format!("{} {}", page.server_name, page.version)).collect();
-    let found = format!("{} told of themselves: {}", told.len(), told.join(", "));
+    let found = match told.len() {
+        0 => "none told of itself".to_owned(),
+        count => format!("{count} told of themselves: {}", told.join(", ")),
+    };
     if told.is_empty() && pages.silent.is_empty() {
         let advice = "name the monitoring page of each with --monitor http://host:8222";
         return Check::warn(name, "none of their pages is known", advice);

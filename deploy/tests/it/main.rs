@@ -9,11 +9,14 @@
 
 mod arguments;
 mod bench;
+#[path = "../faults/clock.rs"]
+mod clock;
 #[path = "../faults/disk.rs"]
 mod disk;
 mod doctor;
 mod full_disk;
 mod keys;
+mod linked;
 mod regions;
 mod render;
 mod support;
