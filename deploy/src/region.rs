@@ -1,5 +1,6 @@
 //! A region as an operator reaches it: the settings, the connection to its servers, and its topology.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,9 +43,13 @@ impl ConfigArgs {
     /// Reads the settings.
     ///
     /// # Errors
-    /// [`SettingsError`] with what to write.
+    /// [`SettingsError`] with what to write, also when `peal up --regions` has run here and none of them is named.
     pub fn load(&self) -> Result<Settings, SettingsError> {
-        Settings::load(self.file().as_deref())
+        let file = self.file();
+        if file.is_none() {
+            none_of_several(Path::new(DEFAULT_DIR))?;
+        }
+        Settings::load(file.as_deref())
     }
 
     /// Reads the settings and connects.
@@ -55,6 +60,24 @@ impl ConfigArgs {
         let settings = self.load()?;
         let connection = connect(&settings).await?;
         Ok((settings, connection))
+    }
+}
+
+/// Fails when a folder holds settings of regions: the built-in defaults are those of none of them.
+fn none_of_several(folder: &Path) -> Result<(), SettingsError> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.path().join(SETTINGS_FILE)).filter(|file| file.is_file()).collect();
+    files.sort();
+    match files.is_empty() {
+        true => Ok(()),
+        false => {
+            let files: Vec<_> = files.iter().map(|file| format!("--config {}", file.display())).collect();
+            Err(SettingsError::Invalid(format!(
+                "several regions are here: write one of {}",
+                files.join(", ")
+            )))
+        }
     }
 }
 

@@ -9,12 +9,12 @@ use peal_common::clock::Clock;
 use peal_common::envelope::{Envelope as _, Intake};
 use peal_common::event::{Event, EventType};
 use peal_common::id::{AppId, NotificationId};
-use peal_nats::Subjects;
 use peal_nats::connect::Connection;
 use peal_nats::follow::{Followed, Follower, Stored};
 use peal_nats::topology::{EVENTS, INTAKE};
-use serde::Deserialize as _;
+use peal_nats::{Region, Subjects};
 use serde::de::IntoDeserializer as _;
+use serde::{Deserialize as _, Serialize};
 
 use super::keys::duration;
 use crate::output::Output;
@@ -82,7 +82,7 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
         output.progress(format!("following region {} from now on; Ctrl-C ends", connection.region));
     }
     let mut left = args.count;
-    let mut pending: Vec<Event> = Vec::new();
+    let mut pending: Vec<Told> = Vec::new();
     loop {
         // Two streams come in parallel; a moment's wait lets them be told in the order in which things happened.
         let settled = tokio::time::sleep(if pending.is_empty() { Duration::MAX } else { SETTLE });
@@ -104,7 +104,11 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
         match followed {
             Followed::Messages(messages) => {
                 let told = messages.iter().filter(|message| is_hub || !Subjects::is_again(&message.subject));
-                pending.extend(told.flat_map(read).filter(|event| args.wants(event)));
+                pending.extend(told.flat_map(|stored| {
+                    let region = is_hub.then(|| Subjects::region_of(&stored.subject)).flatten();
+                    let events = read(stored).into_iter().filter(|event| args.wants(event));
+                    events.map(move |event| Told { region: region.clone(), event }).collect::<Vec<_>>()
+                }));
                 // A stream that never rests must not be waited for, nor fill the memory.
                 if pending.len() >= MAX_PENDING && show(&mut pending, &mut left, output)? {
                     return Ok(ExitCode::SUCCESS);
@@ -119,12 +123,22 @@ pub async fn run(args: TailArgs, output: &Output) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What is shown of an event.
+#[derive(Serialize)]
+struct Told {
+    /// Where it happened. Told by the hub alone: elsewhere it goes without saying.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<Region>,
+    #[serde(flatten)]
+    event: Event,
+}
+
 /// Prints what came, in order of time. True when as many were shown as were asked for.
-fn show(pending: &mut Vec<Event>, left: &mut Option<u64>, output: &Output) -> anyhow::Result<bool> {
-    pending.sort_by_key(|event| event.at);
-    for event in pending.drain(..) {
-        output.json(&event)?;
-        output.line(line(&event))?;
+fn show(pending: &mut Vec<Told>, left: &mut Option<u64>, output: &Output) -> anyhow::Result<bool> {
+    pending.sort_by_key(|told| told.event.at);
+    for told in pending.drain(..) {
+        output.json(&told)?;
+        output.line(line(&told))?;
         *left = left.map(|left| left - 1);
         if *left == Some(0) {
             return Ok(true);
@@ -165,11 +179,12 @@ fn accepted(stored: &Stored) -> Option<Event> {
     Some(event)
 }
 
-/// One line for people: when, what, on which channel, about what, to whom, why.
-fn line(event: &Event) -> String {
+/// One line for people: when, at the hub where, what, on which channel, about what, to whom, why.
+fn line(Told { region, event }: &Told) -> String {
     let channel = event.channel.map_or("-", |channel| channel.as_str());
+    let region = region.as_ref().map_or_else(String::new, |region| format!("{:<8}  ", region.as_str()));
     let mut text = format!(
-        "{}  {:<13}  {channel:<8}  {}/{}",
+        "{}  {region}{:<13}  {channel:<8}  {}/{}",
         event.at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
         event.kind.as_str(),
         event.app,
@@ -180,6 +195,7 @@ fn line(event: &Event) -> String {
     }
     match event.deliveries.as_slice() {
         [] => {}
+        [_] => text.push_str("  1 delivery"),
         planned => text.push_str(&format!("  {} deliveries", planned.len())),
     }
     if let Some(provider) = &event.provider {
@@ -212,10 +228,13 @@ mod tests {
         event.recipient = Some("u-42".parse().unwrap());
         event.reason = Some("attempts_exhausted".to_owned());
         event.attempts = Some(10);
+        let mut told = Told { region: None, event };
         assert_eq!(
-            line(&event),
+            line(&told),
             "2026-01-02T03:04:05.006Z  dead_lettered  email     shop/order-1  to u-42  attempt 10  because attempts_exhausted"
         );
+        told.region = Some("eu".parse().unwrap());
+        assert!(line(&told).starts_with("2026-01-02T03:04:05.006Z  eu        dead_lettered  email"));
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &Place) -> St
          curl -u {user} -X PUT {last}/v1/recipients/{RECIPIENT}/preferences \\\n    \
          -H 'Content-Type: application/json' -d {opt_out}\n  \
          curl -u {user} {first}/v1/recipients/{RECIPIENT}/preferences\n\n\
+         Look at a region, and follow what happens in all of them, in another terminal:\n\n  \
+         peal doctor --config {first_config}\n  \
+         peal tail --config {hub_config_quoted}\n\n\
          Look at the first region's streams with the stock nats command:\n\n  {command}\n\n\
          Ctrl-C stops everything; the data stays for the next `peal up` with the same regions.",
         "hub",
@@ -67,6 +70,8 @@ pub fn several(regions: &[Region], summaries: &[Summary<'_>], hub: &Place) -> St
         hub_url = hub.url(),
         hub_nats = hub.settings().nats.urls.concat(),
         hub_config = hub.folder.settings().display(),
+        first_config = shell(&first.folder.settings().to_string_lossy()),
+        hub_config_quoted = shell(&hub.folder.settings().to_string_lossy()),
         curl = first.curl(),
         command = first.nats_command(),
         first = of(first),

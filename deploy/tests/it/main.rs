@@ -15,6 +15,7 @@ mod clock;
 mod disk;
 mod doctor;
 mod full_disk;
+mod gateway;
 mod keys;
 mod linked;
 mod regions;

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::SignedDuration;
@@ -13,221 +12,241 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use tokio::process::Command;
 
-use crate::support::{finished, peal, run};
+use crate::gateway::{Gateway, LIMIT};
+use crate::support::{Ran, finished, peal, run};
 use crate::up::{Up, is_running, kill, pids};
 
-const LIMIT: Duration = Duration::from_secs(60);
 /// What a provider of text messages signs its reports with.
 const CALLBACK_KEY: &str = "a key of the provider";
 
-/// One region's gateway, with the key that all regions know.
-struct Gateway {
-    url: String,
-    user: String,
-}
-
-impl Gateway {
-    fn of(region: &Value) -> Self {
-        let text = |name: &str| region[name].as_str().unwrap().to_owned();
-        Gateway { url: text("api"), user: format!("{}:{}", text("key"), text("secret")) }
-    }
-
-    async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Value {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-f", "-u", &self.user, "-X", method, &format!("{}{path}", self.url)]);
-        if let Some(body) = body {
-            curl.args(["-H", "Content-Type: application/json", "-d", &body.to_string()]);
-        }
-        serde_json::from_str(&finished(&mut curl).await.exits(0).stdout).unwrap()
-    }
-
-    /// The code with which something is refused.
-    async fn refusal(&self, path: &str, body: &Value) -> String {
-        self.refused("POST", path, body).await["code"].as_str().unwrap().to_owned()
-    }
-
-    /// The problem with which something is refused.
-    async fn refused(&self, method: &str, path: &str, body: &Value) -> Value {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-u", &self.user, "-X", method, "-H", "Content-Type: application/json"]);
-        if !body.is_null() {
-            curl.args(["-d", &body.to_string()]);
-        }
-        let answer = finished(curl.arg(format!("{}{path}", self.url))).await.exits(0).json();
-        assert!(answer["code"].is_string(), "not refused: {answer}");
-        answer
-    }
-
-    async fn deleted(&self, path: &str) {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-f", "-u", &self.user, "-X", "DELETE", &format!("{}{path}", self.url)]);
-        finished(&mut curl).await.exits(0);
-    }
-
-    async fn eventually_lacks(&self, path: &str, delete: impl AsyncFnOnce()) {
-        self.call("GET", path, None).await;
-        delete().await;
-        let gone = async {
-            let mut curl = Command::new("curl");
-            curl.args(["-sS", "-u", &self.user, &format!("{}{path}", self.url)]);
-            while finished(&mut curl).await.exits(0).json()["code"] != "not_found" {}
-        };
-        tokio::time::timeout(LIMIT, gone).await.unwrap_or_else(|_| panic!("{path} never goes"));
-    }
-
-    async fn preferences(&self) -> Value {
-        self.call("GET", "/v1/recipients/demo-user/preferences", None).await
-    }
-
-    async fn set_preferences(&self, body: Value) {
-        self.call("PUT", "/v1/recipients/demo-user/preferences", Some(body)).await;
-    }
-
-    async fn eventually_prefers(&self, expected: &Value) {
-        let waiting = async { while self.preferences().await != *expected {} };
-        let told = || format!("{} never has {expected}", self.url);
-        tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}", told()));
-    }
-
-    async fn eventually_regions(&self, what: &str, holds: impl Fn(&Value) -> bool) {
-        let waiting = async { while !holds(&self.call("GET", "/v1/regions", None).await["data"]) {} };
-        tokio::time::timeout(LIMIT, waiting).await.unwrap_or_else(|_| panic!("{}: never {what}", self.url));
-    }
-
-    async fn eventually_delivered(&self, id: &str, region: &str, recipient: &str) {
-        let path = format!("/v1/notifications?recipient={recipient}");
-        let found = async {
-            loop {
-                let all = self.call("GET", &path, None).await;
-                let found = all["data"].as_array().unwrap().iter().find(|found| found["id"] == id).cloned();
-                if let Some(found) =
-                    found.filter(|found| found["status"] == "sent" && found["region"] == region)
-                {
-                    break found;
-                }
-            }
-        };
-        let found = tokio::time::timeout(LIMIT, found).await;
-        assert!(found.is_ok(), "{}: {id} of {region} is not known as sent", self.url);
-    }
-
-    /// The first delivery of a notification, as soon as it is as wanted.
-    async fn eventually_has_delivery(&self, id: &str, is_wanted: impl Fn(&Value) -> bool) -> Value {
-        let path = format!("/v1/notifications/{id}");
-        let found = async {
-            loop {
-                let delivery = self.call("GET", &path, None).await["deliveries"][0].clone();
-                if is_wanted(&delivery) {
-                    break delivery;
-                }
-            }
-        };
-        tokio::time::timeout(LIMIT, found).await.unwrap_or_else(|_| panic!("{}: {id} stays", self.url))
-    }
-
-    async fn send(&self, folder: &Path, id: &str) {
-        let mut send = peal(folder);
-        let (key, secret) = self.user.split_once(':').unwrap();
-        send.args(["send", "--to", "demo-user", "--category", "demo", "--title", "Hi", "--id", id, "--wait"]);
-        send.args(["--url", &self.url, "--key", key]).env("PEAL_SECRET", secret);
-        finished(&mut send).await.exits(0);
-    }
-}
-
-/// A free port whose successors by `step` and twice that are free too: for two regions and the hub.
-fn ports(step: u16) -> String {
+/// A free port whose successors by steps of `step` are free too: for so many regions and the hub.
+fn ports(step: u16, regions: u16) -> String {
     loop {
         let port = free_port().unwrap();
-        if [step, 2 * step].iter().all(|step| TcpListener::bind(("127.0.0.1", port + step)).is_ok()) {
+        if (1..=regions).all(|number| TcpListener::bind(("127.0.0.1", port + number * step)).is_ok()) {
             return port.to_string();
         }
     }
 }
 
-/// `peal up` with two regions, on ports of its own.
-fn two_regions(folder: &Path) -> Up {
+/// `peal up` with regions, on ports of its own.
+fn regions_up(folder: &Path, names: &[&str]) -> Up {
+    let count = u16::try_from(names.len()).unwrap();
     let mut command = peal(folder);
-    command.args(["--json", "up", "--regions", "eu,us", "--port", &ports(10), "--nats-port", &ports(1)]);
-    command.args(["--dispatcher-port", &ports(10)]);
+    command.args(["--json", "up", "--regions", &names.join(",")]);
+    command.args(["--port", &ports(10, count), "--nats-port", &ports(1, count)]);
+    command.args(["--dispatcher-port", &ports(10, count)]);
     command.env("PEAL__CALLBACKS__VONAGE__KEYS", CALLBACK_KEY);
     Up::spawn(command)
+}
+
+fn place(folder: &Path, name: &str) -> PathBuf {
+    folder.join(".peal").join(name)
+}
+
+/// What `peal` says with the settings of a region.
+async fn peal_in(folder: &Path, name: &str, arguments: &[&str]) -> Ran {
+    let config = place(folder, name).join("peal.toml");
+    run(folder, arguments.iter().copied().chain(["--config", config.to_str().unwrap()])).await
+}
+
+/// The hub has everything of all regions.
+fn are_level(regions: &Value) -> bool {
+    let level = json!({ "notifications": 0, "events": 0, "state": 0 });
+    regions.as_array().is_some_and(|regions| regions.iter().all(|region| region["lag"] == level))
+}
+
+fn notification(id: &str, title: &str) -> Value {
+    json!({ "id": id, "category": "demo", "to": [{ "recipient": "demo-user" }],
+            "content": { "title": title, "body": "Once" } })
 }
 
 #[tokio::test]
 async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
-    let mut up = two_regions(folder.path());
+    let folder = folder.path();
+    let mut up = regions_up(folder, &["eu", "us", "ap"]);
     let ready = up.ready().await;
-    let (eu, us) = (Gateway::of(&ready["regions"]["eu"]), Gateway::of(&ready["regions"]["us"]));
-    assert_eq!(eu.user, us.user, "one key for all regions");
-    assert_ne!(eu.url, us.url);
-    let place = |name: &str| folder.path().join(".peal").join(name);
-    for name in ["hub", "eu", "us"] {
-        let config = place(name).join("peal.toml");
-        run(folder.path(), ["topology", "check", "--config", config.to_str().unwrap()]).await.exits(0);
-        // A server that just started may not have tried yet.
-        let linked = async {
+    let [eu, us, ap] = ["eu", "us", "ap"].map(|name| Gateway::of(&ready["regions"][name]));
+    let hub = Gateway { url: ready["hub"]["api"].as_str().unwrap().to_owned(), user: eu.user.clone() };
+    assert!(eu.user == us.user && us.user == ap.user, "one key for all regions");
+    assert!(eu.url != us.url && us.url != ap.url);
+    let unnamed = run(folder, ["doctor"]).await.exits(2);
+    assert!(unnamed.stderr.contains("--config .peal/eu/peal.toml"), "{}", unnamed.stderr);
+    for name in ["hub", "eu", "us", "ap"] {
+        peal_in(folder, name, &["topology", "check"]).await.exits(0);
+        // A server that just started may not have tried its links yet.
+        let content = async {
             loop {
-                let doctor =
-                    run(folder.path(), ["doctor", "--config", config.to_str().unwrap()]).await.exits(0);
-                let is_fine = |about: &str| {
-                    doctor.stdout.lines().any(|line| line.starts_with("ok") && line.contains(about))
-                };
-                assert!(is_fine(" acknowledgements "), "{}", doctor.stdout);
-                if is_fine(" links ") {
-                    break;
+                let doctor = peal_in(folder, name, &["doctor"]).await.exits(0);
+                let rows = doctor.stdout.lines().skip(1);
+                if rows.clone().all(|row| row.starts_with("ok")) {
+                    break rows.map(str::to_owned).collect::<Vec<_>>();
                 }
             }
         };
-        tokio::time::timeout(LIMIT, linked).await.unwrap_or_else(|_| panic!("{name} is not linked"));
+        let rows = tokio::time::timeout(LIMIT, content).await;
+        let rows = rows.unwrap_or_else(|_| panic!("{name}: peal doctor is never content"));
+        for about in [" acknowledgements ", " links ", " running "] {
+            assert!(rows.iter().any(|row| row.contains(about)), "{about} is not in {rows:?}");
+        }
     }
     us.set_preferences(json!({ "marketing": false })).await;
-    eu.eventually_prefers(&json!({ "marketing": false })).await;
-
-    // Each region sees the other one, with what runs there.
-    let regions = eu.call("GET", "/v1/regions", None).await;
-    for (region, name) in regions["data"].as_array().unwrap().iter().zip(["eu", "us"]) {
-        assert_eq!(
-            (&region["name"], &region["reachable"], &region["ready"]),
-            (&json!(name), &json!(true), &json!(true))
-        );
-        let running = [&region["gateways"], &region["dispatchers"]].map(|of| of.as_array().unwrap().len());
-        assert_eq!(running, [1, 1], "{region}");
-        assert!(region["lag"]["events"].is_u64() && region["waiting"].is_u64(), "{region}");
+    for other in [&eu, &ap] {
+        other.eventually_prefers(&json!({ "marketing": false })).await;
     }
 
-    // An id that one region accepted is the same notification in the other one, and no other.
-    let notification = |title: &str| {
-        json!({ "id": "once", "category": "demo", "to": [{ "recipient": "demo-user" }],
-                "content": { "title": title, "body": "Once" } })
-    };
-    let first = eu.call("POST", "/v1/notifications", Some(notification("Hi"))).await;
+    // Each region sees the others, with what runs there.
+    for gateway in [&eu, &hub] {
+        let regions = gateway.call("GET", "/v1/regions", None).await;
+        assert_eq!(regions["data"].as_array().unwrap().len(), 3);
+        for (region, name) in regions["data"].as_array().unwrap().iter().zip(["ap", "eu", "us"]) {
+            let found = [&region["name"], &region["reachable"], &region["ready"], &region["state"]];
+            assert_eq!(found, [&json!(name), &json!(true), &json!(true), &json!("ready")], "{region}");
+            let running =
+                [&region["gateways"], &region["dispatchers"]].map(|of| of.as_array().unwrap().len());
+            assert_eq!(running, [1, 1], "{region}");
+            assert!(region["lag"]["events"].is_u64() && region["waiting"].is_u64(), "{region}");
+        }
+    }
+
+    an_id_is_the_same_notification_everywhere(&eu, &us).await;
+    publishers_go_on_to_the_next_region(folder, &mut up, [&eu, &us, &ap], &hub).await;
+    the_hub_answers_for_all_regions(folder, [&eu, &us, &ap], &hub).await;
+    a_report_is_handed_to_its_region(&eu, &us).await;
+
+    let server_of_hub = pids(&place(folder, "hub"))["nats-server"];
+    kill("STOP", server_of_hub).await;
+    eu.eventually_regions("us does not answer", |regions| regions[2]["reachable"] == false).await;
+    eu.send(folder, "without-a-hub").await;
+    // The notification itself, and what happened to it.
+    eu.eventually_regions("it waits for the hub", |regions| {
+        let lag = &regions[1]["lag"];
+        lag["notifications"].as_u64() >= Some(1) && lag["events"].as_u64() >= Some(1)
+    })
+    .await;
+    let doctor = peal_in(folder, "eu", &["doctor"]).await.exits(0);
+    let hub_row = doctor.stdout.lines().find(|row| row.contains("hub does not answer")).unwrap();
+    let waiting: u64 = hub_row.split("; ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(waiting >= 2 && hub_row.starts_with("warn"), "{}", doctor.stdout);
+    kill("KILL", server_of_hub).await;
+    let opted_out = json!({ "marketing": false, "channels": { "email": false } });
+    us.set_preferences(opted_out.clone()).await;
+    up.says("hub: nats-server runs again").await;
+    for other in [&eu, &ap] {
+        other.eventually_prefers(&opted_out).await;
+    }
+    eu.eventually_regions("all answer, and the hub has everything", |regions| {
+        are_level(regions) && regions.as_array().unwrap().iter().all(|region| region["state"] == "ready")
+    })
+    .await;
+
+    let all: Vec<_> =
+        ["hub", "eu", "us", "ap"].iter().flat_map(|name| pids(&place(folder, name)).into_values()).collect();
+    assert_eq!(all.len(), 2 + 3 + 3 + 3);
+    up.stopped_by("INT").await;
+    for pid in all {
+        assert!(!is_running(pid).await, "process {pid} still runs");
+    }
+}
+
+/// An id that one region accepted is the same notification in the other one, and no other.
+async fn an_id_is_the_same_notification_everywhere(eu: &Gateway, us: &Gateway) {
+    let first = eu.call("POST", "/v1/notifications", Some(notification("once", "Hi"))).await;
     assert_eq!((&first["duplicate"], &first["region"]), (&json!(false), &json!("eu")));
-    // Nothing is accepted by asking, whether us has heard of the id or not.
-    let mut unknown = notification("Hi");
-    unknown["to"] = json!([{ "recipient": "nobody" }]);
-    let told = async { while us.refusal("/v1/notifications", &unknown).await != "id_reused" {} };
-    tokio::time::timeout(LIMIT, told).await.expect("us is never told what eu accepted");
-    let again = us.call("POST", "/v1/notifications", Some(notification("Hi"))).await;
+    us.eventually_knows_of("once").await;
+    let again = us.call("POST", "/v1/notifications", Some(notification("once", "Hi"))).await;
     assert_eq!(
         again,
         json!({ "id": "once", "status": "accepted", "duplicate": true, "region": "eu",
                               "accepted_at": first["accepted_at"] })
     );
-    assert_eq!(us.refusal("/v1/notifications", &notification("Other")).await, "id_reused");
+    assert_eq!(us.refusal("/v1/notifications", &notification("once", "Other")).await, "id_reused");
+}
 
-    // The hub's gateway knows what happened in every region, and changes nothing.
-    let hub = Gateway { url: ready["hub"]["api"].as_str().unwrap().to_owned(), user: eu.user.clone() };
-    us.send(folder.path(), "in-us").await;
-    for (id, region) in [("once", "eu"), ("in-us", "us")] {
-        hub.eventually_delivered(id, region, "demo-user").await;
+/// What the README says that publishers do: the gateways in an order, the same request first at the same region, then at
+/// the next one.
+async fn publishers_go_on_to_the_next_region(
+    folder: &Path,
+    up: &mut Up,
+    endpoints: [&Gateway; 3],
+    hub: &Gateway,
+) {
+    let [eu, _, ap] = endpoints;
+    let request = notification("over", "Hi");
+    // Nobody starts it again meanwhile.
+    kill("STOP", up.pid()).await;
+    kill("KILL", pids(&place(folder, "eu"))["gateway"]).await;
+    let mut answers = Vec::new();
+    for endpoint in endpoints {
+        for _ in 0..2 {
+            if answers.last().is_none_or(Option::is_none) {
+                answers.push(endpoint.try_send(&request).await);
+            }
+        }
     }
-    assert_eq!(hub.refusal("/v1/notifications", &notification("Hi")).await, "only_in_regions");
-    let names = hub.call("GET", "/v1/regions", None).await["data"].as_array().unwrap().clone();
-    assert_eq!(names.iter().map(|region| &region["name"]).collect::<Vec<_>>(), ["eu", "us"]);
-    assert_eq!(hub.preferences().await, json!({ "marketing": false }));
+    let [None, None, Some(taken)] = answers.as_slice() else { panic!("{answers:?}") };
+    assert_eq!((&taken["region"], &taken["duplicate"]), (&json!("us"), &json!(false)));
+    ap.eventually_knows_of("over").await;
+    kill("CONT", up.pid()).await;
+    up.says("eu: gateway runs again").await;
+    // It takes nothing before it has read what others accepted.
+    let again = async {
+        loop {
+            if let Some(answer) = eu.try_send(&request).await {
+                break answer;
+            }
+        }
+    };
+    let again = tokio::time::timeout(LIMIT, again).await.expect("eu takes nothing any more");
+    assert_eq!((&again["region"], &again["duplicate"]), (&json!("us"), &json!(true)), "{again}");
+    assert_eq!(again["accepted_at"], taken["accepted_at"]);
+    hub.eventually_delivered("over", "us", "demo-user").await;
+    let all = hub.call("GET", "/v1/notifications?recipient=demo-user", None).await;
+    let found = all["data"].as_array().unwrap().iter().filter(|found| found["id"] == "over").count();
+    assert_eq!(found, 1, "sent by one region alone: {all}");
+}
 
-    // A provider knows one address. What it reports there of another region's delivery is handed to that one.
+/// The hub's gateway knows what happened in every region, and changes nothing.
+async fn the_hub_answers_for_all_regions(folder: &Path, regions: [&Gateway; 3], hub: &Gateway) {
+    for (gateway, region) in regions.into_iter().zip(["eu", "us", "ap"]) {
+        let id = format!("in-{region}");
+        gateway.send(folder, &id).await;
+        hub.eventually_delivered(&id, region, "demo-user").await;
+        let one = hub.call("GET", &format!("/v1/notifications/{id}"), None).await;
+        assert_eq!((&one["region"], &one["deliveries"][0]["status"]), (&json!(region), &json!("sent")));
+        let types = |list: &Value| -> Vec<String> {
+            list.as_array().unwrap().iter().map(|it| it["type"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(types(&one["events"]), ["accepted", "planned", "sent"]);
+        let events = hub.call("GET", &format!("/v1/events?notification={id}"), None).await;
+        // The latest first.
+        assert_eq!(types(&events["data"]), ["sent", "planned", "accepted"]);
+        let why = hub.call("GET", &format!("/v1/notifications/{id}/explain"), None).await;
+        assert_eq!(
+            (&why["recipient"], &why["channels"][0]["chosen"]),
+            (&json!("demo-user"), &json!(true)),
+            "{why}"
+        );
+        assert_eq!(types(&why["events"]), ["accepted", "planned", "sent"]);
+        let page = hub.page(&format!("/console/notifications/demo/{id}")).await;
+        assert!(page.contains(&id) && page.contains("sandbox"), "{page}");
+        let tail =
+            ["--json", "tail", "--since", "10m", "--type", "sent", "--notification", &id, "--count", "1"];
+        assert_eq!(peal_in(folder, "hub", &tail).await.exits(0).json()["region"], region);
+    }
+    let (overview, of_regions) = (hub.page("/console").await, hub.page("/console/regions").await);
+    for region in ["eu", "us", "ap"] {
+        assert!(overview.contains(&format!("in-{region}")), "in-{region} is not in {overview}");
+        assert!(of_regions.contains(&format!("<b>{region}</b>")), "{of_regions}");
+    }
+    let refused = hub.refusal("/v1/notifications", &notification("at-the-hub", "Hi")).await;
+    assert_eq!(refused, "only_in_regions");
+    assert_eq!(hub.preferences().await, json!({ "marketing": false }));
+}
+
+/// A provider knows one address. What it reports there of another region's delivery is handed to that one.
+async fn a_report_is_handed_to_its_region(eu: &Gateway, us: &Gateway) {
     let message = json!({ "id": "by-sms", "category": "demo", "to": [{ "phone": "+821012345678" }],
                           "content": { "title": "Hi", "body": "By SMS" } });
     us.call("POST", "/v1/notifications", Some(message)).await;
@@ -245,31 +264,6 @@ async fn regions_work_while_their_hub_is_down_and_agree_when_it_is_back() {
     finished(&mut curl).await.exits(0);
     let bounced = us.eventually_has_delivery("by-sms", |delivery| delivery["status"] == "bounced").await;
     assert_eq!(bounced["reason"], "rejected");
-
-    let hub = pids(&place("hub"))["nats-server"];
-    kill("STOP", hub).await;
-    eu.eventually_regions("us does not answer", |regions| regions[1]["reachable"] == false).await;
-    eu.send(folder.path(), "without-a-hub").await;
-    let config = place("eu").join("peal.toml");
-    let doctor = run(folder.path(), ["doctor", "--config", config.to_str().unwrap()]).await.exits(0);
-    assert!(doctor.stdout.contains("hub does not answer"), "{}", doctor.stdout);
-    kill("KILL", hub).await;
-    us.set_preferences(json!({ "marketing": false, "channels": { "email": false } })).await;
-    up.says("hub: nats-server runs again").await;
-    eu.eventually_prefers(&json!({ "marketing": false, "channels": { "email": false } })).await;
-
-    eu.eventually_regions("us answers, and the hub has everything", |regions| {
-        let lag = json!({ "events": 0, "state": 0 });
-        regions[1]["reachable"] == true && regions[0]["lag"] == lag && regions[1]["lag"] == lag
-    })
-    .await;
-
-    let all: Vec<_> = ["hub", "eu", "us"].iter().flat_map(|name| pids(&place(name)).into_values()).collect();
-    assert_eq!(all.len(), 2 + 3 + 3);
-    up.stopped_by("INT").await;
-    for pid in all {
-        assert!(!is_running(pid).await, "process {pid} still runs");
-    }
 }
 
 /// Whether any file below a folder holds this text.
@@ -284,7 +278,7 @@ fn holds(folder: &Path, text: &str) -> bool {
 #[tokio::test]
 async fn what_is_pinned_leaves_nothing_elsewhere() {
     let folder = tempfile::tempdir().unwrap();
-    let mut up = two_regions(folder.path());
+    let mut up = regions_up(folder.path(), &["eu", "us"]);
     let ready = up.ready().await;
     let (eu, us) = (Gateway::of(&ready["regions"]["eu"]), Gateway::of(&ready["regions"]["us"]));
 
@@ -328,10 +322,7 @@ async fn what_is_pinned_leaves_nothing_elsewhere() {
     let elsewhere = us.refused("PUT", "/v1/recipients/x", &recipient("x@example.com", json!("eu"))).await;
     assert_eq!(elsewhere["errors"][0]["code"], "wrong_region", "{elsewhere}");
 
-    eu.eventually_regions("the hub has everything", |regions| {
-        regions[0]["lag"] == json!({ "events": 0, "state": 0 })
-    })
-    .await;
+    eu.eventually_regions("the hub has everything", are_level).await;
     assert_eq!(us.refused("GET", "/v1/recipients/homebody", &Value::Null).await["code"], "not_found");
     us.call("GET", "/v1/recipients/traveller", None).await;
     for _ in 0..2 {
@@ -341,7 +332,7 @@ async fn what_is_pinned_leaves_nothing_elsewhere() {
     us.eventually_lacks("/v1/recipients/traveller", async || eu.deleted("/v1/recipients/traveller").await)
         .await;
     up.stopped_by("INT").await;
-    let place = |name: &str| folder.path().join(".peal").join(name).join("nats-server");
+    let place = |name: &str| place(folder.path(), name).join("nats-server");
     for (text, pinned) in [
         ("homebody", true),
         ("words for homebody", true),

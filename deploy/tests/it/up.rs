@@ -91,6 +91,11 @@ impl Up {
         serde_json::from_str(&line).unwrap()
     }
 
+    /// The process itself, which watches the others.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Reads stderr up to a line that contains `text`.
     pub async fn says(&mut self, text: &str) {
         let reading = async {
