@@ -22,5 +22,6 @@ mod regions;
 mod render;
 mod support;
 mod tail;
+mod takeover;
 mod topology;
 mod up;
