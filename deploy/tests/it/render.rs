@@ -1,12 +1,14 @@
 //! `peal topology render`: what it writes starts real servers, which link up.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use peal_nats::publish::Outgoing;
 use peal_nats::server::free_port;
-use peal_nats::topology::OTHERS_STATE;
-use peal_nats::{connect, server};
+use peal_nats::topology::{EVENTS, OTHERS_STATE};
+use peal_nats::{Connection, Subjects, connect, server};
 use tokio::process::{Child, Command};
 
 use crate::support::run;
@@ -24,18 +26,45 @@ fn entry(folder: &Path, name: &str) -> String {
     )
 }
 
-fn description(folder: &Path) -> String {
-    let servers =
-        |names: &[&str]| names.iter().map(|name| entry(folder, name)).collect::<Vec<_>>().join(", ");
-    format!(
-        "listen = \"127.0.0.1\"\ninstall_dir = \"{out}\"\n[hub]\nname = \"hub\"\nservers = [{hub}]\n\
-         [[region]]\nname = \"eu\"\nservers = [{eu}]\ntags = [\"here\"]\n\
-         [[region]]\nname = \"us\"\nservers = [{us}]\n",
+/// A hub and regions, each with so many servers, called by its name and a letter.
+fn description(folder: &Path, hub: usize, regions: &[(&str, usize)]) -> String {
+    let servers = |name: &str, count: usize| {
+        let entries = ('a'..).take(count).map(|letter| entry(folder, &format!("{name}-{letter}")));
+        entries.collect::<Vec<_>>().join(", ")
+    };
+    let mut text = format!(
+        "listen = \"127.0.0.1\"\ninstall_dir = \"{out}\"\n[hub]\nname = \"hub\"\nservers = [{hub}]\n",
         out = folder.join("out").display(),
-        hub = servers(&["hub"]),
-        eu = servers(&["eu-a", "eu-b", "eu-c"]),
-        us = servers(&["us"]),
-    )
+        hub = servers("hub", hub),
+    );
+    for (name, count) in regions {
+        text.push_str(&format!(
+            "[[region]]\nname = \"{name}\"\nservers = [{}]\ntags = [\"here\"]\n",
+            servers(name, *count)
+        ));
+    }
+    text
+}
+
+/// Sets up the streams of a region or of the hub, as soon as its servers have found each other.
+async fn applied(folder: &Path, name: &str) {
+    let path = |name: &str| folder.join("out").join(name);
+    let config = path(name).join("peal.toml");
+    let config = config.to_str().unwrap();
+    let applied = async {
+        while run(folder, ["topology", "apply", "--config", config]).await.code != Some(0) {}
+        while run(folder, ["topology", "check", "--config", config]).await.code != Some(0) {}
+    };
+    let log = path(name).join(format!("{name}-1.log"));
+    let told = || std::fs::read_to_string(&log).unwrap_or_default();
+    tokio::time::timeout(LIMIT, applied).await.unwrap_or_else(|_| panic!("{name}:\n{}", told()));
+}
+
+async fn connected(folder: &Path, name: &str) -> Connection {
+    let text = std::fs::read_to_string(folder.join("out").join(name).join("peal.toml")).unwrap();
+    let settings =
+        peal_common::settings::Settings::parse(Some(&text), std::collections::HashMap::new()).unwrap();
+    connect(&connect::Options::from_settings(&settings, "test").unwrap()).await.unwrap()
 }
 
 fn start(config: &Path) -> Child {
@@ -50,7 +79,7 @@ fn start(config: &Path) -> Child {
 async fn a_cluster_a_single_server_and_a_hub_come_from_one_description() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-    std::fs::write(path("deployment.toml"), description(folder.path())).unwrap();
+    std::fs::write(path("deployment.toml"), description(folder.path(), 1, &[("eu", 3), ("us", 1)])).unwrap();
     let render = ["topology", "render", "--deployment", &path("deployment.toml"), "--out", &path("out")];
     let first = run(folder.path(), render).await.exits(0);
     for file in ["hub/hub-1.conf", "eu/eu-3.conf", "us/us-1.conf", "us/peal.toml", "us/secrets.conf"] {
@@ -66,25 +95,62 @@ async fn a_cluster_a_single_server_and_a_hub_come_from_one_description() {
     let servers: Vec<_> =
         configs.iter().map(|name| start(Path::new(&path(&format!("out/{name}.conf"))))).collect();
     for name in ["hub", "eu", "us"] {
-        let config = path(&format!("out/{name}/peal.toml"));
-        let applied = async {
-            while run(folder.path(), ["topology", "apply", "--config", &config]).await.code != Some(0) {}
-            while run(folder.path(), ["topology", "check", "--config", &config]).await.code != Some(0) {}
-        };
-        let told = || std::fs::read_to_string(path(&format!("out/{name}/{name}-1.log"))).unwrap_or_default();
-        tokio::time::timeout(LIMIT, applied).await.unwrap_or_else(|_| panic!("{name}:\n{}", told()));
+        applied(folder.path(), name).await;
     }
 
     // A key that is made in the cluster of one region arrives in the other one.
     let keys = ["keys", "create", "--app", "shop", "--name", "first", "--scope", "send", "--config"];
     run(folder.path(), keys.iter().copied().chain([path("out/eu/peal.toml").as_str()])).await.exits(0);
-    let text = std::fs::read_to_string(path("out/us/peal.toml")).unwrap();
-    let settings =
-        peal_common::settings::Settings::parse(Some(&text), std::collections::HashMap::new()).unwrap();
-    let us = connect(&connect::Options::from_settings(&settings, "test").unwrap()).await.unwrap();
+    let us = connected(folder.path(), "us").await;
     let arrived =
         async { while us.stream_state(OTHERS_STATE).await.map_or(0, |state| state.messages) == 0 {} };
     tokio::time::timeout(LIMIT, arrived).await.expect("the key does not arrive");
+    drop(servers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_reach_a_hub_of_three_servers_also_when_one_of_them_is_killed() {
+    const COUNT: u64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("d.toml"), description(folder, 3, &[("eu", 1)])).unwrap();
+    run(folder, ["topology", "render", "--deployment", "d.toml", "--out", "out"]).await.exits(0);
+    let server = |name: &str| (name.to_owned(), start(&folder.join("out").join(format!("{name}.conf"))));
+    let mut servers: BTreeMap<_, _> =
+        ["hub/hub-1", "hub/hub-2", "hub/hub-3", "eu/eu-1"].iter().map(|name| server(name)).collect();
+    for name in ["eu", "hub"] {
+        applied(folder, name).await;
+    }
+    let (eu, hub) = (connected(folder, "eu").await, connected(folder, "hub").await);
+    let happened = async || {
+        let subject = Subjects::new(&eu.region).event("sent", None, "shop");
+        for number in 0..COUNT {
+            eu.publish(Outgoing::new(subject.clone(), number.to_string())).await.unwrap();
+        }
+    };
+    let arrived = async |count: u64| {
+        let arriving =
+            async { while hub.stream_state(EVENTS).await.map_or(0, |state| state.messages) != count {} };
+        tokio::time::timeout(LIMIT, arriving)
+            .await
+            .unwrap_or_else(|_| panic!("{count} events do not arrive"));
+    };
+    happened().await;
+    arrived(COUNT).await;
+    // The one that takes them from the region, and with it whatever else it does.
+    let mut stream = hub.jetstream.get_stream(EVENTS).await.unwrap();
+    let info = stream.info().await.unwrap();
+    assert_eq!(info.config.num_replicas, 3);
+    let leader = info.cluster.as_ref().unwrap().leader.clone().unwrap();
+    servers.remove(&format!("hub/{leader}")).unwrap().kill().await.unwrap();
+    happened().await;
+    arrived(2 * COUNT).await;
+    // The new leader says a little later what it has.
+    let config = folder.join("out/eu/peal.toml");
+    let doctor = async || run(folder, ["doctor", "--config", config.to_str().unwrap()]).await.stdout;
+    let confirmed = async { while !doctor().await.contains("hub answers; 0 messages wait for hub") {} };
+    let confirmed = tokio::time::timeout(LIMIT, confirmed).await;
+    assert!(confirmed.is_ok(), "the hub does not confirm what it has:\n{}", doctor().await);
     drop(servers);
 }
 
