@@ -1,6 +1,7 @@
 //! Whether every promise was kept: what the sender was told, what the streams say and what the provider saw, compared.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use peal_common::envelope::Envelope as _;
@@ -10,11 +11,12 @@ use peal_nats::topology::{EVENTS, INTAKE};
 use peal_nats::unfinished::name;
 
 use crate::faults::Incident;
-use crate::journal::{Entries, Journal};
-use crate::load::Load;
+use crate::journal::{Entries, Journal, Settlement};
+use crate::load::{Kind, Load};
 use crate::provider::{Calls, Provider};
 use crate::region::{Api, Region};
 use crate::report;
+use crate::texts::Text;
 use crate::wait::{self, Stall};
 
 /// How long nothing may move before something counts as lost. Twice the acknowledgement wait of Peal's own topology.
@@ -31,14 +33,27 @@ const HANDLING: Duration = Duration::from_secs(5);
 /// A delivery that the provider got twice in a row.
 #[derive(Debug, Clone)]
 pub struct Repeat {
-    /// The delivery.
-    pub delivery: String,
+    /// Its notification.
+    pub notification: String,
     /// The call before.
     pub first_ms: i64,
     /// The call again.
     pub again_ms: i64,
     /// When its first settling event was stored.
     pub settled_ms: Option<i64>,
+    /// The incident at which it was in flight; `None` is a broken promise.
+    pub incident: Option<usize>,
+}
+
+/// A delivery of which nobody knows whether it was made.
+#[derive(Debug, Clone)]
+pub struct Ambiguous {
+    /// The notification.
+    pub notification: String,
+    /// When the intent to make it was stored, as far as that was read.
+    pub intents_ms: Vec<i64>,
+    /// When it was called so.
+    pub settled_ms: i64,
     /// The incident at which it was in flight; `None` is a broken promise.
     pub incident: Option<usize>,
 }
@@ -52,8 +67,8 @@ pub struct Findings {
     pub wrong_end: Vec<String>,
     /// Notifications with more than one delivery, or webhooks of notifications that nobody had accepted.
     pub foreign: Vec<String>,
-    /// When deliveries ended as ambiguous, in milliseconds since the Unix epoch.
-    pub ambiguous_ms: Vec<i64>,
+    /// Deliveries that ended as ambiguous.
+    pub ambiguous: Vec<Ambiguous>,
     /// Deliveries that the provider got more than once.
     pub repeats: Vec<Repeat>,
     /// When the stream of events lost what had been read from it.
@@ -68,6 +83,15 @@ impl Findings {
         anyhow::ensure!(self.wrong_end.is_empty(), "wrong ends: {:?}", first(&self.wrong_end));
         anyhow::ensure!(self.foreign.is_empty(), "not asked for: {:?}", first(&self.foreign));
         anyhow::ensure!(self.losses.is_empty(), "EVENTS lost what it had shown: {:?}", self.losses);
+        let unsure = self.ambiguous.iter().filter(|end| end.incident.is_none());
+        let unsure: Vec<_> = unsure.map(|end| (&end.notification, &end.intents_ms, end.settled_ms)).collect();
+        anyhow::ensure!(
+            unsure.is_empty(),
+            "{} of {} ambiguous ones were not in flight at any incident: {:?}",
+            unsure.len(),
+            self.ambiguous.len(),
+            first(&unsure)
+        );
         anyhow::ensure!(
             unexplained.is_empty(),
             "{} of {} repetitions were not in flight at any incident: {:?}",
@@ -98,12 +122,12 @@ pub async fn settle(
     loop {
         interval.tick().await;
         region.check()?;
-        let (settled, events) = {
+        let (settled, events, ambiguous) = {
             let entries = journal.entries();
-            (entries.notifications.len(), entries.events)
+            (entries.notifications.len(), entries.events, entries.ambiguous())
         };
         // A server that was just restarted may not answer yet.
-        let left = region.left_over().await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let left = region.left_over(ambiguous).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
         if settled >= accepted.len() && left.is_empty() {
             return Ok(());
         }
@@ -168,8 +192,8 @@ pub async fn conclude(
     settle(region, journal, provider, &accepted).await?;
     let repaired = incidents.iter().map(|incident| incident.repaired_ms).max();
     let changes = region.spread.after(repaired.unwrap_or_default()).await?;
-    let calls = provider.calls();
-    let findings = compare(&accepted, &journal.entries(), &calls, incidents);
+    let calls = calls_by_delivery(provider, &journal.entries());
+    let findings = compare(load, &journal.entries(), &calls, incidents);
     let log = &load.log();
     report::Run { log, calls: &calls, changes: &changes, incidents, findings: &findings, replay }
         .add_to_table()?;
@@ -177,13 +201,27 @@ pub async fn conclude(
     Ok(findings)
 }
 
+/// What the provider saw, by delivery. Text messages do not name theirs: what was settled of their notification tells it.
+pub fn calls_by_delivery(provider: &Provider, entries: &Entries) -> HashMap<String, Calls> {
+    let mut deliveries: HashMap<&str, &String> = HashMap::new();
+    for (delivery, settlement) in &entries.settled {
+        deliveries.insert(&settlement.notification, delivery);
+    }
+    let by_delivery = |(key, calls): (String, Calls)| match key == calls.notification {
+        true => (deliveries.get(key.as_str()).map_or(key, |delivery| (*delivery).clone()), calls),
+        false => (key, calls),
+    };
+    provider.calls().into_iter().map(by_delivery).collect()
+}
+
 /// Compares everything. To be called when all is settled.
 pub fn compare(
-    accepted: &BTreeSet<String>,
+    load: &Load,
     entries: &Entries,
     calls: &HashMap<String, Calls>,
     incidents: &[Incident],
 ) -> Findings {
+    let accepted = load.accepted();
     let mut findings = Findings { losses: entries.losses.clone(), ..Findings::default() };
     let mut deliveries: HashMap<&str, Vec<&str>> = HashMap::new();
     for (delivery, calls) in calls {
@@ -192,7 +230,7 @@ pub fn compare(
             let settled =
                 entries.settled.get(delivery).and_then(|s| s.statuses.iter().map(|(_, at)| *at).min());
             let mut repeat = Repeat {
-                delivery: delivery.clone(),
+                notification: calls.notification.clone(),
                 first_ms: pair[0],
                 again_ms: pair[1],
                 settled_ms: settled,
@@ -202,7 +240,31 @@ pub fn compare(
             findings.repeats.push(repeat);
         }
     }
-    for id in accepted {
+    let mut ends: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (delivery, settlement) in &entries.settled {
+        ends.entry(&settlement.notification).or_default().push(delivery);
+    }
+    for id in &accepted {
+        let kind = load.kind_of(id);
+        if kind != Kind::Webhook {
+            deliveries.remove(id.as_str());
+            let ends = ends.get(id.as_str()).map_or(&[][..], Vec::as_slice);
+            match ends {
+                [] => findings.lost.push(format!("{id}: never settled")),
+                &[delivery] => {
+                    let text = Text {
+                        kind,
+                        times: calls.get(delivery).map_or(0, |calls| calls.at_ms.len()),
+                        settlement: &entries.settled[delivery],
+                        intents_ms: entries.intents.get(delivery).map_or(&[], Vec::as_slice),
+                    };
+                    findings.ambiguous.extend(text.ambiguous(incidents));
+                    findings.wrong_end.extend((!text.is_kept()).then(|| format!("{text:?}")));
+                }
+                several => findings.foreign.push(format!("{id}: {} deliveries", several.len())),
+            }
+            continue;
+        }
         match deliveries.remove(id.as_str()).as_deref() {
             None => {
                 let ends = entries.settled.values().filter(|it| it.notification == *id);
@@ -223,9 +285,7 @@ pub fn compare(
     }
     findings.foreign.extend(deliveries.into_keys().map(|id| format!("{id}: was never accepted")));
     for (delivery, settlement) in &entries.settled {
-        let ambiguous = settlement.statuses.iter().filter(|(status, _)| *status == Status::Ambiguous);
-        findings.ambiguous_ms.extend(ambiguous.map(|(_, at_ms)| *at_ms));
-        if !calls.contains_key(delivery) {
+        if !settlement.is(Status::Ambiguous) && !calls.contains_key(delivery) {
             let end = format!("{}: {:?} without a call", settlement.notification, settlement.statuses);
             findings.wrong_end.push(end);
         }
@@ -233,15 +293,22 @@ pub fn compare(
     findings
 }
 
+/// When a call may have been made whose end an incident left untold.
+pub fn called_at(incident: &Incident) -> Option<RangeInclusive<i64>> {
+    let aftermath = incident.resends?;
+    Some(incident.at_ms - ms(HANDLING)..=incident.repaired_ms + ms(aftermath))
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Whether a delivery was in flight at an incident: the provider had been called, or was called before the effects of
 /// the incident were over, and no event that settles the delivery was stored when the incident began, nor long before the
 /// second call. Only then may the provider be called again. An event that was stored must be found by whoever is handed
 /// the delivery next.
 fn was_in_flight(repeat: &Repeat, incident: &Incident) -> bool {
-    let Some(aftermath) = incident.resends else { return false };
-    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-    let called = incident.at_ms - ms(HANDLING)..=incident.repaired_ms + ms(aftermath);
-    called.contains(&repeat.first_ms)
+    called_at(incident).is_some_and(|called| called.contains(&repeat.first_ms))
         && incident.at_ms <= repeat.again_ms
         && repeat
             .settled_ms
@@ -252,17 +319,23 @@ fn was_in_flight(repeat: &Repeat, incident: &Incident) -> bool {
 ///
 /// # Errors
 /// When an answer is still another one after the read model had time to follow.
-pub async fn ask(api: &Api, ids: impl IntoIterator<Item = &String>) -> anyhow::Result<()> {
+pub async fn ask(api: &Api, journal: &Journal, ids: impl IntoIterator<Item = &String>) -> anyhow::Result<()> {
+    let ends: HashMap<_, _> = {
+        let entries = journal.entries();
+        let end = |it: &Settlement| Some((it.notification.clone(), it.statuses.last()?.0.as_str()));
+        entries.settled.values().filter_map(end).collect()
+    };
     for id in ids {
+        let end = ends.get(id).copied().unwrap_or(Status::Delivered.as_str());
         let path = format!("/v1/notifications/{id}");
         let mut last = None;
         let answered = wait::until("the read model agrees", MODEL_LIMIT, async || {
             let answer = api.get(&path).await.ok()?;
             let deliveries = answer.body["deliveries"].as_array().map_or(0, Vec::len);
             let agrees = answer.status == 200
-                && answer.body["status"] == "delivered"
+                && answer.body["status"] == end
                 && deliveries == 1
-                && answer.body["deliveries"][0]["status"] == "delivered";
+                && answer.body["deliveries"][0]["status"] == end;
             last = Some(answer);
             agrees.then_some(())
         })

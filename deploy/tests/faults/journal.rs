@@ -1,4 +1,4 @@
-//! What the stream EVENTS says became of every delivery: read while it is written, from the beginning.
+//! What the stream EVENTS says became of every delivery, and ATTEMPTS of calls that were to be made: read while it is written, from the beginning.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use peal_common::envelope::Envelope as _;
 use peal_common::event::{Event, Status};
 use peal_nats::follow::{Followed, Follower, Stored};
-use peal_nats::topology::EVENTS;
+use peal_nats::topology::{ATTEMPTS, EVENTS};
 use peal_nats::{Connection, Subjects};
 use tokio::task::AbortHandle;
 
@@ -21,6 +21,13 @@ pub struct Settlement {
     pub reason: Option<String>,
 }
 
+impl Settlement {
+    /// Whether it ended so, among others.
+    pub fn is(&self, status: Status) -> bool {
+        self.statuses.iter().any(|(it, _)| *it == status)
+    }
+}
+
 /// What is known so far.
 #[derive(Debug, Default)]
 pub struct Entries {
@@ -30,6 +37,8 @@ pub struct Entries {
     pub notifications: HashSet<String>,
     /// How many events there were.
     pub events: u64,
+    /// By delivery, when each intent to call was stored. What nobody asks for may be gone before it is read.
+    pub intents: HashMap<String, Vec<i64>>,
     /// What the stream looked like when it had lost what it had shown before.
     pub losses: Vec<String>,
 }
@@ -37,7 +46,7 @@ pub struct Entries {
 /// Reads along until it is dropped.
 pub struct Journal {
     entries: Arc<Mutex<Entries>>,
-    task: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 impl Journal {
@@ -63,7 +72,21 @@ impl Journal {
                 }
             }
         });
-        Journal { entries, task: task.abort_handle() }
+        let mut follower = Follower::new(connection.clone(), ATTEMPTS, "", None, 0);
+        let written = Arc::clone(&entries);
+        let intents = tokio::spawn(async move {
+            loop {
+                match follower.next().await {
+                    Followed::Messages(messages) => {
+                        let mut entries = lock(&written);
+                        messages.iter().for_each(|message| entries.note_intent(message));
+                    }
+                    Followed::Quiet(_) => {}
+                    Followed::Replaced(state) => follower.restart(&state),
+                }
+            }
+        });
+        Journal { entries, tasks: [task.abort_handle(), intents.abort_handle()] }
     }
 
     /// What is known so far. Must not be held across an await.
@@ -74,7 +97,7 @@ impl Journal {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -98,5 +121,19 @@ impl Entries {
         settlement.notification = notification;
         settlement.reason = event.reason;
         settlement.statuses.push((status, message.at_ms));
+    }
+
+    fn note_intent(&mut self, message: &Stored) {
+        // What says that one is settled is not one.
+        if *message.payload != *b"-"
+            && let Some(delivery) = message.subject.rsplit('.').next()
+        {
+            self.intents.entry(delivery.to_owned()).or_default().push(message.at_ms);
+        }
+    }
+
+    /// How many deliveries ended so that nobody knows whether they were made: each is a dead letter, too.
+    pub fn ambiguous(&self) -> u64 {
+        self.settled.values().filter(|end| end.is(Status::Ambiguous)).count() as u64
     }
 }

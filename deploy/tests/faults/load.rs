@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::provider::Provider;
-use crate::region::{Answer, Api, CATEGORY, RECIPIENTS};
+use crate::region::{Answer, Api, CATEGORY, NEWS, RECIPIENTS};
 use crate::wait::now_ms;
 
 /// Requests on their way at the same time.
@@ -30,6 +30,8 @@ const WINDOW_SECONDS: u64 = 60;
 /// While working for a time: notifications of one request, and how many may be accepted and not yet delivered.
 const BATCH: u64 = 200;
 const AHEAD: u64 = 2_000;
+/// Of so many notifications one is a text message, and another one an advertisement by text message.
+const TEXTS_IN: u64 = 20;
 /// How long nothing may be delivered on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -57,12 +59,24 @@ pub struct Log {
     pub requests: Vec<Request>,
 }
 
+/// What kind of notification one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A webhook, which may be repeated.
+    Webhook,
+    /// A text message, which is repeated only when whoever carries it does not have it.
+    Text,
+    /// A text message that is an advertisement: rather never sent than twice.
+    Advertisement,
+}
+
 /// A series of notifications.
 pub struct Load {
     api: Api,
     prefix: String,
     webhook: String,
     names_recipients: bool,
+    has_texts: bool,
     log: Arc<Mutex<Log>>,
 }
 
@@ -74,6 +88,7 @@ impl Load {
             prefix: prefix.to_owned(),
             webhook: webhook.to_owned(),
             names_recipients: true,
+            has_texts: false,
             log: Arc::default(),
         }
     }
@@ -81,6 +96,29 @@ impl Load {
     /// Names the webhook in each: recipients are the same in all regions.
     pub fn webhook_only(self) -> Self {
         Load { names_recipients: false, ..self }
+    }
+
+    /// With text messages among them: one in ten, half of which are advertisements.
+    pub fn with_texts(self, has_texts: bool) -> Self {
+        Load { has_texts, ..self }
+    }
+
+    /// What kind the notification with this id is.
+    ///
+    /// # Panics
+    /// When it is none of this series.
+    pub fn kind_of(&self, id: &str) -> Kind {
+        let number = id.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('-'));
+        self.kind(number.and_then(|number| number.parse().ok()).expect("an id of this series"))
+    }
+
+    fn kind(&self, number: u64) -> Kind {
+        match number % TEXTS_IN {
+            // Both meet all priorities.
+            3 if self.has_texts => Kind::Text,
+            11 if self.has_texts => Kind::Advertisement,
+            _ => Kind::Webhook,
+        }
     }
 
     /// What is known so far. Must not be held across an await.
@@ -254,18 +292,24 @@ impl Load {
     /// Always the same for the same number, so that a repetition is one.
     pub fn notification(&self, number: u64) -> Value {
         let recipient = number % RECIPIENTS;
-        let to = match self.names_recipients && !number.is_multiple_of(10) {
-            true => json!({ "recipient": format!("u-{recipient}") }),
-            false => json!({ "webhook": format!("{}/{recipient}", self.webhook) }),
+        let kind = self.kind(number);
+        let to = match kind {
+            Kind::Webhook if self.names_recipients && !number.is_multiple_of(10) => {
+                json!({ "recipient": format!("u-{recipient}") })
+            }
+            Kind::Webhook => json!({ "webhook": format!("{}/{recipient}", self.webhook) }),
+            // A telephone for each, since carriers are asked for a message by its number.
+            Kind::Text | Kind::Advertisement => json!({ "phone": format!("+8210{number:08}") }),
         };
+        let category = if kind == Kind::Advertisement { NEWS } else { CATEGORY };
         let priority =
             ["normal", "bulk", "high", "normal", "critical", "bulk", "normal"][(number % 7) as usize];
         json!({
             "id": self.id(number),
-            "category": CATEGORY,
+            "category": category,
             "to": [to],
             "priority": priority,
-            "content": { "title": "Shipped", "body": format!("Order {number} is on its way") },
+            "content": { "title": "Shipped", "body": format!("Order {} is on its way", self.id(number)) },
         })
     }
 }

@@ -21,7 +21,8 @@ use crate::schedule::Schedule;
 /// Held by each scenario that keeps the whole machine busy: two at once would measure each other.
 pub static WHOLE_MACHINE: Mutex<()> = Mutex::const_new(());
 
-/// How many notifications the gateway is asked about afterwards, besides those that were delivered twice.
+/// How many notifications the gateway is asked about afterwards, besides those that were delivered twice or ended as
+/// ambiguous.
 const SAMPLE: usize = 500;
 
 /// The value of a variable.
@@ -46,6 +47,8 @@ pub struct Plan {
     pub rate: u64,
     /// How often something breaks, unless the variable says otherwise.
     pub times: usize,
+    /// Whether text messages are among them.
+    pub has_texts: bool,
     /// What breaks, each equally often.
     pub faults: Vec<&'static Fault>,
 }
@@ -69,6 +72,7 @@ impl Plan {
         provider: Provider,
         wanted: impl FnOnce(&str) -> Wanted<'_>,
     ) -> anyhow::Result<()> {
+        let texts = if self.has_texts { provider.settings_of_texts() } else { String::new() };
         let seed: u64 = given("PEAL_FAULT_SEED", Clock::System.now_ms().unsigned_abs());
         let variable = |what: &str| format!("PEAL_FAULT_{}_{what}", self.name);
         let (notifications, times) = (variable("NOTIFICATIONS"), variable("TIMES"));
@@ -98,7 +102,7 @@ impl Plan {
         println!("{replay}");
 
         let _machine = WHOLE_MACHINE.lock().await;
-        let mut region = Region::start(wanted(provider.url())).await?;
+        let mut region = Region::start(Wanted { channels: &texts, ..wanted(provider.url()) }).await?;
         let result = plan.go(&mut region, &provider, seed, &replay).await;
         result.map_err(|error| error.context(format!("{replay}\n{}", region.logs())))
     }
@@ -111,7 +115,7 @@ impl Plan {
         replay: &str,
     ) -> anyhow::Result<()> {
         let journal = Journal::start(&region.connection);
-        let load = Arc::new(Load::new(&region.api, "n", provider.url()));
+        let load = Arc::new(Load::new(&region.api, "n", provider.url()).with_texts(self.has_texts));
         let over = CancellationToken::new();
         let flow = Flow { at_least: self.notifications, over: over.clone(), rate: self.rate, seed };
         let mut sending = tokio::spawn(Arc::clone(&load).flow(flow, provider.deliveries()));
@@ -131,9 +135,8 @@ impl Plan {
 
         let mut rng = StdRng::seed_from_u64(seed);
         let sample = accepted.iter().sample(&mut rng, SAMPLE);
-        let calls = provider.calls();
-        let repeated: Vec<_> =
-            findings.repeats.iter().map(|repeat| calls[&repeat.delivery].notification.clone()).collect();
-        audit::ask(&region.api, sample.into_iter().chain(&repeated)).await
+        let repeated = findings.repeats.iter().map(|repeat| &repeat.notification);
+        let unsure = findings.ambiguous.iter().map(|end| &end.notification);
+        audit::ask(&region.api, &journal, sample.into_iter().chain(repeated).chain(unsure)).await
     }
 }

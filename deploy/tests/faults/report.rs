@@ -150,7 +150,12 @@ impl Run<'_> {
                     .iter()
                     .filter(|it| it.incident.map_or_else(|| during(it.again_ms), |by| by == number))
                     .count(),
-                ambiguous: self.findings.ambiguous_ms.iter().filter(|at_ms| during(**at_ms)).count(),
+                ambiguous: self
+                    .findings
+                    .ambiguous
+                    .iter()
+                    .filter(|it| it.incident.map_or_else(|| during(it.settled_ms), |by| by == number))
+                    .count(),
                 unavailable_ms: outages
                     .iter()
                     .map(|&(began, ended)| (ended.min(until) - began.max(from)).max(0))

@@ -16,7 +16,7 @@ use crate::channels::{Carrier, Channels};
 use crate::journal::Journal;
 use crate::points::{self, Point, keeps_intents};
 use crate::region::tap::Verdict;
-use crate::region::{CATEGORY, Region, Wanted};
+use crate::region::{CATEGORY, NEWS, Region, Wanted};
 use crate::report;
 use crate::wait;
 
@@ -29,8 +29,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const NEW_AFTER: Duration = Duration::from_secs(3);
 /// Deliveries of a row at each point.
 const EACH: u64 = 4;
-/// A category of advertisements, beside the one that every region has.
-const NEWS: &str = "news";
 /// What is shown: every channel, what another class changes, and carriers that can't be asked for a message.
 const ROWS: [Row; 12] = [
     Row::of(Channel::Apns),
@@ -103,8 +101,6 @@ struct Cell {
 
 impl Trial {
     async fn run(&mut self) -> anyhow::Result<()> {
-        let news = json!({ "class": "marketing", "channels": ["telegram"] });
-        self.region.api.put(&format!("/v1/categories/{NEWS}"), &news).await?;
         let mut cells: Vec<Vec<Cell>> = ROWS.iter().map(|_| Vec::new()).collect();
         let mut put_aside = 0;
         for (place, point) in Point::ALL.into_iter().enumerate() {
@@ -209,7 +205,7 @@ impl Trial {
         loop {
             self.region.check()?;
             let settled: usize = (0..ROWS.len()).map(|row| self.ends(place, row).len()).sum();
-            let left = self.region.left_over().await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+            let left = self.region.left_over(0).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
             // What may have been sent is put aside, and counted in the end.
             let left: Vec<_> = left.into_iter().filter(|line| !line.starts_with(DEAD_LETTERS)).collect();
             if settled == all && left.is_empty() {

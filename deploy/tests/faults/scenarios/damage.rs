@@ -21,6 +21,13 @@ async fn a_damaged_region_loses_nothing() -> anyhow::Result<()> {
         skipped("a restored stream (`deploy/install-nats --cli` installs nats)");
         faults.retain(|fault| fault.name != restore_state::FAULT.name);
     }
-    let plan = Plan { name: "DAMAGE", notifications: 8_000, rate: 800, times: faults.len(), faults };
+    let plan = Plan {
+        name: "DAMAGE",
+        notifications: 8_000,
+        rate: 800,
+        times: faults.len(),
+        has_texts: false,
+        faults,
+    };
     plan.run(|webhook| Wanted { dispatchers: 2, clocks, ..Wanted::new(webhook) }).await
 }

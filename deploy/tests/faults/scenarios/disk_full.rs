@@ -85,5 +85,5 @@ async fn fill_and_free(region: &mut Region, provider: &Provider, disk: &SmallDis
     .await?;
     audit::conclude(region, &journal, provider, &load, &[incident], None).await?;
     println!("{calls_when_full} calls before there was room again, {} in all", provider.total());
-    audit::ask(&region.api, load.accepted().iter().step_by(53)).await
+    audit::ask(&region.api, &journal, load.accepted().iter().step_by(53)).await
 }

@@ -48,7 +48,7 @@ impl Trial {
     async fn findings(&mut self, incidents: &[Incident]) -> anyhow::Result<Findings> {
         let accepted = self.load.accepted();
         audit::settle(&mut self.region, &self.journal, &self.provider, &accepted).await?;
-        let findings = audit::compare(&accepted, &self.journal.entries(), &self.provider.calls(), incidents);
+        let findings = audit::compare(&self.load, &self.journal.entries(), &self.provider.calls(), incidents);
         findings.check()?;
         Ok(findings)
     }

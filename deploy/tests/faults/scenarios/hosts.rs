@@ -16,7 +16,14 @@ fn gateways_and_dispatchers_come_and_go() -> anyhow::Result<()> {
     }
     network::alone(async |network| {
         let faults = faults::HOSTS.to_vec();
-        let plan = Plan { name: "HOSTS", notifications: 8_000, rate: 800, times: faults.len(), faults };
+        let plan = Plan {
+            name: "HOSTS",
+            notifications: 8_000,
+            rate: 800,
+            times: faults.len(),
+            has_texts: false,
+            faults,
+        };
         let provider = Provider::at(network::OWN).await?;
         plan.run_with(provider, |webhook| Wanted {
             gateways: 2,

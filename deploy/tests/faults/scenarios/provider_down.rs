@@ -220,7 +220,7 @@ async fn drain(world: &World, region: &mut Region, journal: &Journal) -> anyhow:
             let entries = journal.entries();
             (entries.notifications.len(), entries.events)
         };
-        let left = region.left_over().await.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        let left = region.left_over(0).await.unwrap_or_else(|error| vec![format!("{error:#}")]);
         if settled >= all && left.is_empty() {
             return Ok(());
         }

@@ -119,8 +119,8 @@ impl Trial {
         // A new address and a recipient may have been stored although nobody was told so; that is no acceptance.
         audit::settle(&mut self.region, &self.journal, &self.provider, &accepted).await?;
         let calls = self.provider.calls();
-        audit::compare(&accepted, &self.journal.entries(), &calls, &[]).check()?;
-        audit::ask(&self.region.api, accepted.iter().step_by(37)).await
+        audit::compare(&self.load, &self.journal.entries(), &calls, &[]).check()?;
+        audit::ask(&self.region.api, &self.journal, accepted.iter().step_by(37)).await
     }
 
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {

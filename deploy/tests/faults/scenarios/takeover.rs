@@ -174,7 +174,7 @@ async fn until_idle(region: &mut Region) -> anyhow::Result<()> {
     let patience = Patience::new("the region has nothing left to do", LINK_LIMIT);
     loop {
         region.check()?;
-        if region.left_over().await.is_ok_and(|left| left.is_empty()) {
+        if region.left_over(0).await.is_ok_and(|left| left.is_empty()) {
             return Ok(());
         }
         patience.pause().await?;
