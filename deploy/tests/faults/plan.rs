@@ -1,5 +1,6 @@
 //! A random run: notifications flow while things break, and in the end everything is compared.
 
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -24,6 +25,33 @@ pub static WHOLE_MACHINE: Mutex<()> = Mutex::const_new(());
 /// How many notifications the gateway is asked about afterwards, besides those that were delivered twice or ended as
 /// ambiguous.
 const SAMPLE: usize = 500;
+
+/// One line that has a scenario again: with what it was given (`own`) and every other variable that was set, such as that
+/// of the programs, but for the sizes of other plans.
+pub fn replay(scenario: &str, own: &[(&str, String)]) -> String {
+    let set = std::env::vars().filter(|(name, _)| {
+        let is_ours = name.starts_with("PEAL_FAULT_") || name == "PEAL_NATS_SERVER";
+        let is_of_a_plan = name.ends_with("_NOTIFICATIONS") || name.ends_with("_TIMES");
+        is_ours && !is_of_a_plan && own.iter().all(|(known, _)| known != name)
+    });
+    let mut all: Vec<_> = own.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    let mut others: Vec<_> = set.collect();
+    others.sort();
+    all.extend(others);
+    let is_plain = |value: &str| !value.is_empty() && value.bytes().all(|it| it.is_ascii_alphanumeric());
+    let mut line = String::new();
+    for (name, value) in all {
+        let value = if is_plain(&value) { value } else { format!("'{}'", value.replace('\'', r"'\''")) };
+        line += &format!("{name}={value} ");
+    }
+    line + &format!("cargo test -p peal --test faults scenarios::{scenario}:: -- --nocapture")
+}
+
+/// The folder that a variable names, from the workspace's own unless it is whole.
+pub fn given_folder(variable: &str) -> Option<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::var_os(variable).map(|folder| workspace.join(folder))
+}
 
 /// The value of a variable.
 ///
@@ -87,17 +115,13 @@ impl Plan {
             println!("{}: no fault here is called {only}", self.name);
             return Ok(());
         }
-        let set = |variable: &str| std::env::var(variable).map(|value| format!(" {variable}='{value}'"));
-        let others: String = ["PEAL_FAULT_ONLY", "PEAL_FAULT_PAUSE_SECONDS"]
-            .into_iter()
-            .filter_map(|it| set(it).ok())
-            .collect();
-        let replay = format!(
-            "PEAL_FAULT_SEED={seed} {notifications}={} {times}={}{others} \
-             cargo test -p peal --test faults scenarios::{}:: -- --nocapture",
-            plan.notifications,
-            plan.times,
-            self.name.to_lowercase()
+        let replay = replay(
+            &self.name.to_lowercase(),
+            &[
+                ("PEAL_FAULT_SEED", seed.to_string()),
+                (&notifications, plan.notifications.to_string()),
+                (&times, plan.times.to_string()),
+            ],
         );
         println!("{replay}");
 

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::network::Host;
 use crate::clock::Clock;
+use crate::plan::given_folder;
 use crate::wait::{Patience, now_ms};
 
 /// How long a process may take until it says that it is ready. A machine with two processors runs several regions.
@@ -253,7 +254,7 @@ pub async fn signal(name: &str, pid: u32) -> anyhow::Result<()> {
 fn built(binary: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let own = own.parent().and_then(Path::parent).context("the test is in no target folder")?;
-    let given = std::env::var_os("PEAL_FAULT_PROGRAMS").map(PathBuf::from);
+    let given = given_folder("PEAL_FAULT_PROGRAMS");
     let path = given.as_deref().unwrap_or(own).join(binary);
     anyhow::ensure!(
         path.is_file(),

@@ -12,7 +12,7 @@ use crate::audit;
 use crate::faults::{Incident, kill_dispatcher};
 use crate::journal::Journal;
 use crate::load::Load;
-use crate::plan::{WHOLE_MACHINE, given};
+use crate::plan::{WHOLE_MACHINE, given, replay};
 use crate::provider::Provider;
 use crate::region::{Hub, LINK_LIMIT, Region, Wanted};
 use crate::wait::{self, now_ms};
@@ -85,7 +85,7 @@ impl Side {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regions_at_work_lose_nothing_to_each_other() -> anyhow::Result<()> {
     let rounds: u64 = given("PEAL_FAULT_BOTH_ROUNDS", 1);
-    println!("PEAL_FAULT_BOTH_ROUNDS={rounds}");
+    println!("{}", replay("both_loaded", &[("PEAL_FAULT_BOTH_ROUNDS", rounds.to_string())]));
     let _machine = WHOLE_MACHINE.lock().await;
     let hub = Hub::start().await?;
     let (mut eu, mut us) = (Side::start(&hub, "eu").await?, Side::start(&hub, "us").await?);

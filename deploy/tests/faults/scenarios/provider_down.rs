@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::channels::{Carrier, Channels};
 use crate::journal::Journal;
 use crate::pace::{self, Course, Courses, Pace};
-use crate::plan::{WHOLE_MACHINE, given};
+use crate::plan::{WHOLE_MACHINE, given, replay};
 use crate::region::{Region, Wanted};
 use crate::report;
 use crate::wait::{Stall, now_ms};
@@ -151,12 +151,9 @@ async fn one_provider_down_leaves_the_others_alone_and_drains_at_its_own_pace() 
     }
     let _machine = WHOLE_MACHINE.lock().await;
     for outage in outages {
-        println!(
-            "{}: PEAL_FAULT_ONLY='{}' PEAL_FAULT_DOWN_SECONDS={}",
-            outage.name,
-            outage.name,
-            down.as_secs()
-        );
+        let seconds = down.as_secs().to_string();
+        let own = [("PEAL_FAULT_ONLY", outage.name.to_owned()), ("PEAL_FAULT_DOWN_SECONDS", seconds)];
+        println!("{}: {}", outage.name, replay("provider_down", &own));
         let world = World::start().await?;
         let settings = world.channels.settings(&format!("rate_per_second = {SMS_LIMIT}"))?;
         let unused = "http://127.0.0.1:9/unused";

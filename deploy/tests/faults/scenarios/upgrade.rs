@@ -15,7 +15,7 @@ use crate::audit;
 use crate::faults::{Incident, kill_node};
 use crate::journal::Journal;
 use crate::load::{Flow, Load};
-use crate::plan::WHOLE_MACHINE;
+use crate::plan::{WHOLE_MACHINE, given_folder};
 use crate::provider::Provider;
 use crate::region::{Api, CATEGORY, Region, Wanted, balancer};
 use crate::wait::{self, now_ms};
@@ -40,7 +40,7 @@ async fn a_region_is_upgraded_while_it_works() -> anyhow::Result<()> {
         gateways: 2,
         dispatchers: 2,
         is_balanced: true,
-        old_programs: std::env::var_os("PEAL_FAULT_OLD_PROGRAMS").map(Into::into),
+        old_programs: given_folder("PEAL_FAULT_OLD_PROGRAMS"),
         ..Wanted::new(provider.url())
     };
     let mut region = Region::start(wanted).await?;
