@@ -1,4 +1,5 @@
-//! What can break: a file for each. A new one is a file and its line in one of the lists here.
+//! What can break: a file for each. A new one is a file, its `mod` line, which formats it with the rest, and its name in one
+//! of the lists here, whose scenario has it happen.
 
 pub mod cut_dispatcher;
 pub mod cut_gateway;
@@ -33,10 +34,10 @@ use crate::region::Region;
 use crate::wait::now_ms;
 
 /// What is killed in a region of one server.
-pub static KILLS: [&Fault; 3] = [&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
+pub static KILLS: &[&Fault] = &[&kill_gateway::FAULT, &kill_dispatcher::FAULT, &kill_server::FAULT];
 
 /// What happens to a region of three servers.
-pub static CLUSTER: [&Fault; 6] = [
+pub static CLUSTER: &[&Fault] = &[
     &kill_node::FAULT,
     &pause_node::FAULT,
     &partition_node::FAULT,
@@ -46,7 +47,7 @@ pub static CLUSTER: [&Fault; 6] = [
 ];
 
 /// What happens to a region whose gateways and dispatchers are on hosts of their own.
-pub static HOSTS: [&Fault; 6] = [
+pub static HOSTS: &[&Fault] = &[
     &cut_gateway::FAULT,
     &cut_dispatcher::FAULT,
     &pause_gateway::FAULT,
@@ -56,7 +57,7 @@ pub static HOSTS: [&Fault; 6] = [
 ];
 
 /// What else happens to a region.
-pub static DAMAGE: [&Fault; 6] = [
+pub static DAMAGE: &[&Fault] = &[
     &jump_clock::FAULT,
     &slow_clock_kill::FAULT,
     &damage_file::FAULT,
