@@ -69,6 +69,9 @@ pub static DAMAGE: &[&Fault] = &[
 /// How long a region may take to take or refuse writes after servers were lost: its servers need up to 9 s to elect.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long one of a cluster's servers is away at least, also when it leads nothing and nobody has to take over.
+pub const NODE_AWAY: Duration = Duration::from_secs(3);
+
 /// Starts servers again, all at the same time: one by itself waits for a majority.
 pub async fn restart_all(nodes: impl Iterator<Item = &mut Server>) -> anyhow::Result<()> {
     for restarted in join_all(nodes.map(Server::restart)).await {

@@ -1,18 +1,18 @@
-//! The one of a region's servers that leads INTAKE is lost with its disk, and another one starts in its place, under its name
-//! and with nothing: it gets everything from the others.
+//! One of a region's servers is lost with its disk, and another one starts in its place, under its name and with nothing:
+//! it gets everything from the others.
 
 use futures_util::FutureExt as _;
 
 use super::kill_node::ELECTED;
 use super::{Fault, PROBE_LIMIT};
 
-/// Another server in the place of the leader among three.
+/// Another server in the place of one of three.
 pub const FAULT: Fault = Fault {
     name: "one of three lost and replaced",
     resends: Some(ELECTED),
-    strike: |region, _| {
+    strike: |region, rng| {
         async {
-            let node = region.leader_of_intake().await?;
+            let node = region.any_node(rng).await?;
             region.nodes[node].kill().await?;
             region.until_another_leads(node).await?;
             region.until_it_takes_writes(PROBE_LIMIT).await?;

@@ -3,6 +3,7 @@
 mod api;
 pub mod balancer;
 mod hub;
+mod leaders;
 pub mod network;
 mod program;
 mod settings;
@@ -417,26 +418,6 @@ impl Region {
     pub async fn until_recovered(&mut self) -> anyhow::Result<()> {
         self.until_it_takes_writes(SERVER_LIMIT).await?;
         self.until_copied().await
-    }
-
-    /// Which server of a cluster leads INTAKE; waits until one does.
-    pub async fn leader_of_intake(&self) -> anyhow::Result<usize> {
-        let patience = Patience::new("a server leads INTAKE", SERVER_LIMIT);
-        loop {
-            if let Some(leader) = self.known_leader().await {
-                return Ok(leader);
-            }
-            patience.pause().await?;
-        }
-    }
-
-    /// Waits until another server than `node` leads INTAKE.
-    pub async fn until_another_leads(&self, node: usize) -> anyhow::Result<()> {
-        let patience = Patience::new("another server leads INTAKE", SERVER_LIMIT);
-        while self.known_leader().await.is_none_or(|leader| leader == node) {
-            patience.pause().await?;
-        }
-        Ok(())
     }
 
     /// Waits until no server leads INTAKE. A leader that has lost the others goes on for about 20 s (nats-server 2.15).
