@@ -28,6 +28,8 @@ struct Standing {
     state: State,
     /// How often its connections were ended. One that knows of fewer is over, also when the link was healed at once.
     ends: u64,
+    /// How often its connections were lost without a word. One that knows of fewer carries nothing any more.
+    losses: u64,
 }
 
 /// Connections that wait to be taken.
@@ -49,7 +51,7 @@ impl Link {
     pub async fn to(target: u16) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let (standing, watched) = watch::channel(Standing { state: State::Whole, ends: 0 });
+        let (standing, watched) = watch::channel(Standing { state: State::Whole, ends: 0, losses: 0 });
         let accepting =
             tokio::spawn(accept(listener, SocketAddr::from((Ipv4Addr::LOCALHOST, target)), watched));
         Ok(Link { port, standing, accepting: accepting.abort_handle() })
@@ -82,6 +84,14 @@ impl Link {
         self.turn(State::Silent);
     }
 
+    /// Loses all connections without a word, as behind a firewall that forgot them: nothing comes through them ever again,
+    /// and neither side is told. New ones are as in [`silence`](Self::silence), until the link is healed.
+    pub fn lose(&self) {
+        self.standing.send_modify(|standing| {
+            *standing = Standing { state: State::Silent, losses: standing.losses + 1, ..*standing };
+        });
+    }
+
     /// Lets connections through again.
     pub fn heal(&self) {
         self.turn(State::Whole);
@@ -92,7 +102,9 @@ impl Link {
     }
 
     fn end(&self, state: State) {
-        self.standing.send_modify(|standing| *standing = Standing { state, ends: standing.ends + 1 });
+        self.standing.send_modify(|standing| {
+            *standing = Standing { state, ends: standing.ends + 1, ..*standing };
+        });
     }
 }
 
@@ -129,7 +141,7 @@ async fn accept(
                 let (near, _) = accepted?;
                 let now = *standing.borrow();
                 if !matches!(now.state, State::Cut | State::Refusing) {
-                    tokio::spawn(relay(near, target, standing.clone(), now.ends));
+                    tokio::spawn(relay(near, target, standing.clone(), now));
                 }
             }
             changed = standing.changed() => {
@@ -141,8 +153,13 @@ async fn accept(
     }
 }
 
-async fn relay(mut near: TcpStream, target: SocketAddr, mut standing: watch::Receiver<Standing>, ends: u64) {
-    let passing = Passing { standing: standing.clone(), ends };
+async fn relay(
+    mut near: TcpStream,
+    target: SocketAddr,
+    mut standing: watch::Receiver<Standing>,
+    began: Standing,
+) {
+    let passing = Passing { standing: standing.clone(), began };
     let relayed = async {
         if !passing.until_it_speaks().await {
             return Ok(());
@@ -159,14 +176,15 @@ async fn relay(mut near: TcpStream, target: SocketAddr, mut standing: watch::Rec
     tokio::select! {
         // Either side is gone, which the other one sees when this ends.
         _ = relayed => {}
-        _ = standing.wait_for(|standing| standing.ends != ends) => {}
+        _ = standing.wait_for(|standing| standing.ends != began.ends) => {}
     }
 }
 
 /// What a connection over the link may carry.
 struct Passing {
     standing: watch::Receiver<Standing>,
-    ends: u64,
+    /// How the link stood when it was made.
+    began: Standing,
 }
 
 impl Passing {
@@ -189,12 +207,69 @@ impl Passing {
         }
     }
 
-    /// Waits while the link is silent, and says whether the connection is still one of it.
+    /// Waits while the link is silent, for ever where this connection was lost, and says whether the connection is still one of it.
     async fn until_it_speaks(&self) -> bool {
         let mut standing = self.standing.clone();
-        let spoke =
-            standing.wait_for(|standing| standing.state != State::Silent || standing.ends != self.ends);
+        let Standing { ends, losses, .. } = self.began;
+        let speaks = |now: &Standing| now.state != State::Silent && now.losses == losses;
+        let spoke = standing.wait_for(|now| speaks(now) || now.ends != ends);
         // An error means that the link is gone.
-        spoke.await.is_ok_and(|standing| standing.ends == self.ends)
+        spoke.await.is_ok_and(|now| now.ends == ends)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Nothing comes in this time.
+    const QUIET: Duration = Duration::from_millis(200);
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    async fn says(from: &mut TcpStream, to: &mut TcpStream) -> io::Result<bool> {
+        from.write_all(b"x").await?;
+        Ok(timeout(QUIET, to.read_u8()).await.is_ok_and(|read| read.is_ok()))
+    }
+
+    async fn connect(link: &Link, listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
+        let near = TcpStream::connect((Ipv4Addr::LOCALHOST, link.port())).await?;
+        let (far, _) = timeout(LIMIT, listener.accept()).await??;
+        Ok((near, far))
+    }
+
+    #[tokio::test]
+    async fn what_was_lost_stays_lost_and_nobody_is_told() -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let link = Link::to(listener.local_addr()?.port()).await?;
+        let (mut near, mut far) = connect(&link, &listener).await?;
+        assert!(says(&mut near, &mut far).await?);
+        link.lose();
+        assert!(!says(&mut near, &mut far).await?);
+        link.heal();
+        let (mut new_near, mut new_far) = connect(&link, &listener).await?;
+        assert!(says(&mut new_near, &mut new_far).await? && says(&mut new_far, &mut new_near).await?);
+        assert!(!says(&mut near, &mut far).await? && !says(&mut far, &mut near).await?);
+        // The other side is not told either when one gives up.
+        drop(near);
+        assert!(timeout(QUIET, far.read_u8()).await.is_err());
+        link.cut();
+        assert!(timeout(LIMIT, far.read_u8()).await?.is_err());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_back_comes_through_later() -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let link = Link::to(listener.local_addr()?.port()).await?;
+        let (mut near, mut far) = connect(&link, &listener).await?;
+        link.silence();
+        assert!(!says(&mut near, &mut far).await?);
+        link.heal();
+        assert_eq!(timeout(LIMIT, far.read_u8()).await??, b'x');
+        Ok(())
     }
 }

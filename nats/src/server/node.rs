@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::config::{FEATURE_FLAGS, ServerConfig, in_url, quoted};
+use super::config::{FEATURE_FLAGS, LINK_PINGS, ServerConfig, in_url, quoted};
 use crate::subjects::Region;
 
 /// The file that each configuration includes. See [`Secrets::render`].
@@ -121,6 +121,7 @@ impl NodeConfig<'_> {
             line(&format!("  routes: [{}]", list(routes)));
             line("}");
         }
+        line(&format!("\n{}", LINK_PINGS.trim_end()));
         line(
             "\n# The link with the other regions. It carries what the topology hands on, and requests between regions.",
         );

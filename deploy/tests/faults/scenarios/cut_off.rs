@@ -1,5 +1,5 @@
-//! A region is cut off from its hub: it goes on as before, an opt-out counts there at once and everywhere after, and the
-//! hub misses nothing in the end.
+//! A region is cut off from its hub, once so that both are told and once without a word: it goes on as before, an opt-out
+//! counts there at once and everywhere after, and the hub misses nothing in the end.
 //!
 //! `PEAL_FAULT_CUT_SECONDS` says for how long, several times where it names several, `PEAL_FAULT_CUT_RATE` how many
 //! notifications a second there are meanwhile.
@@ -15,7 +15,7 @@ use crate::audit;
 use crate::faults::Incident;
 use crate::journal::Journal;
 use crate::load::Load;
-use crate::plan::{WHOLE_MACHINE, given};
+use crate::plan::{WHOLE_MACHINE, given, replay};
 use crate::provider::Provider;
 use crate::region::{CATEGORY, Hub, LINK_LIMIT, Region};
 use crate::wait::{self, now_ms};
@@ -24,6 +24,9 @@ use crate::wait::{self, now_ms};
 const BEFORE: Duration = Duration::from_secs(3);
 /// How long anything may take until it is given up.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How long it takes until both ends have noticed a link that was lost without a word. What is promised is counted from
+/// when it is whole again, or from there.
+const NOTICED: Duration = Duration::from_secs(16);
 /// What is promised: how soon an opt-out of a region that was cut off counts everywhere, how soon the hub is complete, and
 /// the share of its rate that the region keeps.
 const IN_FORCE: Duration = Duration::from_secs(5);
@@ -33,6 +36,15 @@ const LEAVER: &str = "leaver";
 const SUPPRESSED: &str = "leaver-while-cut";
 const MADE_TWICE: &str = "made-in-both";
 const MADE_LAST: u64 = 3;
+
+/// How the link is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Connections are closed.
+    Told,
+    /// Whatever is said is lost, also over the old connections when the network is whole again.
+    Silent,
+}
 
 /// What became of a notification to the one who leaves.
 async fn fate(region: &Region, id: &str) -> anyhow::Result<String> {
@@ -59,20 +71,23 @@ async fn prefer(region: &Region, webhook: bool) -> anyhow::Result<()> {
 async fn a_region_that_is_cut_off_goes_on_as_before() -> anyhow::Result<()> {
     let times: String = given("PEAL_FAULT_CUT_SECONDS", "8".to_owned());
     let rate: u64 = given("PEAL_FAULT_CUT_RATE", 200);
-    println!("PEAL_FAULT_CUT_SECONDS='{times}' PEAL_FAULT_CUT_RATE={rate}");
+    let own = [("PEAL_FAULT_CUT_SECONDS", times.clone()), ("PEAL_FAULT_CUT_RATE", rate.to_string())];
+    println!("{}", replay("cut_off", &own));
     let _machine = WHOLE_MACHINE.lock().await;
     for seconds in times.split_whitespace() {
-        cut_off_for(seconds.parse().context("PEAL_FAULT_CUT_SECONDS: write numbers")?, rate).await?;
+        let seconds: u64 = seconds.parse().context("PEAL_FAULT_CUT_SECONDS: write numbers")?;
+        cut_off_for(Cut::Told, seconds, rate).await?;
+        cut_off_for(Cut::Silent, seconds.max(NOTICED.as_secs()), rate).await?;
     }
     Ok(())
 }
 
-async fn cut_off_for(seconds: u64, rate: u64) -> anyhow::Result<()> {
+async fn cut_off_for(cut: Cut, seconds: u64, rate: u64) -> anyhow::Result<()> {
     let (provider, leaver) = (Provider::start().await?, Provider::start().await?);
     let hub = Hub::start().await?;
     let (eu, _link) = hub.region("eu", provider.url()).await?;
     let (mut us, link) = hub.region("us", provider.url()).await?;
-    let result = run(&hub, &eu, &mut us, &link, &provider, &leaver, (seconds, rate)).await;
+    let result = run(&hub, &eu, &mut us, &link, &provider, &leaver, (cut, seconds, rate)).await;
     result.map_err(|error| error.context(format!("{}\n{}", eu.logs(), us.logs())))
 }
 
@@ -83,7 +98,7 @@ async fn run(
     link: &Link,
     provider: &Provider,
     leaver: &Provider,
-    (seconds, rate): (u64, u64),
+    (cut, seconds, rate): (Cut, u64, u64),
 ) -> anyhow::Result<()> {
     let journal = Journal::start(&us.connection);
     let contact = json!({ "channel": "webhook", "address": format!("{}/0", leaver.url()) });
@@ -98,7 +113,10 @@ async fn run(
     let load = Load::new(&us.api, "c", provider.url());
     let (next, before) = load.work(provider, 0, BEFORE, rate).await?;
     let at_ms = now_ms();
-    link.cut();
+    match cut {
+        Cut::Told => link.cut(),
+        Cut::Silent => link.lose(),
+    }
     prefer(us, false).await?;
     // Somebody who can't know of it opts out as well, and changes their mind, later.
     prefer(eu, false).await?;
@@ -113,7 +131,11 @@ async fn run(
     anyhow::ensure!(!hub.is_level_with(&[eu, us]).await, "the link was not cut");
 
     link.heal();
-    let incident = Incident::repaired(&format!("region cut off for {seconds} s"), at_ms);
+    let name = match cut {
+        Cut::Told => format!("region cut off for {seconds} s"),
+        Cut::Silent => format!("region cut off for {seconds} s, silently"),
+    };
+    let incident = Incident::repaired(&name, at_ms);
     let healed = Instant::now();
     let in_force = async {
         wait::until("the opt-out is in force in eu", LIMIT, async || {
@@ -137,7 +159,7 @@ async fn run(
     // What was suppressed has an end and no call, as it should.
     journal.entries().settled.retain(|_, settled| settled.notification != SUPPRESSED);
     println!(
-        "cut off for {seconds} s: {before:.0}/s before, {during:.0}/s while cut off ({:.2}); after healing the opt-out \
+        "{name}: {before:.0}/s before, {during:.0}/s while cut off ({:.2}); after healing the opt-out \
          counted in eu after {:.1} s, the hub had everything after {:.1} s",
         during / before,
         in_force.as_secs_f64(),
