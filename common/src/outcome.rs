@@ -26,8 +26,8 @@ pub enum Outcome {
         /// The wait that the provider asked for.
         after: Option<Duration>,
     },
-    /// Nothing was sent: a limit of our own, or a wait that the provider asked of everybody, held it back. It burns no
-    /// attempt, or a burst would end in the dead letters.
+    /// Nothing was sent: a limit of our own, a wait that the provider asked of everybody, or a refusal that may not be meant
+    /// for this message held it back. It burns no attempt, or a burst would end in the dead letters.
     HeldBack {
         /// A stable word for the log and the event, such as `throttled`.
         reason: String,

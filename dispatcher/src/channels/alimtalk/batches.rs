@@ -299,7 +299,9 @@ mod tests {
             };
             tokio::join!(batches.send("T", to("02".to_owned()), soon()), release).0
         };
-        let (in_call, behind) = tokio::join!(in_call, behind);
+        let all = async { tokio::join!(in_call, behind) };
+        let told = tokio::time::timeout(Duration::from_secs(60), all).await;
+        let (in_call, behind) = told.expect("nobody waits for ever");
         assert_eq!(in_call, ambiguous("no_answer_after_send"));
         assert_eq!(behind, held_back(BROKEN_OFF, None));
         assert!(batches.shared.waiting().is_empty());
