@@ -75,7 +75,7 @@ pub struct Plan {
     pub rate: u64,
     /// How often something breaks, unless the variable says otherwise.
     pub times: usize,
-    /// Whether text messages are among them.
+    /// Whether text messages are among them. The settings of channels are the plan's own.
     pub has_texts: bool,
     /// What breaks, each equally often.
     pub faults: Vec<&'static Fault>,

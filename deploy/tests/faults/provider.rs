@@ -24,6 +24,8 @@ use crate::wait::now_ms;
 
 /// What Twilio calls its messages, under its base URL.
 const MESSAGES: &str = "/2010-04-01/Accounts/{account}/Messages.json";
+/// How long it has a text message until it says so: long enough that some are in this state whenever a dispatcher is killed.
+const CARRYING: Duration = Duration::from_millis(50);
 /// What comes before the id in every text, as the load writes it.
 const BEFORE_ID: &str = "Order ";
 
@@ -211,6 +213,7 @@ async fn carry(State(shared): State<Arc<Shared>>, form: Bytes) -> Response {
         of_number.insert(0, message.clone());
         message
     };
+    tokio::time::sleep(CARRYING).await;
     shared.until_answered().await;
     (StatusCode::CREATED, axum::Json(message)).into_response()
 }

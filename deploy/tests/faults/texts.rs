@@ -27,14 +27,19 @@ impl Text<'_> {
         if self.kind == Kind::Advertisement { 1 } else { 2 }
     }
 
-    /// Whether its end is one, and is what it is said to be.
+    /// Whether its end is one, and is what it is said to be. The same end may be told twice, when a server was killed before
+    /// it said that it had stored the event.
     pub fn is_kept(&self) -> bool {
-        match self.settlement.statuses.as_slice() {
+        let Some(((end, _), others)) = self.settlement.statuses.split_first() else { return false };
+        if others.iter().any(|(other, _)| other != end) {
+            return false;
+        }
+        match end {
             // A second time only when the first call was still on its way when the carrier was asked, which the comparison of
             // calls and incidents has to explain.
-            [(Status::Sent, _)] => (1..=self.most()).contains(&self.times),
+            Status::Sent => (1..=self.most()).contains(&self.times),
             // All calls that are allowed have been begun.
-            [(Status::Ambiguous, _)] => self.times < self.most() && self.intents_ms.len() >= self.most(),
+            Status::Ambiguous => self.times < self.most() && self.intents_ms.len() >= self.most(),
             _ => false,
         }
     }
@@ -85,7 +90,8 @@ mod tests {
             // It has not been tried a second time.
             (Kind::Text, 0, &[Status::Ambiguous], &[1], false),
             (Kind::Text, 0, &[Status::Ambiguous], &[1, 2], true),
-            (Kind::Text, 1, &[Status::Sent, Status::Sent], &[1], false),
+            (Kind::Text, 1, &[Status::Sent, Status::Sent], &[1], true),
+            (Kind::Text, 2, &[Status::Sent, Status::Ambiguous], &[1, 2], false),
             (Kind::Text, 1, &[Status::Sent, Status::Ambiguous], &[1], false),
             (Kind::Text, 1, &[Status::Delivered], &[1], false),
             (Kind::Text, 1, &[], &[1], false),

@@ -76,8 +76,8 @@ async fn a_region_that_is_cut_off_goes_on_as_before() -> anyhow::Result<()> {
     let _machine = WHOLE_MACHINE.lock().await;
     for seconds in times.split_whitespace() {
         let seconds: u64 = seconds.parse().context("PEAL_FAULT_CUT_SECONDS: write numbers")?;
-        cut_off_for(Cut::Told, seconds, rate).await?;
-        cut_off_for(Cut::Silent, seconds.max(NOTICED.as_secs()), rate).await?;
+        Box::pin(cut_off_for(Cut::Told, seconds, rate)).await?;
+        Box::pin(cut_off_for(Cut::Silent, seconds.max(NOTICED.as_secs()), rate)).await?;
     }
     Ok(())
 }
