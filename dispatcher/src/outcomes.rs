@@ -11,9 +11,11 @@
 //! in its first half minute for whoever asks at the same moment; further questions cost no request.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use peal_common::channel::Channel;
 use peal_common::envelope::{Envelope as _, Work};
 use peal_common::event::{Event, EventType, Status};
 use peal_common::id::DeliveryId;
@@ -63,7 +65,11 @@ pub enum Suspicion {
 pub struct RecentOutcomes {
     connection: Connection,
     index: Mutex<Option<Index>>,
+    texts: Texts,
 }
+
+/// Whose the text messages are that a provider has, by its names for them.
+type Texts = Arc<std::sync::Mutex<HashMap<String, DeliveryId>>>;
 
 struct Index {
     follower: Follower,
@@ -74,6 +80,7 @@ struct Index {
     complete_at: Option<Instant>,
     known: HashMap<(DeliveryId, u32), Known>,
     order: VecDeque<(DeliveryId, u32)>,
+    texts: Texts,
 }
 
 /// What events tell of a delivery, or of one of its replays.
@@ -89,7 +96,7 @@ impl RecentOutcomes {
     /// An empty index.
     #[must_use]
     pub fn new(connection: Connection) -> Self {
-        RecentOutcomes { connection, index: Mutex::new(None) }
+        RecentOutcomes { connection, index: Mutex::new(None), texts: Texts::default() }
     }
 
     /// Whether a message may be a repetition.
@@ -121,6 +128,14 @@ impl RecentOutcomes {
         }
         let key = (work.delivery.clone(), work.replays);
         self.up_to_date(&question, |index| index.known.get(&key).copied().unwrap_or_default()).await
+    }
+
+    /// Whether a text message that its provider names so is none of another delivery's, as far as is known from what was asked
+    /// here; from now on it is this one's.
+    #[must_use]
+    pub fn claim(&self, provider_id: &str, delivery: &DeliveryId) -> bool {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        texts.entry(provider_id.to_owned()).or_insert_with(|| delivery.clone()) == delivery
     }
 
     async fn up_to_date<T>(
@@ -197,6 +212,7 @@ impl RecentOutcomes {
             complete_at: None,
             known: HashMap::new(),
             order: VecDeque::new(),
+            texts: Arc::clone(&self.texts),
         })
     }
 }
@@ -238,6 +254,13 @@ impl Index {
         let is_settled = event.kind.status().is_some_and(Status::is_settled);
         let tells = is_settled || event.kind == EventType::Retried;
         let Some(delivery) = event.delivery.filter(|_| tells) else { return };
+        if let Some(provider_id) = event.provider_id.filter(|_| event.channel == Some(Channel::Sms)) {
+            let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+            if texts.len() >= CAPACITY {
+                texts.clear();
+            }
+            texts.insert(provider_id, delivery.clone());
+        }
         let key = (delivery, event.replays.unwrap_or(0));
         let known = self.known.entry(key.clone()).or_insert_with(|| {
             self.order.push_back(key);

@@ -17,7 +17,7 @@ use super::limit::Limit;
 use super::outcomes::retry;
 use super::probe::Probe;
 use super::setup::Setup;
-use super::{CALL_LIMIT, CallTime, Found, Message, Provider, apns};
+use super::{CALL_LIMIT, CallTime, Claim, Found, Message, Provider, apns};
 
 /// Which messages an account takes: those that fit every rule that it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -188,8 +188,13 @@ impl Account {
     ///
     /// # Errors
     /// The outcome of the question, when the provider can't be asked now.
-    pub async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
-        let found = tokio::time::timeout(CALL_LIMIT, self.provider.find(message, call)).await;
+    pub async fn find(
+        &self,
+        message: &Message<'_>,
+        call: CallTime,
+        claim: Claim<'_>,
+    ) -> Result<Found, Outcome> {
+        let found = tokio::time::timeout(CALL_LIMIT, self.provider.find(message, call, claim)).await;
         found.unwrap_or_else(|_| Err(retry("timeout", None)))
     }
 

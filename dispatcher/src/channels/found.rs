@@ -21,6 +21,10 @@ pub enum Found {
     Unknown,
 }
 
+/// Says of what a provider names so whether it may be the message that is looked for, and claims it: two deliveries with the same
+/// text to the same number are two messages.
+pub type Claim<'a> = &'a (dyn Fn(&str) -> bool + Send + Sync);
+
 /// When a call began that may have been made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallTime(Timestamp);

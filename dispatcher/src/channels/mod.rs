@@ -35,7 +35,7 @@ mod target;
 pub use accounts::{Account, Admitted, Sought};
 pub use breaker::Opened;
 pub use current::CurrentProviders;
-pub use found::{CallTime, Found};
+pub use found::{CallTime, Claim, Found};
 pub use target::Hosts;
 
 use std::time::Duration;
@@ -310,9 +310,9 @@ impl Provider {
     ///
     /// # Errors
     /// The outcome of the question, when the provider can't be asked now.
-    async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
+    async fn find(&self, message: &Message<'_>, call: CallTime, claim: Claim<'_>) -> Result<Found, Outcome> {
         match self {
-            Provider::Twilio(client) => client.find(message, call).await,
+            Provider::Twilio(client) => client.find(message, call, claim).await,
             Provider::Aligo(client) => client.find(message, call).await,
             _ => Ok(Found::Unknown),
         }

@@ -302,9 +302,10 @@ pub(super) async fn find(
     call: &OpenCall,
 ) -> Result<(Found, Option<Arc<str>>), Outcome> {
     let message = message(context, way.work, ready);
+    let claim = |id: &str| context.outcomes.claim(id, &way.work.delivery);
     let mut all = None;
     for account in way.called(providers, call.account.as_deref()) {
-        match account.find(&message, call.time).await? {
+        match account.find(&message, call.time, &claim).await? {
             taken @ Found::Taken(_) => return Ok((taken, Some(Arc::clone(account.name())))),
             Found::NotTaken => all = all.or(Some(Found::NotTaken)),
             Found::Unknown => all = Some(Found::Unknown),

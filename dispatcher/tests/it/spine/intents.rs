@@ -71,7 +71,8 @@ async fn an_advertisement_that_may_have_been_sent_is_not_sent_again() {
 async fn an_alert_that_may_have_been_sent_is_sent_again() {
     let (region, bot, settings, state) = set_up("transactional").await;
     let dispatcher = interrupted(&region, &bot, &settings, state).await;
-    region.event("n-1", EventType::Sent).await;
+    let sent = region.event("n-1", EventType::Sent).await;
+    assert_eq!(sent.attempts, Some(1), "of the first one no event tells");
     region.drained().await;
     assert_eq!(bot.count(), 2);
     assert_eq!(region.connection.stream_state(ATTEMPTS).await.unwrap().messages, 0, "no write for it");

@@ -9,7 +9,7 @@ use super::{Options, found, outcome, request};
 use crate::channels::probe::Probe;
 use crate::channels::sms::account::Line;
 use crate::channels::sms::text;
-use crate::channels::{CallTime, ConfigError, Found, Message};
+use crate::channels::{CallTime, Claim, ConfigError, Found, Message};
 
 /// Sends messages as one account.
 #[derive(Debug)]
@@ -61,7 +61,12 @@ impl Client {
     ///
     /// # Errors
     /// The outcome of the question, when Twilio can't be asked now.
-    pub async fn find(&self, message: &Message<'_>, call: CallTime) -> Result<Found, Outcome> {
+    pub async fn find(
+        &self,
+        message: &Message<'_>,
+        call: CallTime,
+        claim: Claim<'_>,
+    ) -> Result<Found, Outcome> {
         // What is refused before the call was never sent.
         let Ok(checked) = text::check(message) else { return Ok(Found::NotTaken) };
         let Options { endpoint, authorization, .. } = &self.options;
@@ -69,6 +74,6 @@ impl Client {
         request::ask_for_last(&mut request.url_mut().query_pairs_mut(), checked.to);
         request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         let answer = self.line.ask(request).await?;
-        found::of_list(&answer, checked.text, call, self.line.clock.now())
+        found::of_list(&answer, checked.text, call, claim, self.line.clock.now())
     }
 }

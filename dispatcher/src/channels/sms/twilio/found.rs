@@ -9,7 +9,7 @@ use peal_common::outcome::Outcome;
 use super::outcome::{self, Created};
 use crate::channels::http::{Answer, of_status};
 use crate::channels::outcomes::retry;
-use crate::channels::{CallTime, Found};
+use crate::channels::{CallTime, Claim, Found};
 
 /// So many messages are asked for: more than one number gets in a minute.
 pub(super) const PAGE: usize = 50;
@@ -29,8 +29,14 @@ struct Entry {
     created: Created,
 }
 
-/// Looks for a text in the list of the last messages to its number.
-pub(super) fn of_list(answer: &Answer, text: &str, call: CallTime, now: Timestamp) -> Result<Found, Outcome> {
+/// Looks for a text in the list of the last messages to its number, among those that are no other delivery's.
+pub(super) fn of_list(
+    answer: &Answer,
+    text: &str,
+    call: CallTime,
+    claim: Claim<'_>,
+    now: Timestamp,
+) -> Result<Found, Outcome> {
     if !answer.status.is_success() {
         return Err(match of_status(answer.status, &answer.headers, now) {
             // To ask again does no harm.
@@ -44,12 +50,13 @@ pub(super) fn of_list(answer: &Answer, text: &str, call: CallTime, now: Timestam
     let Some(times) = times else { return Ok(Found::Unknown) };
     let of_that_time =
         || list.messages.iter().zip(&times).filter(|(_, at)| call.may_be(**at)).map(|(entry, _)| entry);
-    if let Some(entry) = of_that_time().find(|entry| entry.body.as_deref() == Some(text)) {
+    let is_same = |entry: &&Entry| entry.body.as_deref() == Some(text);
+    if let Some(entry) = of_that_time().filter(is_same).find(|entry| claim(&entry.created.sid)) {
         return Ok(Found::Taken(outcome::of_created(&entry.created)));
     }
     // Another text may be ours, in other letters: Twilio replaces some. And what is behind a full page is not known.
     let is_whole = times.len() < PAGE || times.iter().any(|at| *at < call.earliest());
-    match of_that_time().next() {
+    match of_that_time().find(|entry| !is_same(entry)) {
         None if is_whole => Ok(Found::NotTaken),
         _ => Ok(Found::Unknown),
     }
@@ -78,7 +85,7 @@ mod tests {
             body: Some(body.as_bytes().to_vec()),
         };
         let call = CallTime::declared_at("2026-11-22T12:00:00Z".parse().unwrap());
-        of_list(&answer, TEXT, call, Timestamp::UNIX_EPOCH)
+        of_list(&answer, TEXT, call, &|sid| sid != "SM9", Timestamp::UNIX_EPOCH)
     }
 
     fn entry(time: &str, text: &str, status: &str, error: Option<u32>) -> Value {
@@ -108,6 +115,16 @@ mod tests {
         ] {
             assert_eq!(found(&entries), expected, "{entries:?}");
         }
+    }
+
+    #[test]
+    fn what_is_another_delivery_s_is_not_taken_for_this_one() {
+        let ours = entry("12:00:02", TEXT, "queued", None);
+        let mut anothers = entry("12:00:03", TEXT, "queued", None);
+        anothers["sid"] = json!("SM9");
+        assert_eq!(found(std::slice::from_ref(&anothers)), Found::NotTaken);
+        let sent = Found::Taken(Outcome::Sent { provider_id: Some("SM1".to_owned()) });
+        assert_eq!(found(&[anothers, ours]), sent);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::channels::sms::account::provider_id;
 /// The part of a created message that matters (Messages resource, "Message properties").
 #[derive(Deserialize)]
 pub(super) struct Created {
-    sid: String,
+    pub(super) sid: String,
     #[serde(default)]
     status: String,
     error_code: Option<u32>,
