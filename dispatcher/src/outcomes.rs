@@ -78,13 +78,47 @@ struct Index {
     /// Everything has been read that was stored before this moment; `None` while the end has not been reached yet, which
     /// whoever comes next goes on with.
     complete_at: Option<Instant>,
-    known: HashMap<(DeliveryId, u32), Known>,
-    order: VecDeque<(DeliveryId, u32)>,
+    settled: Latest<()>,
+    attempts: Latest<u32>,
     texts: Texts,
 }
 
+/// A delivery, or one of its replays.
+type Key = (DeliveryId, u32);
+
+/// What was noted of the deliveries that something was noted of last.
+struct Latest<V> {
+    capacity: usize,
+    /// With the number of the last note.
+    values: HashMap<Key, (u64, V)>,
+    notes: VecDeque<(u64, Key)>,
+    count: u64,
+}
+
+impl<V> Latest<V> {
+    fn of(capacity: usize) -> Self {
+        Latest { capacity, values: HashMap::new(), notes: VecDeque::new(), count: 0 }
+    }
+
+    fn get(&self, key: &Key) -> Option<&V> {
+        self.values.get(key).map(|(_, value)| value)
+    }
+
+    fn note(&mut self, key: Key, value: V) {
+        self.count += 1;
+        self.values.insert(key.clone(), (self.count, value));
+        self.notes.push_back((self.count, key));
+        if self.notes.len() > self.capacity
+            && let Some((number, oldest)) = self.notes.pop_front()
+            && self.values.get(&oldest).is_some_and(|(last, _)| *last == number)
+        {
+            self.values.remove(&oldest);
+        }
+    }
+}
+
 /// What events tell of a delivery, or of one of its replays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Whether it has been settled.
     pub is_settled: bool,
@@ -127,7 +161,11 @@ impl RecentOutcomes {
             question.since_ms = Some(since.min(repeated.as_millisecond()));
         }
         let key = (work.delivery.clone(), work.replays);
-        self.up_to_date(&question, |index| index.known.get(&key).copied().unwrap_or_default()).await
+        self.up_to_date(&question, |index| Known {
+            is_settled: index.settled.get(&key).is_some(),
+            attempts: index.attempts.get(&key).copied().unwrap_or(0),
+        })
+        .await
     }
 
     /// Whether a text message that its provider names so is none of another delivery's, as far as is known from what was asked
@@ -210,8 +248,8 @@ impl RecentOutcomes {
             from_ms,
             position: 0,
             complete_at: None,
-            known: HashMap::new(),
-            order: VecDeque::new(),
+            settled: Latest::of(CAPACITY),
+            attempts: Latest::of(CAPACITY / 5),
             texts: Arc::clone(&self.texts),
         })
     }
@@ -262,16 +300,38 @@ impl Index {
             texts.insert(provider_id, delivery.clone());
         }
         let key = (delivery, event.replays.unwrap_or(0));
-        let known = self.known.entry(key.clone()).or_insert_with(|| {
-            self.order.push_back(key);
-            Known::default()
-        });
-        known.is_settled |= is_settled;
-        known.attempts = known.attempts.max(event.attempts.unwrap_or(0));
-        if self.order.len() > CAPACITY
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
+        if !is_settled {
+            let attempts = event.attempts.unwrap_or(0);
+            let before = self.attempts.get(&key).copied().unwrap_or(0);
+            self.attempts.note(key, attempts.max(before));
+        } else if self.settled.get(&key).is_none() {
+            self.settled.note(key, ());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u32) -> Key {
+        let (app, notification) = ("shop".parse().unwrap(), "n".parse().unwrap());
+        (DeliveryId::derive(&app, &notification, &"u".parse().unwrap(), Channel::Sms, "c", n), 0)
+    }
+
+    #[test]
+    fn what_was_noted_last_is_kept_and_no_more_than_there_is_room_for() {
+        let mut latest = Latest::of(3);
+        for (n, value) in [(1, 10), (2, 20), (1, 11), (3, 30)] {
+            latest.note(key(n), value);
+        }
+        assert_eq!(
+            (latest.get(&key(1)), latest.get(&key(2)), latest.get(&key(3))),
+            (Some(&11), Some(&20), Some(&30))
+        );
+        latest.note(key(4), 40);
+        assert_eq!((latest.get(&key(1)), latest.get(&key(2))), (Some(&11), None), "its note is the oldest");
+        (5..9).for_each(|n| latest.note(key(n), n));
+        assert_eq!((latest.get(&key(1)), latest.values.len(), latest.notes.len()), (None, 3, 3));
     }
 }
