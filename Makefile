@@ -27,6 +27,7 @@ test: nats ## run every test, against real nats-server processes
 # What `make test` does to regions for minutes, for hours. Under the table stands what replays each random run.
 chaos: export PEAL_FAULT_KILLS_NOTIFICATIONS ?= 1000000
 chaos: export PEAL_FAULT_KILLS_TIMES ?= 1000
+chaos: export PEAL_FAULT_KILLS_TEXTS ?= 1
 chaos: export PEAL_FAULT_CLUSTER_NOTIFICATIONS ?= 100000
 chaos: export PEAL_FAULT_CLUSTER_TIMES ?= 40
 chaos: export PEAL_FAULT_PAUSE_SECONDS ?= 30

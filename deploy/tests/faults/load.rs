@@ -103,13 +103,10 @@ impl Load {
         Load { has_texts, ..self }
     }
 
-    /// What kind the notification with this id is.
-    ///
-    /// # Panics
-    /// When it is none of this series.
+    /// What kind the notification with this id is. Those of another series are webhooks.
     pub fn kind_of(&self, id: &str) -> Kind {
         let number = id.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('-'));
-        self.kind(number.and_then(|number| number.parse().ok()).expect("an id of this series"))
+        number.and_then(|number| number.parse().ok()).map_or(Kind::Webhook, |number| self.kind(number))
     }
 
     fn kind(&self, number: u64) -> Kind {
