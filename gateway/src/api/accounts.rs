@@ -121,9 +121,8 @@ fn signed_with(callbacks: Value, account: &AccountSettings) -> Result<Value, Pro
         callbacks: CallbackSettings,
     }
     let mut given = json!({ "callbacks": callbacks });
-    if let Some(field) = file_in(&given, "") {
-        return Err(Problem::invalid_field(&field, "not_allowed", NO_FILES));
-    }
+    check_sections(&given, "")?;
+    check_sections(&given["callbacks"], "callbacks.")?;
     let Given { callbacks } = json::parse_object(given.to_string().as_bytes())?;
     if callbacks.telegram.is_some_and(|bot| !bot.apps.is_empty()) {
         let detail = "the bot writes for the key's own app; leave it out";
@@ -178,9 +177,7 @@ fn check_name(name: &str) -> Result<(), Problem> {
 }
 
 fn check(settings: &AccountSettings, raw: &Value, caller: &Caller) -> Result<(), Problem> {
-    if let Some(field) = file_in(raw, "") {
-        return Err(Problem::invalid_field(&field, "not_allowed", NO_FILES));
-    }
+    check_sections(raw, "")?;
     if settings.route.apps.iter().any(|app| *app != caller.app) {
         return Err(Problem::invalid_field(
             "for.apps",
@@ -189,6 +186,20 @@ fn check(settings: &AccountSettings, raw: &Value, caller: &Caller) -> Result<(),
         ));
     }
     settings.check_own().map_err(|error| in_field(&error))
+}
+
+/// Fails where a section is none, or names a file. What names its fields by their places, a list, could hide that.
+fn check_sections(sections: &Value, path: &str) -> Result<(), Problem> {
+    for (name, section) in sections.as_object().into_iter().flatten() {
+        let field = format!("{path}{name}");
+        if !section.is_object() && !section.is_null() {
+            return Err(Problem::invalid_field(&field, "wrong_type", "expected an object"));
+        }
+        if let Some(file) = file_in(section, &field) {
+            return Err(Problem::invalid_field(&file, "not_allowed", NO_FILES));
+        }
+    }
+    Ok(())
 }
 
 /// The first key that names a file.

@@ -94,6 +94,9 @@ async fn bad_keys_are_refused_with_the_field() {
         (json!({"telegram": {"keys": ["k"], "apps": ["bank"]}}), "callbacks.telegram.apps", "other_app"),
         (json!({"mailgun": {"keys": ["k"]}}), "callbacks.mailgun", "unknown_field"),
         (json!(7), "callbacks", "wrong_type"),
+        // What would be read by its place: a file that nobody named.
+        (json!({"telegram": [[], ["/etc/passwd"]]}), "callbacks.telegram", "wrong_type"),
+        (json!([null, null, null, null, null]), "callbacks", "wrong_type"),
     ] {
         let answer = client.put("/v1/accounts/main", with(callbacks)).await;
         answer.problem(422, "invalid");
