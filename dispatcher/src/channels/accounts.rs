@@ -278,11 +278,28 @@ impl<'a> Admitted<'a> {
 
     /// Calls it when its turn has come. See [`Provider::send`]. A delivery that asked in vain, for all others, whether the
     /// account is back was held back like them: it burns no attempt.
-    pub async fn send(self, message: &Message<'_>, clock: &Clock) -> (Outcome, &'a Account) {
+    pub async fn send(self, message: &Message<'_>, clock: &Clock) -> Called<'a> {
         let outcome = self.account.send(message).await;
         let in_vain = self.admission.settle(&outcome, clock.now());
-        (of_probe(outcome, in_vain), self.account)
+        let unclear = match &outcome {
+            Outcome::Retry { reason, after } if self.account.may_have_taken(reason, *after) => {
+                Some(reason.clone())
+            }
+            _ => None,
+        };
+        Called { account: self.account, outcome: of_probe(outcome, in_vain), unclear }
     }
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub struct Called<'a> {
+    /// The account.
+    pub account: &'a Account,
+    /// What it is to the delivery.
+    pub outcome: Outcome,
+    /// Why the account may have taken the message all the same, where the outcome is to try it again.
+    pub unclear: Option<String>,
 }
 
 /// What an outcome is to the delivery. `in_vain`: it was a probe, and the circuit stays open.

@@ -32,7 +32,7 @@ mod retry_after;
 mod setup;
 mod target;
 
-pub use accounts::{Account, Admitted, Sought};
+pub use accounts::{Account, Admitted, Called, Sought};
 pub use breaker::Opened;
 pub use current::CurrentProviders;
 pub use found::{CallTime, Claim, Found};

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::intents::{self, OpenCall};
 use crate::channels::{
-    Account, Admitted, CIRCUIT_OPEN, Found, Message, PROVIDER_PAUSED, Providers, Sought, TRY_NEXT,
+    Account, Admitted, CIRCUIT_OPEN, Called, Found, Message, PROVIDER_PAUSED, Providers, Sought, TRY_NEXT,
 };
 use crate::context::{Context, SayError};
 
@@ -239,9 +239,14 @@ pub(super) async fn send(
     let work = way.work;
     let message = message(context, work, ready);
     loop {
-        let (outcome, account) = admitted.send(&message, &context.clock).await;
+        let Called { account, mut outcome, unclear } = admitted.send(&message, &context.clock).await;
+        let may_be_there = unclear.is_some();
+        if let Some(reason) = unclear.filter(|_| declared.is_some()) {
+            outcome = Outcome::Ambiguous { reason };
+        }
         crate::metrics::attempt(work.channel, account.name(), &outcome);
-        if passes_on(account, &outcome)
+        if !may_be_there
+            && passes_on(&outcome)
             && declared.is_none_or(|declared| Instant::now() < declared.latest)
             && let Some(next) = providers.admit_after(work.channel, &way.sought(), account).await
             && may_call(context, job, work, &next, declared).await
@@ -249,14 +254,6 @@ pub(super) async fn send(
             admitted = next;
             continue;
         }
-        let outcome = match outcome {
-            Outcome::Retry { reason, after }
-                if declared.is_some() && account.may_have_taken(&reason, after) =>
-            {
-                Outcome::Ambiguous { reason }
-            }
-            outcome => outcome,
-        };
         return Attempted { outcome, provider: Some(Arc::clone(account.name())) };
     }
 }
@@ -281,10 +278,9 @@ async fn may_call(
 
 /// Whether the next account is tried: this one failed, and has certainly not taken the message. Its own limits are no failure:
 /// the others have theirs.
-fn passes_on(account: &Account, outcome: &Outcome) -> bool {
+fn passes_on(outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Unavailable { .. } => true,
-        Outcome::Retry { reason, after } => !account.may_have_taken(reason, *after),
+        Outcome::Unavailable { .. } | Outcome::Retry { .. } => true,
         Outcome::HeldBack { reason, .. } => reason.starts_with(CIRCUIT_OPEN) || reason == PROVIDER_PAUSED,
         _ => false,
     }

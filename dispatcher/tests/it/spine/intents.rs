@@ -106,3 +106,24 @@ async fn an_advertisement_that_somebody_on_the_way_gave_up_on_is_not_sent_again(
     assert_eq!((bot.count(), region.dead_letters().await.len()), (1, 1));
     dispatcher.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_advertisement_that_asks_whether_the_account_is_back_is_not_sent_again_either() {
+    let (region, bot, settings, state) = set_up("marketing").await;
+    bot.answer_with(|_| Answer::status(502));
+    let dispatcher = region.dispatcher(&settings);
+    // So many open the circuit.
+    for n in 0..10 {
+        region.accept(&intake(&format!("n-{n}"), &["u"], state)).await;
+    }
+    for n in 0..10 {
+        region.event(&format!("n-{n}"), EventType::Ambiguous).await;
+    }
+    assert_eq!(bot.count(), 10);
+    region.accept(&intake("probe", &["u"], state)).await;
+    let ambiguous = region.event("probe", EventType::Ambiguous).await;
+    assert_eq!(ambiguous.reason.as_deref(), Some("http_502"));
+    region.drained().await;
+    assert_eq!((bot.count(), region.dead_letters().await.len()), (11, 11));
+    dispatcher.end().await;
+}
