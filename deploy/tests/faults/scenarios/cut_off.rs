@@ -73,8 +73,7 @@ async fn a_region_that_is_cut_off_goes_on_as_before() -> anyhow::Result<()> {
     let rate: u64 = given("PEAL_FAULT_CUT_RATE", 200);
     let own = [("PEAL_FAULT_CUT_SECONDS", times.clone()), ("PEAL_FAULT_CUT_RATE", rate.to_string())];
     println!("{}", replay("cut_off", &own));
-    // nats-server 2.15 may skip what was under way on a link that was lost so: a run in several ends with a hub that misses
-    // records of state.
+    // Not by default: it takes a minute, and once the hub lacked two records for longer than that (README, "Figures").
     let is_silent = given("PEAL_FAULT_CUT_SILENT", 0) == 1;
     let _machine = WHOLE_MACHINE.lock().await;
     for seconds in times.split_whitespace() {
