@@ -84,7 +84,7 @@ pub async fn put(
     check_name(&name)?;
     let body = json::json_bytes(request).await?;
     let mut raw: Map<String, Value> = json::parse_object(&body)?;
-    let callbacks = raw.remove("callbacks").unwrap_or_else(|| Value::Object(Map::new()));
+    let callbacks = raw.remove("callbacks").filter(|it| !it.is_null()).unwrap_or_else(|| json!({}));
     let raw = Value::Object(raw);
     let settings: AccountSettings = json::parse_object(&raw.to_string().into_bytes())?;
     check(&settings, &raw, &caller)?;
@@ -123,23 +123,18 @@ fn signed_with(callbacks: Value, account: &AccountSettings) -> Result<Value, Pro
     let mut given = json!({ "callbacks": callbacks });
     check_sections(&given, "")?;
     check_sections(&given["callbacks"], "callbacks.")?;
-    let Given { callbacks } = json::parse_object(given.to_string().as_bytes())?;
-    if callbacks.telegram.is_some_and(|bot| !bot.apps.is_empty()) {
-        let detail = "the bot writes for the key's own app; leave it out";
-        return Err(Problem::invalid_field("callbacks.telegram.apps", "other_app", detail));
-    }
     if let Some(token) = account.twilio.as_ref().and_then(|twilio| twilio.auth_token.as_ref())
-        && callbacks.twilio.is_none()
+        && given["callbacks"]["twilio"].is_null()
     {
         given["callbacks"]["twilio"] = json!({ "keys": [token.expose()] });
     }
-    let callbacks = given["callbacks"].take();
-    Keys::from_settings(&read_callbacks(&callbacks)?).map_err(|error| in_field(&error))?;
-    Ok(callbacks)
-}
-
-fn read_callbacks(callbacks: &Value) -> Result<CallbackSettings, Problem> {
-    CallbackSettings::deserialize(callbacks).map_err(|_| Problem::internal())
+    let Given { callbacks } = json::parse_object(given.to_string().as_bytes())?;
+    if callbacks.telegram.as_ref().is_some_and(|bot| !bot.apps.is_empty()) {
+        let detail = "the bot writes for the key's own app; leave it out";
+        return Err(Problem::invalid_field("callbacks.telegram.apps", "other_app", detail));
+    }
+    Keys::from_settings(&callbacks).map_err(|error| in_field(&error))?;
+    Ok(given["callbacks"].take())
 }
 
 /// What providers sign with that report of an app's own accounts.
