@@ -38,8 +38,10 @@ const SKEW_MS: i64 = 2_000;
 const UNSAID: Duration = Duration::from_secs(30);
 /// How old an answer may be: when reading took longer, what was stored meanwhile is read as well.
 const FRESH: Duration = Duration::from_millis(500);
-/// The most deliveries that are remembered, about 100 bytes each.
+/// The most settled deliveries that are remembered, about 100 bytes each.
 const CAPACITY: usize = 500_000;
+/// The same of those that are still being tried.
+const TRIED: usize = 100_000;
 
 /// The question could not be answered in time.
 #[derive(Debug, thiserror::Error)]
@@ -249,7 +251,7 @@ impl RecentOutcomes {
             position: 0,
             complete_at: None,
             settled: Latest::of(CAPACITY),
-            attempts: Latest::of(CAPACITY / 5),
+            attempts: Latest::of(TRIED),
             texts: Arc::clone(&self.texts),
         })
     }
@@ -300,12 +302,13 @@ impl Index {
             texts.insert(provider_id, delivery.clone());
         }
         let key = (delivery, event.replays.unwrap_or(0));
-        if !is_settled {
-            let attempts = event.attempts.unwrap_or(0);
+        if is_settled {
+            if self.settled.get(&key).is_none() {
+                self.settled.note(key, ());
+            }
+        } else if let Some(attempts) = event.attempts {
             let before = self.attempts.get(&key).copied().unwrap_or(0);
             self.attempts.note(key, attempts.max(before));
-        } else if self.settled.get(&key).is_none() {
-            self.settled.note(key, ());
         }
     }
 }

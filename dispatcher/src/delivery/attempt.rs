@@ -240,6 +240,7 @@ pub(super) async fn send(
     let message = message(context, work, ready);
     loop {
         let Called { account, mut outcome, unclear } = admitted.send(&message, &context.clock).await;
+        // Another one knows nothing of what this one may have taken.
         let may_be_there = unclear.is_some();
         if let Some(reason) = unclear.filter(|_| declared.is_some()) {
             outcome = Outcome::Ambiguous { reason };
@@ -276,8 +277,7 @@ async fn may_call(
     }
 }
 
-/// Whether the next account is tried: this one failed, and has certainly not taken the message. Its own limits are no failure:
-/// the others have theirs.
+/// Whether an account failed, so that the next one is tried. Its own limits are no failure: the others have theirs.
 fn passes_on(outcome: &Outcome) -> bool {
     match outcome {
         Outcome::Unavailable { .. } | Outcome::Retry { .. } => true,

@@ -29,9 +29,8 @@ const ACCOUNT_HEADER: &str = "Peal-Account";
 /// An intent that is younger may be that of a call under way: a server that was started again hands out once more what
 /// others have in hand.
 const YOUNG: Duration = CALL_LIMIT.saturating_add(TRY_NEXT);
-
-/// No server takes a message back so soon after it was handed out, in milliseconds.
-const AT_THE_SAME_TIME_MS: u64 = 1_000;
+/// No server takes a message back so soon after it was handed out.
+const AT_THE_SAME_TIME: Duration = Duration::from_secs(1);
 
 /// Whether calls for deliveries of this class are declared.
 pub(super) const fn are_kept(channel: Channel, class: Class) -> bool {
@@ -114,10 +113,11 @@ pub(super) async fn find(context: &Context, work: &Work, is_taken_back: bool) ->
         return Ok(Intent::None);
     }
     let age_ms = u64::try_from(context.clock.now_ms().saturating_sub(found.at_ms)).unwrap_or(0);
-    let left = YOUNG.saturating_sub(Duration::from_millis(age_ms));
+    let age = Duration::from_millis(age_ms);
+    let left = YOUNG.saturating_sub(age);
     // Whoever had a message that the server took back told nothing for longer than a call may take. One that has declared its
     // call a moment ago was handed the message beside us, by a server that was started again.
-    if !left.is_zero() && (!is_taken_back || age_ms < AT_THE_SAME_TIME_MS) {
+    if !left.is_zero() && (!is_taken_back || age < AT_THE_SAME_TIME) {
         return Ok(Intent::Young(left));
     }
     let began = Timestamp::from_millisecond(found.at_ms).unwrap_or_else(|_| context.clock.now());

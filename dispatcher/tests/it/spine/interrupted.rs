@@ -122,9 +122,9 @@ async fn an_answer_that_got_lost_is_asked_for() {
     region.accept(&text(state)).await;
     let retried = region.event("n-1", EventType::Retried).await;
     assert_eq!(retried.reason.as_deref(), Some("ambiguous: no_answer_after_send"));
-    let (_, kinds) = last(&region, EventType::Sent).await;
+    let (sent, kinds) = last(&region, EventType::Sent).await;
     assert_eq!(kinds, [EventType::Planned, EventType::Retried, EventType::Sent]);
-    assert_eq!(twilio.taken(), 1);
+    assert_eq!((twilio.taken(), sent.attempts), (1, Some(1)));
     dispatcher.end().await;
 }
 

@@ -197,6 +197,7 @@ fn rules(settings: &SmsHttpSettings, url: &Template) -> Result<Rules, ConfigErro
     };
     let in_path = |place| url.has_before(place, '?');
     Ok(Rules {
+        // The text can't stand there.
         has_fixed_path: ![Place::To, Place::Id, Place::Reference].into_iter().any(in_path),
         success,
         value,
@@ -253,6 +254,18 @@ mod tests {
         }
         assert_eq!(statuses("200"), Some(200..=200));
         assert_eq!(statuses("200 - 299"), Some(200..=299));
+    }
+
+    #[test]
+    fn a_path_is_fixed_when_nothing_of_the_message_stands_in_it() {
+        let is_fixed = |url: &str| {
+            let settings = GOOD.replace("https://sms.example.com/send?key=s3cret", url);
+            Options::from_settings(&self::settings(&settings)).unwrap().rules.has_fixed_path
+        };
+        assert!(is_fixed("http://x/send") && is_fixed("http://x/send?to={{ to }}&id={{ id }}"));
+        for place in ["to", "id", "reference"] {
+            assert!(!is_fixed(&format!("http://x/{{{{ {place} }}}}/send")), "{place}");
+        }
     }
 
     #[test]
