@@ -26,6 +26,8 @@ const SETTLED_TTL: Duration = Duration::from_secs(60);
 const SETTLED: &[u8] = b"-";
 /// The header of an intent that names the account.
 const ACCOUNT_HEADER: &str = "Peal-Account";
+/// The header of an intent that numbers the attempt, from 1.
+const ATTEMPT_HEADER: &str = "Peal-Attempt";
 /// An intent that is younger may be that of a call under way: a server that was started again hands out once more what
 /// others have in hand.
 const YOUNG: Duration = CALL_LIMIT.saturating_add(TRY_NEXT);
@@ -62,6 +64,8 @@ pub(super) struct OpenCall {
     pub(super) is_second: bool,
     /// The account that was called, unless the intent was written by a version that did not say it.
     pub(super) account: Option<String>,
+    /// The attempts before it, unless the intent was written by a version that did not say it.
+    pub(super) earlier: Option<u32>,
 }
 
 /// Makes the intent to call an account durable; it replaces that to call another one before. `is_second`: the call before it had
@@ -72,8 +76,11 @@ pub(super) async fn declare(
     account: &str,
     is_second: bool,
 ) -> Result<(), SayError> {
-    // In a header, where a version that knows nothing of it reads the rest as before.
-    let intent = Outgoing::new(subject(context, work), said(work, is_second)).header(ACCOUNT_HEADER, account);
+    // In headers, where a version that knows nothing of them reads the rest as before.
+    let attempt = work.attempts.saturating_add(1).to_string();
+    let intent = Outgoing::new(subject(context, work), said(work, is_second))
+        .header(ACCOUNT_HEADER, account)
+        .header(ATTEMPT_HEADER, &attempt);
     context.connection.publish(intent).await?;
     Ok(())
 }
@@ -122,7 +129,8 @@ pub(super) async fn find(context: &Context, work: &Work, is_taken_back: bool) ->
     }
     let began = Timestamp::from_millisecond(found.at_ms).unwrap_or_else(|_| context.clock.now());
     let account = found.header(ACCOUNT_HEADER).map(str::to_owned);
-    Ok(Intent::Open(OpenCall { time: CallTime::declared_at(began), is_second, account }))
+    let earlier = found.header(ATTEMPT_HEADER).and_then(|attempt| attempt.parse::<u32>().ok()?.checked_sub(1));
+    Ok(Intent::Open(OpenCall { time: CallTime::declared_at(began), is_second, account, earlier }))
 }
 
 fn settled(context: &Context, work: &Work) -> Outgoing {

@@ -196,10 +196,15 @@ async fn deliver(context: &Context, job: &Job, mut work: Box<Work>) -> Result<()
         match intents::find(context, &work, suspicion == Suspicion::Repeated).await? {
             Intent::None => {}
             Intent::Young(left) => return Ok(job.nak(left).await?),
-            Intent::Open(call) => match Box::pin(interrupted::settle(context, job, &work, call)).await? {
-                Next::Nothing => return Ok(()),
-                Next::Call => is_second = true,
-            },
+            Intent::Open(call) => {
+                // The question is for the attempt that the intent numbers, which an event may have told of already.
+                let told = work.attempts;
+                work.attempts = call.earlier.unwrap_or(told);
+                match Box::pin(interrupted::settle(context, job, &work, call)).await? {
+                    Next::Nothing => return Ok(()),
+                    Next::Call => (work.attempts, is_second) = (told, true),
+                }
+            }
         }
     }
     make(context, job, &work, None, is_second).await

@@ -192,9 +192,10 @@ async fn give_up(
 }
 
 /// It may have been sent or not, and the provider can be asked: it comes again with its intent, which has it asked
-/// ([`super::interrupted`]). The call counts when that tells how it ended.
+/// ([`super::interrupted`]).
 pub(super) async fn ask_first(to: &Settling<'_>, work: &Work, reason: &str) -> Result<(), DeliveryError> {
-    let mut event = event(to, work, EventType::Retried, work.attempts);
+    let attempts = work.attempts.saturating_add(1);
+    let mut event = event(to, work, EventType::Retried, attempts);
     event.reason = Some(format!("ambiguous: {reason}"));
     event.until = Some(later(to.context, ASK_PAUSE));
     to.context.event(&event).await?;
