@@ -129,7 +129,8 @@ pub(super) async fn find(context: &Context, work: &Work, is_taken_back: bool) ->
     }
     let began = Timestamp::from_millisecond(found.at_ms).unwrap_or_else(|_| context.clock.now());
     let account = found.header(ACCOUNT_HEADER).map(str::to_owned);
-    let earlier = found.header(ATTEMPT_HEADER).and_then(|attempt| attempt.parse::<u32>().ok()?.checked_sub(1));
+    let earlier =
+        found.header(ATTEMPT_HEADER).and_then(|attempt| attempt.parse::<u32>().ok()?.checked_sub(1));
     Ok(Intent::Open(OpenCall { time: CallTime::declared_at(began), is_second, account, earlier }))
 }
 
