@@ -7,6 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use peal_common::id::Region as Name;
 use peal_common::seal::KEY_BYTES;
 use peal_nats::Subjects;
@@ -114,7 +115,10 @@ impl Hub {
                 since = Instant::now();
             }
             if let Err(error) = patience.pause().await {
-                let lacks = self.lacks(regions).await.unwrap_or_else(|error| format!("{error:#}"));
+                let mut lacks = self.lacks(regions).await.unwrap_or_else(|error| format!("{error:#}"));
+                for region in regions {
+                    lacks += &queue(&region.connection, &self.connection.region).await;
+                }
                 let (server, gateway) = (program::tail(&self.server.log_file()), self.gateway.log_tail());
                 let told = format!("messages here and there: {here:?} {there:?}\n{lacks}");
                 return Err(error.context(format!("{told}-- hub\n{server}\n-- its gateway\n{gateway}")));
@@ -169,6 +173,24 @@ impl Hub {
         }
         Ok(told)
     }
+}
+
+/// How the state stands that is on its way to the hub, and whom the server hands it to.
+async fn queue(connection: &Connection, hub: &Name) -> String {
+    let told = async {
+        let queue = connection.jetstream.get_stream(topology::state_to(hub)).await?;
+        let mut consumers = Vec::new();
+        let mut names = queue.consumer_names();
+        while let Some(name) = names.try_next().await? {
+            let info = queue.consumer_info(&name).await?;
+            consumers.push(format!(
+                "{name}: delivered {:?}, confirmed {:?}, {} unconfirmed, {} waiting, bound {}",
+                info.delivered, info.ack_floor, info.num_ack_pending, info.num_pending, info.push_bound
+            ));
+        }
+        anyhow::Ok(format!("{}: {:?}\n{}\n", connection.region, queue.cached_info().state, consumers.join("\n")))
+    };
+    told.await.unwrap_or_else(|error| format!("{error:#}\n"))
 }
 
 /// The streams of a region that the hub gathers, and where it does.
