@@ -88,6 +88,9 @@ pub async fn put(
     let raw = Value::Object(raw);
     let settings: AccountSettings = json::parse_object(&raw.to_string().into_bytes())?;
     check(&settings, &raw, &caller)?;
+    if app.settings.gateway.public_base().is_none() {
+        check_addresses(&callbacks)?;
+    }
     let callbacks = signed_with(callbacks, &settings)?;
     let key = RecordKey::new(Kind::Account, &caller.app, &name);
     let before = app.catalog.list(Kind::Account, &caller.app, None, MAX_ACCOUNTS, |_, key, record| {
@@ -112,6 +115,18 @@ pub async fn put(
     app.settle(&key, &written).await;
     let view = AccountView::of(AppAccount { app: caller.app.clone(), name, settings, written: None });
     Ok(if is_new { Put::New(view) } else { Put::Changed(view) })
+}
+
+/// Fails where a provider is named that signs the address it posts to, which nobody knows here.
+fn check_addresses(callbacks: &Value) -> Result<(), Problem> {
+    match ["twilio", "mandrill"].into_iter().find(|name| !callbacks[name].is_null()) {
+        Some(name) => Err(Problem::invalid_field(
+            &format!("callbacks.{name}"),
+            "not_set_up",
+            "it signs the address that it posts to: have gateway.public_url written in the gateway's settings first",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// What stands in `callbacks`, and what Twilio signs with.

@@ -5,7 +5,7 @@ use peal_common::key::Scope;
 use serde_json::{Value, json};
 
 use super::{becomes, delivery, harness, post_form, sent};
-use crate::harness::{APP, Answer, Client};
+use crate::harness::{APP, Answer, Client, Harness};
 
 fn twilio(token: &str) -> Value {
     json!({"twilio": {"account_sid": "AC01", "auth_token": token, "from": "+14155550100"}})
@@ -104,4 +104,20 @@ async fn bad_keys_are_refused_with_the_field() {
         assert_eq!((&error["field"], &error["code"]), (&json!(field), &json!(code)), "{}", answer.body);
     }
     client.get("/v1/accounts/main").await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn who_signs_its_address_is_refused_where_nobody_knows_that() {
+    let harness = Harness::start().await;
+    let client = harness.admin().await;
+    for name in ["twilio", "mandrill"] {
+        let mut account = twilio("t");
+        account["callbacks"] = json!({ name: {"keys": ["k"]} });
+        let answer = client.put("/v1/accounts/main", account).await;
+        answer.field(&format!("callbacks.{name}"), "not_set_up");
+    }
+    // The account itself can be used all the same, and others sign what they post.
+    let mut account = twilio("t");
+    account["callbacks"] = json!({"telegram": {"keys": ["k"]}});
+    client.put("/v1/accounts/main", account).await.ok(201);
 }
