@@ -28,6 +28,7 @@ mod limit;
 mod metadata;
 mod probe;
 mod providers;
+mod refusals;
 mod retry_after;
 mod setup;
 mod target;

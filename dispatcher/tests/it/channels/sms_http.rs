@@ -1,5 +1,7 @@
 //! Other gateways: what the settings make of a message and of an answer.
 
+use std::time::Duration;
+
 use peal_common::channel::Channel;
 use peal_common::outcome::Outcome;
 use peal_common::settings::SmsHttpSettings;
@@ -97,6 +99,33 @@ async fn answers_become_outcomes() {
         assert_eq!(server.count(), 1, "{answer:?}");
         assert!(!format!("{client:?} {outcome:?}").contains("s3cret"));
     }
+}
+
+#[tokio::test]
+async fn a_number_that_is_not_found_waits_alone_while_the_gateway_takes_others() {
+    let server = Webhooks::start().await.unwrap();
+    let form = "content_type = \"application/x-www-form-urlencoded\"\nbody = \"to={{ to }}&text={{ text }}\"";
+    let client = client(&server, "/send", form);
+    let (fixture, other) = (fixture(), Fixture::to(Channel::Sms, "+821087654321", 2));
+    let not_found = async || {
+        server.answer_next(Answer::status(404));
+        client.send(&fixture.message()).await
+    };
+    // It has not taken any yet: the URL may be wrong.
+    assert_eq!(not_found().await, unavailable("http_404"));
+    for wait in [60, 120, 240, 480] {
+        assert_eq!(client.send(&other.message()).await, Outcome::Sent { provider_id: None });
+        let waits = Some(Duration::from_secs(wait));
+        assert_eq!(not_found().await, Outcome::HeldBack { reason: "http_404".to_owned(), after: waits });
+    }
+    assert_eq!(client.send(&other.message()).await, Outcome::Sent { provider_id: None });
+    assert_eq!(not_found().await, permanent("http_404"));
+    server.answer_next(Answer::status(405));
+    assert_eq!(
+        client.send(&other.message()).await,
+        unavailable("http_405"),
+        "the method is wrong for everybody"
+    );
 }
 
 #[tokio::test]

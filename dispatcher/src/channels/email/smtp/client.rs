@@ -12,10 +12,10 @@ use peal_common::outcome::Outcome;
 use super::Options;
 use super::connection::{Connection, Failed};
 use super::outcome::{self, Step};
-use super::refusals::Refusals;
 use super::request::{self, Mail};
 use crate::channels::outcomes::{held_back, permanent};
 use crate::channels::probe::Probe;
+use crate::channels::refusals::Refusals;
 use crate::channels::{Message, NO_FREE_CONNECTION};
 
 /// Sends e-mail through one SMTP server.

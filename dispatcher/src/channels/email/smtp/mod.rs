@@ -8,7 +8,6 @@ mod client;
 mod connection;
 mod options;
 mod outcome;
-mod refusals;
 mod request;
 
 pub use client::Smtp;

@@ -5,6 +5,7 @@ use peal_common::outcome::Outcome;
 
 use super::{Options, outcome, request};
 use crate::channels::outcomes::permanent;
+use crate::channels::refusals::Refusals;
 use crate::channels::sms::account::Line;
 use crate::channels::sms::text;
 use crate::channels::{ConfigError, Message};
@@ -14,6 +15,7 @@ use crate::channels::{ConfigError, Message};
 pub struct Client {
     line: Line,
     options: Options,
+    refusals: Refusals,
 }
 
 impl Client {
@@ -23,7 +25,7 @@ impl Client {
     /// [`ConfigError`] when TLS can't be set up.
     pub fn new(options: Options, clock: Clock) -> Result<Self, ConfigError> {
         let line = Line::new(options.calls.clone(), clock)?;
-        Ok(Client { line, options })
+        Ok(Client { line, options, refusals: Refusals::default() })
     }
 
     /// Sends one message.
@@ -35,9 +37,20 @@ impl Client {
         let Some(request) = request::request(message, &checked, &self.options) else {
             return permanent("invalid_request");
         };
-        match self.line.call(request).await {
-            Ok(answer) => outcome::of_answer(&self.options.rules, &answer, self.line.clock.now()),
-            Err(outcome) => outcome,
+        let answer = match self.line.call(request).await {
+            Ok(answer) => answer,
+            Err(outcome) => return outcome,
+        };
+        match outcome::of_answer(&self.options.rules, &answer, self.line.clock.now()) {
+            Outcome::Unavailable { reason, .. } if outcome::is_not_found(&answer) => {
+                self.refusals.judge(message.delivery, reason)
+            }
+            outcome => {
+                if matches!(outcome, Outcome::Sent { .. }) {
+                    self.refusals.taken(message.delivery);
+                }
+                outcome
+            }
         }
     }
 }

@@ -52,6 +52,11 @@ pub(super) fn of_answer(rules: &Rules, answer: &Answer, now: Timestamp) -> Outco
     }
 }
 
+/// Whether it says that nothing is there: at the URL, or of the number that the body names. Nobody can tell from it alone.
+pub(super) fn is_not_found(answer: &Answer) -> bool {
+    matches!(answer.status.as_u16(), 404 | 410)
+}
+
 fn of_success(rules: &Rules, body: Option<&[u8]>) -> Outcome {
     let json = body.and_then(|body| serde_json::from_slice::<Value>(body).ok());
     let at = |pointer: &str| text(json.as_ref()?.pointer(pointer)?);

@@ -1,8 +1,9 @@
-//! Tells an e-mail that a mail server's policy is against from a server that does not let us send, or no longer does.
+//! Tells a message that an account is against from an account that does not let us send, or no longer does.
 //!
-//! Both are told by the same codes (RFC 3463 §3.8). Whether the server has just taken another e-mail tells them apart: one that
-//! did is at work, and means this e-mail. That one must not keep all others waiting; but since a relay may lose its trust in us
-//! from one moment to the next, or have it for some domains alone, nothing is given up for one refusal.
+//! Some answers say either: a mail server's policy (RFC 3463 §3.8), a gateway's 404. Whether the account has taken another
+//! message meanwhile tells them apart: one that did is at work, and means this message. That one must not keep all others
+//! waiting; but since a relay may lose its trust in us from one moment to the next, or have it for some domains alone,
+//! nothing is given up for one refusal.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,47 +13,63 @@ use peal_common::id::DeliveryId;
 use peal_common::outcome::Outcome;
 use tokio::time::Instant;
 
-use crate::channels::outcomes::{held_back, permanent, unavailable};
+use super::outcomes::{held_back, permanent, unavailable};
 
-/// For so long after an e-mail was taken the server is held to be at work.
+/// For so long after a message was taken the account is held to be at work.
 const AT_WORK: Duration = Duration::from_secs(60);
-/// An e-mail that a server at work has refused so often is given up: a quarter of an hour after the first time.
+/// A message that an account at work has refused so often is given up: a quarter of an hour after the first time.
 const TRIES: u32 = 5;
 /// The wait after the first time. Each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
-/// The most e-mails whose refusals are counted, some 100 bytes each. More of them wait as if it was the first time.
+/// The most messages whose refusals are kept in mind, some 100 bytes each. More of them wait as if it was the first time.
 const CAPACITY: usize = 10_000;
 /// What is as old is not asked for any more: it was sent by somebody else, or has expired.
 const FORGOTTEN: Duration = Duration::from_secs(60 * 60);
 
-/// What the policy of one server has refused.
+/// What one account has refused.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// When an e-mail was taken last.
+    /// When a message was taken last.
     taken: Option<Instant>,
-    /// How often e-mails were refused while the server was at work, and when last.
-    refused: HashMap<DeliveryId, (u32, Instant)>,
+    refused: HashMap<DeliveryId, Refused>,
+}
+
+/// How a message was refused.
+#[derive(Debug)]
+struct Refused {
+    /// How often while the account was at work.
+    times: u32,
+    /// When last.
+    last: Instant,
 }
 
 impl Refusals {
-    /// Notes that the server took an e-mail.
+    /// Notes that the account took a message.
     pub(super) fn taken(&self, delivery: &DeliveryId) {
         let mut seen = self.seen();
         seen.taken = Some(Instant::now());
         seen.refused.remove(delivery);
     }
 
-    /// The outcome of an e-mail that the policy is against.
+    /// The outcome of a message that was refused, for itself or with all others.
     pub(super) fn judge(&self, delivery: &DeliveryId, reason: String) -> Outcome {
         let now = Instant::now();
         let mut seen = self.seen();
-        if seen.taken.is_none_or(|taken| now.duration_since(taken) >= AT_WORK) {
+        let taken = seen.taken;
+        let Some(refused) = seen.refused(delivery, now) else {
+            let is_at_work = taken.is_some_and(|taken| now.duration_since(taken) < AT_WORK);
+            return if is_at_work { held_back(reason, Some(FIRST_WAIT)) } else { unavailable(reason) };
+        };
+        let since = std::mem::replace(&mut refused.last, now);
+        // Where there are few messages, more than a minute may pass between two.
+        if taken.is_none_or(|taken| now.duration_since(taken) >= AT_WORK && taken <= since) {
             return unavailable(reason);
         }
-        let times = seen.count(delivery, now);
+        refused.times += 1;
+        let times = refused.times;
         if times < TRIES {
             return held_back(reason, Some(FIRST_WAIT * (1 << (times - 1))));
         }
@@ -66,18 +83,15 @@ impl Refusals {
 }
 
 impl Seen {
-    /// Counts one more refusal, from 1.
-    fn count(&mut self, delivery: &DeliveryId, now: Instant) -> u32 {
-        let is_full = self.refused.len() >= CAPACITY && !self.refused.contains_key(delivery);
-        if is_full {
-            self.refused.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN);
+    /// What is known of a message's refusals; `None` where there is no room for it.
+    fn refused(&mut self, delivery: &DeliveryId, now: Instant) -> Option<&mut Refused> {
+        if self.refused.len() >= CAPACITY && !self.refused.contains_key(delivery) {
+            self.refused.retain(|_, refused| now.duration_since(refused.last) < FORGOTTEN);
             if self.refused.len() >= CAPACITY {
-                return 1;
+                return None;
             }
         }
-        let (times, last) = self.refused.entry(delivery.clone()).or_insert((0, now));
-        (*times, *last) = (*times + 1, now);
-        *times
+        Some(self.refused.entry(delivery.clone()).or_insert(Refused { times: 0, last: now }))
     }
 }
 
@@ -131,6 +145,22 @@ mod tests {
         assert_eq!(judge(1), waits(60));
         refusals.taken(&delivery(1));
         assert_eq!(judge(1), waits(60), "what was taken is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_seldom_is_enough_to_see_that_the_account_is_at_work() {
+        let refusals = Refusals::default();
+        let judge = || refusals.judge(&delivery(1), REASON.to_owned());
+        assert_eq!(judge(), unavailable(REASON));
+        for wait in [60, 120, 240, 480] {
+            advance(AT_WORK * 10).await;
+            refusals.taken(&delivery(2));
+            advance(AT_WORK * 10).await;
+            assert_eq!(judge(), waits(wait), "it took another one since");
+            assert_eq!(judge(), unavailable(REASON), "and none since");
+        }
+        refusals.taken(&delivery(2));
+        assert_eq!(judge(), permanent(REASON));
     }
 
     #[tokio::test]
