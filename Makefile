@@ -38,7 +38,6 @@ chaos: export PEAL_FAULT_HOSTS_TIMES ?= 16
 chaos: export PEAL_FAULT_BOTH_ROUNDS ?= 10
 chaos: export PEAL_FAULT_CUT_SECONDS ?= 60 600
 chaos: export PEAL_FAULT_CUT_RATE ?= 300
-chaos: export PEAL_FAULT_CUT_SILENT ?= 1
 chaos: export PEAL_FAULT_DOWN_SECONDS ?= 600
 chaos: export PEAL_FAULT_DOWN_RATE ?= 200
 chaos: nats ## kill, pause, cut and starve regions for hours; PEAL_FAULT_SEED=N replays a run

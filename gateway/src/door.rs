@@ -19,7 +19,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request as HttpRequest};
 use peal_nats::Connection;
 use peal_nats::service::{Description, Refusal, Request, Service};
-use peal_nats::{fallback, handed_on, missed};
+use peal_nats::{fallback, missed};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -87,10 +87,6 @@ async fn answer(service: &Service, app: &App, router: &Router, stop: &Cancellati
         let app = app.clone();
         async move { request.answer(take::handed_over(&app, request.payload()).await).await }
     };
-    let again = |request: Request| {
-        let app = app.clone();
-        async move { request.answer(handed_on::asked_again(&app.writer, request.payload()).await).await }
-    };
     let miss = |request: Request| {
         let app = app.clone();
         async move { request.answer(missed::asked(&app.connection, &app.clock, request.payload()).await).await }
@@ -101,17 +97,16 @@ async fn answer(service: &Service, app: &App, router: &Router, stop: &Cancellati
     };
     let standing_subject = subjects.api(fallback::DOOR);
     let (status_subject, receipts_subject) = (subjects.api(regions::DOOR), subjects.api(take::DOOR));
-    let (again_subject, missed_subject) = (subjects.api(handed_on::DOOR), subjects.api(missed::DOOR));
-    let (single, batch, status, receipts, again, missed, standing) = tokio::join!(
+    let missed_subject = subjects.api(missed::DOOR);
+    let (single, batch, status, receipts, missed, standing) = tokio::join!(
         endpoint("notifications", SINGLE_PATH),
         endpoint("batch", BATCH_PATH),
         service.serve(regions::DOOR, &status_subject, CONCURRENT, stop, tell),
         service.serve(take::DOOR, &receipts_subject, CONCURRENT, stop, take),
-        service.serve(handed_on::DOOR, &again_subject, CONCURRENT, stop, again),
         service.serve(missed::DOOR, &missed_subject, CONCURRENT, stop, miss),
         service.serve(fallback::DOOR, &standing_subject, CONCURRENT, stop, stands),
     );
-    for ended in [single, batch, status, receipts, again, missed, standing] {
+    for ended in [single, batch, status, receipts, missed, standing] {
         if let Err(error) = ended {
             tracing::warn!(error = &error as &dyn std::error::Error, "the door over NATS was closed");
         }

@@ -283,7 +283,7 @@ async fn start(
 
     let hub = settings.topology.hub.clone();
     if let Some(hub) = hub.as_ref().filter(|_| !connection.is_hub) {
-        let handed_on = HandedOn::new(&connection, hub, writer.clone(), clock.clone());
+        let handed_on = HandedOn::new(&connection, hub, clock.clone());
         let stop = tasks_stop.clone();
         tasks.spawn(async move {
             Box::pin(handed_on.run(stop)).await;

@@ -1,52 +1,47 @@
-//! Looking whether the state that regions hand on to each other arrives.
+//! Looking whether the state that regions hand on to each other arrives, and bringing what does not.
 //!
-//! The servers hand it on ([`crate::topology`]), and when a link heals they may lose some of it, seldom: the end that takes
-//! it has the consumer at the other end start again, and believes its answer about how far it has delivered. What that one
-//! delivered between starting again and answering came while nobody listened, so it is skipped, and confirmed with what
-//! comes next (nats-server 2.15.2: `processResetReq` in consumer.go, `trySetupSourceConsumer` in stream.go). Nobody would
-//! ever miss it, and it may be an opt-out.
+//! The servers hand it on ([`crate::topology`]). When a link heals that was cut for more than some seconds they may take
+//! long to find each other again: the end that takes state asks the other one to start anew, and where that question went
+//! into the broken link it waits for 5 s before it asks again, after several such questions for up to two minutes
+//! (nats-server 2.15.1: `srcDurableConsumerWaitTime`, `calculateRetryBackoff` in stream.go). They may also lose some of it,
+//! seldom: the end that takes it believes the answer about how far the other one has delivered, and what that delivered
+//! between starting anew and answering came while nobody listened (`processResetReq` in consumer.go,
+//! `trySetupSourceConsumer` in stream.go). It stays in its queue until the rest is confirmed, or leaves that with the
+//! rest; nobody would ever miss it, and it may be an opt-out.
 //!
-//! So gateways follow what is handed on to their region and from it, and look for each record where it has to arrive. One
-//! that is neither there nor on its way is written again by the region that wrote it: the same record, as the newest of its
-//! stream.
+//! So gateways follow what is handed on to their region and from it, look for each record where it has to arrive, and bring
+//! what is not there soon. It may come a second time then, which does no harm: what is written last counts, by its stamps.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::future::{join, join_all};
 use peal_common::clock::Clock;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use peal_common::state::Record;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
-use crate::follow::{Followed, Follower, Stored};
-use crate::service::Refusal;
-use crate::state::StateWriter;
+use crate::follow::{Followed, Follower, StateError, Stored};
+use crate::publish::{Outgoing, PublishError};
 use crate::subjects::{Region, Subjects};
-use crate::topology::{ALL_STATE, OTHERS_STATE, state_to};
-
-/// The door at which a region's gateways are asked to write a record again. The question is the record's subject.
-pub const DOOR: &str = "again";
+use crate::topology::{ALL_STATE, OTHERS_STATE};
 
 /// A record that was just written is given so long before anybody looks.
 const TRAVEL: Duration = Duration::from_secs(2);
 /// How often it is looked for a record that is not there yet.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A record is lost when it was neither there nor on its way so often, one look after another.
-const LOOKS: u32 = 3;
+/// How long a look, or bringing a record, may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// A record is brought when it was not there so often: the servers may be about to.
+const LOOKS: u32 = 2;
 /// Records that are looked for at once, and how often so many: 200 a second at most, since nobody waits for it.
 const AT_ONCE: usize = 20;
 const INTERVAL: Duration = Duration::from_millis(100);
-/// How long a region may take to write a record again.
-const ASK_LIMIT: Duration = Duration::from_secs(5);
-/// How often a record is asked for where that is answered and brings nothing: its region may have it no more.
-const MOST_ANSWERS: u32 = 5;
-/// How long a region is asked that does not answer. One that is gone for good must not hold up what others wrote.
-const ASK_FOR: Duration = Duration::from_secs(600);
+/// How long it is tried to bring a record. One that is never taken must not hold up what was written after it.
+const BRING_FOR: Duration = Duration::from_secs(600);
 
 /// Looks after the state that is handed on to a region and from it.
 pub struct HandedOn {
-    writer: StateWriter,
     clock: Clock,
     ways: [Way; 2],
 }
@@ -54,30 +49,38 @@ pub struct HandedOn {
 /// From one domain to another.
 struct Way {
     from: Connection,
-    /// What is handed on, and through which queue; both in the domain `from`.
+    /// What is handed on, in the domain `from`.
     stream: String,
-    queue: String,
     to: Connection,
     arrives: String,
     /// How the subjects begin that go this way.
     prefixes: Vec<String>,
 }
 
-/// What became of a record.
+/// What a look for a record says.
 #[derive(Debug, PartialEq, Eq)]
-enum Fate {
-    /// It has arrived, or something newer has replaced it.
+enum Look {
+    /// It has arrived, or something newer has replaced it where it comes from.
     Settled,
-    UnderWay,
-    Missing,
+    /// It is not there. The last message of its subject that is has this sequence, 0 when there is none.
+    Missing(u64),
 }
 
-type LookError = Box<dyn std::error::Error + Send + Sync>;
+/// A record could not be looked for, or brought.
+#[derive(Debug, thiserror::Error)]
+enum CarryError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error("no answer in time")]
+    Late,
+}
 
 impl HandedOn {
     /// Looks after what `connection`'s region and the others hand on to each other through `hub`.
     #[must_use]
-    pub fn new(connection: &Connection, hub: &Region, writer: StateWriter, clock: Clock) -> Self {
+    pub fn new(connection: &Connection, hub: &Region, clock: Clock) -> Self {
         let (at_hub, own) = (connection.in_domain(hub), Subjects::new(&connection.region));
         let prefix = |filter: String| filter.trim_end_matches('>').to_owned();
         let others = connection.others.iter().map(|other| prefix(Subjects::new(other).state_all()));
@@ -85,7 +88,6 @@ impl HandedOn {
             Way {
                 from: connection.clone(),
                 stream: own.state_stream(),
-                queue: state_to(hub),
                 to: at_hub.clone(),
                 arrives: ALL_STATE.to_owned(),
                 prefixes: own.state_unpinned().into_iter().map(prefix).collect(),
@@ -93,26 +95,27 @@ impl HandedOn {
             Way {
                 from: at_hub,
                 stream: ALL_STATE.to_owned(),
-                queue: state_to(&connection.region),
                 to: connection.clone(),
                 arrives: OTHERS_STATE.to_owned(),
                 prefixes: others.collect(),
             },
         ];
-        HandedOn { writer, clock, ways }
+        HandedOn { clock, ways }
     }
 
     /// Does so until `stop`, from the beginning of the streams on.
     pub async fn run(self, stop: CancellationToken) {
         let [out, back] = &self.ways;
         let (out, back) = (Box::pin(self.watch(out)), Box::pin(self.watch(back)));
-        stop.run_until_cancelled(futures_util::future::join(out, back)).await;
+        stop.run_until_cancelled(join(out, back)).await;
     }
 
     async fn watch(&self, way: &Way) {
         let mut follower = Follower::new(way.from.clone(), &way.stream, "", None, 0);
         let mut interval = interval(INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Where some had to be brought the next ones do not wait for the servers.
+        let mut looks = LOOKS;
         loop {
             let messages = match follower.next().await {
                 Followed::Messages(messages) => messages,
@@ -125,64 +128,66 @@ impl HandedOn {
             let handed_on: Vec<_> = messages.into_iter().filter(|message| way.takes(message)).collect();
             for some in handed_on.chunks(AT_ONCE) {
                 interval.tick().await;
-                stream::iter(some).for_each_concurrent(AT_ONCE, |message| self.see_to(way, message)).await;
+                let seen_to = join_all(some.iter().map(|message| self.see_to(way, message, looks))).await;
+                let brought = seen_to.into_iter().filter(|is_brought| *is_brought).count();
+                if brought > 0 && looks == LOOKS {
+                    tracing::warn!(stream = way.stream, "records that did not arrive are brought");
+                }
+                looks = if brought > 0 { 1 } else { LOOKS };
             }
         }
     }
 
-    /// Waits until a record has arrived, and has it written again when it is lost.
-    async fn see_to(&self, way: &Way, message: &Stored) {
+    /// Waits until a record has arrived, and brings it when it was not there for `looks` looks, one after another. Tells
+    /// whether it was brought.
+    async fn see_to(&self, way: &Way, message: &Stored, looks: u32) -> bool {
         let age = self.clock.now_ms().saturating_sub(message.at_ms);
         let age = Duration::from_millis(u64::try_from(age).unwrap_or_default());
         sleep(TRAVEL.saturating_sub(age)).await;
-        let (mut missing, mut asking_since, mut answers) = (0, None, 0);
+        let (stream, sequence) = (&way.stream, message.sequence);
+        let (mut missing, mut since) = (0, None);
         loop {
-            match way.fate_of(message).await {
-                Ok(Fate::Settled) => return,
-                Ok(Fate::Missing) => missing += 1,
-                Ok(Fate::UnderWay) => missing = 0,
+            match in_time(way.look(message)).await {
+                Ok(Look::Settled) => return false,
+                Ok(Look::Missing(_)) if missing + 1 < looks => missing += 1,
+                Ok(Look::Missing(last)) => {
+                    match in_time(self.bring(way, message, last)).await {
+                        Ok(is_brought) => return is_brought,
+                        // It may be that something came meanwhile.
+                        Err(error) => tracing::debug!(stream, sequence, %error, "a record cannot be brought"),
+                    }
+                    if since.get_or_insert_with(Instant::now).elapsed() > BRING_FOR {
+                        tracing::warn!(stream, sequence, "a record did not arrive: it is given up");
+                        return false;
+                    }
+                }
                 Err(error) => {
-                    tracing::debug!(stream = way.stream, error = &*error, "nobody can look for a record");
-                    missing = 0;
-                }
-            }
-            if missing >= LOOKS {
-                missing = 0;
-                let sequence = message.sequence;
-                tracing::warn!(
-                    stream = way.stream,
-                    sequence,
-                    "a record was lost on its way: it is written again"
-                );
-                match self.again(way, &message.subject).await {
-                    Ok(()) => answers += 1,
-                    Err(error) => tracing::warn!(
-                        stream = way.stream,
-                        sequence,
-                        error = &*error,
-                        "the record is not written again"
-                    ),
-                }
-                let since = *asking_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > ASK_FOR || answers >= MOST_ANSWERS {
-                    tracing::warn!(stream = way.stream, sequence, "the record is given up");
-                    return;
+                    tracing::debug!(stream, sequence, %error, "nobody can look for a record");
+                    (missing, since) = (0, None);
                 }
             }
             sleep(LOOK_INTERVAL).await;
         }
     }
 
-    /// Has a record written again where it was written first.
-    async fn again(&self, way: &Way, subject: &str) -> Result<(), LookError> {
-        let owns = |region: &&Region| subject.starts_with(&Subjects::new(region).state(""));
-        let Some(owner) = way.to.others.iter().find(owns) else {
-            return Ok(self.writer.write_again(subject).await?);
-        };
-        let (door, question) = (Subjects::new(owner).api(DOOR), Bytes::from(subject.to_owned()));
-        way.to.ask(door, question, ASK_LIMIT).await?;
-        Ok(())
+    /// Writes a record where it has to arrive, unless it has come to its end, or something else was written there after
+    /// `last`. Tells whether it did.
+    async fn bring(&self, way: &Way, message: &Stored, last: u64) -> Result<bool, CarryError> {
+        let Some(subject) = Subjects::new(&way.to.region).brought(&message.subject) else { return Ok(false) };
+        let mut outgoing = Outgoing::new(subject, message.payload.clone()).expect_last(last);
+        let record = serde_json::from_slice::<Record>(&message.payload).ok();
+        if let Some(end) = record.and_then(|record| record.expires_ms) {
+            let now = u64::try_from(self.clock.now_ms()).unwrap_or_default();
+            let Some(left) = end.checked_sub(now).filter(|left| *left > 0) else { return Ok(false) };
+            outgoing = outgoing.ttl(Duration::from_millis(left));
+        }
+        way.to.publish(outgoing).await?;
+        Ok(true)
     }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, CarryError>>) -> Result<T, CarryError> {
+    timeout(LIMIT, work).await.unwrap_or(Err(CarryError::Late))
 }
 
 impl Way {
@@ -192,45 +197,16 @@ impl Way {
         goes_this_way && !message.is_removal()
     }
 
-    /// A message goes from the stream into the queue, and leaves that once it has arrived: who looks in this order sees it
-    /// at least once.
-    async fn fate_of(&self, message: &Stored) -> Result<Fate, LookError> {
-        if self.has_arrived(message).await? {
-            return Ok(Fate::Settled);
+    async fn look(&self, message: &Stored) -> Result<Look, CarryError> {
+        let arrived = self.to.last_of(&self.arrives, &message.subject).await?;
+        if arrived.as_ref().is_some_and(|arrived| arrived.payload == message.payload) {
+            return Ok(Look::Settled);
         }
         // A copy that is behind would not know it yet, and it would count as gone.
         let newest = self.from.last_at_leader(&self.stream, &message.subject).await?;
-        if newest.is_none_or(|newest| newest.sequence != message.sequence) {
-            return Ok(Fate::Settled);
-        }
-        let into_queue = self.from.sources(&self.queue).await?;
-        if into_queue.iter().any(|source| source.lag > 0 || !source.is_heard()) {
-            return Ok(Fate::UnderWay);
-        }
-        if self.from.last_of(&self.queue, &message.subject).await?.is_some() {
-            return Ok(Fate::UnderWay);
-        }
-        Ok(if self.has_arrived(message).await? { Fate::Settled } else { Fate::Missing })
-    }
-
-    async fn has_arrived(&self, message: &Stored) -> Result<bool, LookError> {
-        let found = self.to.last_of(&self.arrives, &message.subject).await?;
-        Ok(found.is_some_and(|found| found.payload == message.payload))
-    }
-}
-
-/// Answers another region that misses a record of this one.
-///
-/// # Errors
-/// [`Refusal`] when it is to be asked again.
-pub async fn asked_again(writer: &StateWriter, question: &[u8]) -> Result<Bytes, Refusal> {
-    let refused = |code, title: &str| Refusal { code, title: title.to_owned(), body: Bytes::new() };
-    let subject = std::str::from_utf8(question).map_err(|_| refused(400, "not a subject"))?;
-    match writer.write_again(subject).await {
-        Ok(()) => Ok(Bytes::new()),
-        Err(error) => {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a record is not written again");
-            Err(refused(503, "the record was not written again"))
-        }
+        Ok(match newest.is_some_and(|newest| newest.sequence == message.sequence) {
+            true => Look::Missing(arrived.map_or(0, |arrived| arrived.sequence)),
+            false => Look::Settled,
+        })
     }
 }

@@ -127,29 +127,6 @@ impl StateWriter {
         }
     }
 
-    /// Writes the newest record of a subject of this region's state again, as it is. Nothing is written when there is none,
-    /// or it has come to its end.
-    ///
-    /// # Errors
-    /// [`WriteError`]; [`WriteError::Contended`] when something newer was written meanwhile.
-    pub async fn write_again(&self, subject: &str) -> Result<(), WriteError> {
-        let found = self.connection.last_of(&self.subjects.state_stream(), subject).await?;
-        let Some(found) = found.filter(|found| !found.is_removal()) else { return Ok(()) };
-        let mut outgoing = Outgoing::new(subject, found.payload.clone()).expect_last(found.sequence);
-        let record = serde_json::from_slice::<Record>(&found.payload).ok();
-        if let Some(end) = record.and_then(|record| record.expires_ms) {
-            let Some(left) = end.checked_sub(self.hybrid.stamp().ms).filter(|left| *left > 0) else {
-                return Ok(());
-            };
-            outgoing = outgoing.ttl(Duration::from_millis(left));
-        }
-        match self.connection.publish(outgoing).await {
-            Ok(_) => Ok(()),
-            Err(PublishError::Conflict) => Err(WriteError::Contended),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// What this region knows of a record, from JetStream; with the sequence of its own message, 0 when it wrote none.
     ///
     /// # Errors

@@ -37,6 +37,9 @@ pub const NO_CHANNEL: &str = "none";
 /// Stands where a priority or the type of an event would.
 const AGAIN: &str = "again";
 
+/// How the subjects of key-value buckets begin.
+const BUCKETS: &str = "$KV.";
+
 /// The subjects and names of one region.
 ///
 /// Parameters such as `app`, `node` and `recipient` are ids as people wrote them: every method encodes them with
@@ -306,6 +309,26 @@ impl Subjects {
         format!("{}.link.{}.{to}", self.prefix, token(stream))
     }
 
+    /// Where a record of any region's state is brought to this region or hub, past what the servers hand on:
+    /// `peal.<r>.brought.state_<of>.<key>`, from the record's subject. `None` for another subject.
+    #[must_use]
+    pub fn brought(&self, record: &str) -> Option<String> {
+        Some(format!("{}.brought.{}", self.prefix, record.strip_prefix(BUCKETS)?))
+    }
+
+    /// `peal.<r>.brought.>`.
+    #[must_use]
+    pub fn brought_all(&self) -> String {
+        format!("{}.brought.>", self.prefix)
+    }
+
+    /// How the stream to which a record is brought gives it its own subject back: the source and the destination of a
+    /// subject transform.
+    #[must_use]
+    pub fn brought_back(&self) -> (String, String) {
+        (format!("{}.brought.*.>", self.prefix), format!("{BUCKETS}{{{{wildcard(1)}}}}.>"))
+    }
+
     /// The key-value bucket with what this region wrote: `state_<r>`.
     #[must_use]
     pub fn state_bucket(&self) -> String {
@@ -459,6 +482,11 @@ mod tests {
             (s.state_stream(), "KV_state_seoul-1"),
             (s.state("recipient.shop.a=3Ab"), "$KV.state_seoul-1.recipient.shop.a=3Ab"),
             (s.state_all(), "$KV.state_seoul-1.>"),
+            (
+                s.brought("$KV.state_eu.recipient.shop.a").unwrap(),
+                "peal.seoul-1.brought.state_eu.recipient.shop.a",
+            ),
+            (s.brought_all(), "peal.seoul-1.brought.>"),
         ];
         for (found, expected) in expected {
             assert_eq!(found, expected);

@@ -2,8 +2,8 @@
 //!
 //! Both sides are brought to one form first (see [`normalized`]), so that a setting which a server writes out and one
 //! which it leaves away compare equal. These settings are the operator's and are neither compared nor touched:
-//! placement, republish, compression, consumer limits, subject transform and the first sequence of a stream; the pause
-//! of a consumer; and metadata that is not Peal's.
+//! placement, republish, compression, consumer limits, subject transform and the first sequence of a stream, but for a
+//! subject transform that Peal needs; the pause of a consumer; and metadata that is not Peal's.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,11 @@ use super::change::{Change, Danger, Desired, FieldChange, Kind, Plan, Target};
 use super::{Current, CurrentStream, StreamSpec, Topology, metadata};
 
 /// Settings of streams that belong to the operator.
-const OPERATORS_STREAM_FIELDS: [&str; 8] = [
+const OPERATORS_STREAM_FIELDS: [&str; 7] = [
     "placement",
     "republish",
     "compression",
     "consumer_limits",
-    "subject_transform",
     "first_seq",
     "template_owner",
     "pause_until",
@@ -108,9 +107,10 @@ fn removal(target: Target) -> Change {
 }
 
 fn compare_stream(existing: &CurrentStream, spec: &StreamSpec, region: &str, changes: &mut Vec<Change>) {
+    let wanted = with_operators_settings(&spec.config, &existing.config);
     let fields = differences(
         &existing.config,
-        &spec.config,
+        &wanted,
         &OPERATORS_STREAM_FIELDS,
         &FIXED_STREAM_FIELDS,
         owner(&existing.config.metadata) == Some(region),
@@ -120,7 +120,7 @@ fn compare_stream(existing: &CurrentStream, spec: &StreamSpec, region: &str, cha
         target: Target::Stream { stream: spec.config.name.clone() },
         kind: if recreate { Kind::Recreate } else { Kind::Update },
         fields,
-        desired: Desired::Stream(Box::new(with_operators_settings(&spec.config, &existing.config))),
+        desired: Desired::Stream(Box::new(wanted)),
     });
     if recreate {
         changes.extend(stream_change);
@@ -183,7 +183,9 @@ fn with_operators_settings(desired: &stream::Config, existing: &stream::Config) 
     config.republish.clone_from(&existing.republish);
     config.compression.clone_from(&existing.compression);
     config.consumer_limits.clone_from(&existing.consumer_limits);
-    config.subject_transform.clone_from(&existing.subject_transform);
+    if desired.subject_transform.is_none() {
+        config.subject_transform.clone_from(&existing.subject_transform);
+    }
     config.first_sequence = existing.first_sequence;
     config.template_owner.clone_from(&existing.template_owner);
     config.pause_until = existing.pause_until;

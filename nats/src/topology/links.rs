@@ -235,9 +235,13 @@ impl Definition<'_> {
     }
 
     /// The last message of each key. A full stream stops taking more and says so, where dropping the oldest would
-    /// forget recipients without a trace.
+    /// forget recipients without a trace. What does not come out of the sources is brought by gateways
+    /// ([`crate::handed_on`]).
     fn gathered_state(&self, name: &str, description: &str, sources: Vec<Source>) -> stream::Config {
+        let (source, destination) = self.subjects.brought_back();
         stream::Config {
+            subjects: vec![self.subjects.brought_all()],
+            subject_transform: Some(SubjectTransform { source, destination }),
             discard: DiscardPolicy::New,
             max_messages_per_subject: 1,
             allow_message_ttl: true,

@@ -115,15 +115,27 @@ impl Hub {
                 since = Instant::now();
             }
             if let Err(error) = patience.pause().await {
-                let mut lacks = self.lacks(regions).await.unwrap_or_else(|error| format!("{error:#}"));
-                for region in regions {
-                    lacks += &queue(&region.connection, &self.connection.region).await;
-                }
+                let lacks = self.lacks(regions).await.unwrap_or_else(|error| format!("{error:#}"));
                 let (server, gateway) = (program::tail(&self.server.log_file()), self.gateway.log_tail());
                 let told = format!("messages here and there: {here:?} {there:?}\n{lacks}");
                 return Err(error.context(format!("{told}-- hub\n{server}\n-- its gateway\n{gateway}")));
             }
         }
+    }
+
+    /// How what the regions hand on to it stands.
+    pub async fn standing(&self, regions: &[&Region]) -> String {
+        let mut told = String::new();
+        for stream in [INTAKE, EVENTS, ALL_STATE] {
+            match self.connection.sources(stream).await {
+                Ok(sources) => told += &format!("{stream}: {sources:?}\n"),
+                Err(error) => told += &format!("{stream}: {error}\n"),
+            }
+        }
+        for region in regions {
+            told += &queue(&region.connection, &self.connection.region).await;
+        }
+        told
     }
 
     /// Whether it has as much as the regions have.
@@ -188,7 +200,12 @@ async fn queue(connection: &Connection, hub: &Name) -> String {
                 info.delivered, info.ack_floor, info.num_ack_pending, info.num_pending, info.push_bound
             ));
         }
-        anyhow::Ok(format!("{}: {:?}\n{}\n", connection.region, queue.cached_info().state, consumers.join("\n")))
+        anyhow::Ok(format!(
+            "{}: {:?}\n{}\n",
+            connection.region,
+            queue.cached_info().state,
+            consumers.join("\n")
+        ))
     };
     told.await.unwrap_or_else(|error| format!("{error:#}\n"))
 }

@@ -18,7 +18,7 @@ use peal_common::id::AppId;
 use peal_common::state::{Kind, Record, RecordKey};
 use peal_common::suppression::{self, Suppression};
 use peal_nats::connect::{self, Connection};
-use peal_nats::handed_on::{self, HandedOn};
+use peal_nats::handed_on::HandedOn;
 use peal_nats::mirror::{Keeps, Mirror};
 use peal_nats::publish::Outgoing;
 use peal_nats::server::{Leaf, Link, Login, Server, ServerConfig, free_port};
@@ -118,13 +118,13 @@ impl Place {
 
     /// As gateways do.
     fn look_after_state(&self) {
-        let handed_on = HandedOn::new(&self.connection, &named("hub"), self.writer.clone(), Clock::System);
+        let handed_on = HandedOn::new(&self.connection, &named("hub"), Clock::System);
         tokio::spawn(handed_on.run(self.stop.clone()));
     }
 
     /// The door of a gateway.
     fn open_door(&self) -> JoinHandle<()> {
-        let (connection, writer, stop) = (self.connection.clone(), self.writer.clone(), self.stop.clone());
+        let (connection, stop) = (self.connection.clone(), self.stop.clone());
         tokio::spawn(async move {
             let description = Description {
                 name: "test",
@@ -133,15 +133,8 @@ impl Place {
                 metadata: HashMap::new(),
             };
             let service = Service::register(&connection, &description).await.unwrap();
-            let subject = Subjects::new(&connection.region).api(handed_on::DOOR);
+            let subject = Subjects::new(&connection.region).api(peal_nats::missed::DOOR);
             let answer = |request: Request| {
-                let writer = writer.clone();
-                async move {
-                    request.answer(handed_on::asked_again(&writer, request.payload()).await).await;
-                }
-            };
-            let of_missed = Subjects::new(&connection.region).api(peal_nats::missed::DOOR);
-            let answer_missed = |request: Request| {
                 let connection = connection.clone();
                 async move {
                     request
@@ -151,11 +144,7 @@ impl Place {
                         .await
                 }
             };
-            let (again, missed) = tokio::join!(
-                service.serve(handed_on::DOOR, &subject, 1, &stop, answer),
-                service.serve(peal_nats::missed::DOOR, &of_missed, 1, &stop, answer_missed),
-            );
-            again.and(missed).unwrap();
+            service.serve(peal_nats::missed::DOOR, &subject, 1, &stop, answer).await.unwrap();
             service.stop().await;
         })
     }
