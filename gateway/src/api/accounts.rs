@@ -123,7 +123,7 @@ fn check_addresses(callbacks: &Value) -> Result<(), Problem> {
         Some(name) => Err(Problem::invalid_field(
             &format!("callbacks.{name}"),
             "not_set_up",
-            "it signs the address that it posts to: have gateway.public_url written in the gateway's settings first",
+            "it signs the address that it posts to: have gateway.public_url written in this gateway's settings first",
         )),
         None => Ok(()),
     }

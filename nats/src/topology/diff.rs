@@ -326,7 +326,7 @@ fn is_unset(name: &str, value: &Value) -> bool {
 mod tests {
     use async_nats::jetstream::stream::{DiscardPolicy, PersistenceMode, StorageType};
 
-    use super::super::{EVENTS, INTAKE, Options, SANDBOX};
+    use super::super::{ALL_STATE, EVENTS, INTAKE, Options, SANDBOX};
     use super::*;
 
     fn topology() -> Topology {
@@ -433,6 +433,27 @@ mod tests {
         let Desired::Stream(updated) = &plan.changes[0].desired else { panic!("{plan}") };
         assert_eq!(updated.placement.as_ref().unwrap().tags, ["ssd"]);
         assert_eq!(updated.metadata["team"], "blue");
+    }
+
+    #[test]
+    fn a_subject_transform_is_the_operators_but_for_one_that_is_needed() {
+        let of = |source: &str, destination: &str| {
+            let (source, destination) = (source.to_owned(), destination.to_owned());
+            Some(stream::SubjectTransform { source, destination })
+        };
+        let hub = Topology::for_hub(&"hub".parse().unwrap(), &["eu".parse().unwrap()], &Options::default());
+        // As builds made it that brought nothing.
+        let mut current = as_current(&hub);
+        let before = config(&mut current, ALL_STATE);
+        (before.subjects, before.subject_transform) = (Vec::new(), of("a", "b"));
+        config(&mut current, EVENTS).subject_transform = of("a", "b");
+        let plan = plan(&current, &hub);
+        let [change] = &plan.changes[..] else { panic!("{plan}") };
+        assert_eq!((change.kind, change.danger()), (Kind::Update, None));
+        let fields: Vec<_> = change.fields.iter().map(|field| field.field.as_str()).collect();
+        assert_eq!(fields, ["subject_transform", "subjects"]);
+        let Desired::Stream(updated) = &change.desired else { panic!("{plan}") };
+        assert_eq!(updated.subject_transform, of("peal.hub.brought.*.>", "$KV.{{wildcard(1)}}.>"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::subjects::{Region, Subjects};
 
 /// The hub's stream with the state that every region wrote.
 pub const ALL_STATE: &str = "STATE";
-/// A region's stream with the state that the other regions wrote, as the hub handed it on.
+/// A region's stream with the state that the other regions wrote, as the hub handed it on or gateways brought it.
 pub const OTHERS_STATE: &str = "STATE_OTHERS";
 
 /// A region's stream with the ids that the other regions accepted: the headers of their INTAKE, no content.
@@ -223,7 +223,7 @@ impl Definition<'_> {
         }
     }
 
-    /// A stream that nobody publishes to: it holds what its sources hold.
+    /// A stream that holds what its sources hold.
     fn gathered(&self, name: &str, description: &str, sources: Vec<Source>) -> stream::Config {
         stream::Config {
             subjects: Vec::new(),
