@@ -217,6 +217,16 @@ async fn create_stream(jetstream: &Context, config: &stream::Config) -> Result<(
 }
 
 async fn update_stream(jetstream: &Context, config: &stream::Config) -> Result<(), async_nats::Error> {
+    if config.subject_transform.is_some() {
+        // Each copy of a stream takes over a change when it gets to it, and transforms subjects by what it knows then
+        // (2.15). The subjects come after the transform, so that none stores a message under another subject than the rest.
+        let mut first = jetstream.get_stream(&config.name).await?.cached_info().config.clone();
+        if first.subject_transform != config.subject_transform {
+            first.subject_transform.clone_from(&config.subject_transform);
+            first.metadata.retain(|key, _| !key.starts_with("_nats."));
+            jetstream.update_stream(&first).await?;
+        }
+    }
     jetstream.update_stream(config).await?;
     Ok(())
 }

@@ -240,6 +240,22 @@ async fn what_a_region_writes_reaches_the_hub_and_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_to_which_nothing_could_be_brought_is_updated_in_place() {
+    let world = World::start().await;
+    world.us.set("marketing", Some(false)).await;
+    eventually("eu knows what us wrote", || async { world.eu.allowed("marketing") == Some(false) }).await;
+    // As builds made it that brought nothing.
+    let jetstream = &world.hub_connection.jetstream;
+    let mut before = hub_topology().stream(ALL_STATE).unwrap().config.clone();
+    (before.subjects, before.subject_transform) = (Vec::new(), None);
+    jetstream.update_stream(&before).await.unwrap();
+    applied(jetstream, &hub_topology()).await;
+    let report = check(jetstream, &hub_topology()).await.unwrap();
+    assert!(report.is_ok(), "{report}");
+    assert_eq!(world.hub_connection.stream_state(ALL_STATE).await.unwrap().messages, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_region_acknowledges_stays_in_the_queue_of_the_other() {
     let world = World::start().await;
     let mut in_hand = Vec::new();
