@@ -74,7 +74,7 @@ pub struct StreamFacts {
     pub replicas: usize,
     /// Its durable consumers.
     pub consumers: Vec<ConsumerFacts>,
-    /// Where it takes its messages from, when nobody publishes to it.
+    /// Where it takes its messages from, when it gathers those of other streams.
     pub sources: Vec<SourceFacts>,
 }
 
